@@ -1,0 +1,29 @@
+# make setup | test | demo | lint. Needs Python 3.12 or 3.13 and make; everything else goes into .venv.
+PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
+BIN := .venv/bin
+
+.PHONY: setup test lint demo clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt startup/simpletuner_twinflow.pth startup/simpletuner_twinflow.start
+	@test -n "$(PYTHON)" || { echo "Python 3.12 or 3.13 is needed; none found on PATH."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(grep '^uv==' constraints.txt)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[host,demo,test]'
+	@touch $@
+	@echo "environment ready in .venv"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+demo: setup
+	$(BIN)/python -m demo.run
+
+clean:
+	rm -rf .venv output

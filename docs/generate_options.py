@@ -1,0 +1,36 @@
+"""Writes docs/options.md from the declarations in `simpletuner_twinflow.options`; a test holds the two together.
+
+    python docs/generate_options.py
+"""
+
+import dataclasses
+from pathlib import Path
+
+from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
+
+PAGE = Path(__file__).with_name("options.md")
+HEADING = """# Options
+
+Every key of the plugin. Put them into an ordinary SimpleTuner config (JSON, TOML, env, command line or web UI).
+This page is generated from `simpletuner_twinflow/options.py` by `docs/generate_options.py`.
+
+| key | default | allowed | what it does |
+|---|---|---|---|
+"""
+OURS = "\nKeys marked with * are the plugin's own; the others are the ones that SimpleTuner documents for TwinFlow.\n"
+
+
+def render() -> str:
+    """The page as Markdown."""
+    rows = []
+    for item in dataclasses.fields(TwinFlowOptions):
+        info = TwinFlowOptions.info(item.name)
+        default = str(item.default).lower() if isinstance(item.default, bool) else str(item.default)
+        mark = "" if info.documented else " *"
+        rows.append(f"| `{PREFIX}{item.name}`{mark} | `{default}` | {info.range_text} | {info.help} |\n")
+    return HEADING + "".join(rows) + OURS
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
+    print(f"wrote {PAGE}")

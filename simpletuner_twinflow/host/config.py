@@ -1,0 +1,115 @@
+"""The keys in the host's parser and web UI, and their checks when a run starts."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.conflicts import check_conflicts
+from simpletuner_twinflow.host.seams import Seam, refuse_broken_seams, uses, wrap
+from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, check_spelling
+
+FIRST_ORDER = 21  # the host's own two fields stand at 21 and 22 of the section "loss_functions"
+
+
+@uses(Seam("field_registry"), Seam("FieldRegistry._add_field", ("field",)), Seam("ConfigField"))
+def add_fields(module: ModuleType) -> None:
+    """Register every key with the host's field registry, which feeds argparse, JSON/TOML/env configs and the web UI."""
+    for order, item in enumerate(dataclasses.fields(TwinFlowOptions)):
+        module.field_registry._add_field(_config_field(module, item, FIRST_ORDER + order))
+
+
+def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> Any:
+    from simpletuner.simpletuner_sdk.server.services.field_registry.types import ParserType
+
+    info, kind = TwinFlowOptions.info(item.name), TwinFlowOptions.type_of(item.name)
+    field_type, rules = module.FieldType, module.ValidationRuleType
+    shown = {
+        bool: {"field_type": field_type.CHECKBOX},
+        int: {"field_type": field_type.NUMBER, "parser_type": ParserType.INTEGER},
+        float: {"field_type": field_type.NUMBER, "parser_type": ParserType.FLOAT},
+        str: {
+            "field_type": field_type.SELECT,
+            "choices": [{"value": choice, "label": choice} for choice in info.choices or ()],
+        },
+    }[kind]
+    limits = [(rules.MIN, info.minimum, "at least"), (rules.MAX, info.maximum, "at most")]
+    dependencies = [module.FieldDependency(field=name, operator="equals", value=True) for name in info.requires]
+    if item.name == "enabled":
+        dependencies = [
+            module.FieldDependency(field="distillation_method", operator="equals", value=None),
+            module.FieldDependency(field="scheduled_sampling_max_step_offset", operator="equals", value=0),
+        ]
+    return module.ConfigField(
+        name=PREFIX + item.name,
+        arg_name=f"--{PREFIX}{item.name}",
+        ui_label=info.label,
+        tab="training",
+        section="loss_functions",
+        default_value=item.default,
+        validation_rules=[
+            module.ValidationRule(rule, limit, f"Must be {words} {limit:g}")
+            for rule, limit, words in limits
+            if limit is not None
+        ],
+        dependencies=dependencies,
+        help_text=f"{info.help} Allowed: {info.range_text}.",
+        tooltip=info.help,
+        importance=module.ImportanceLevel.EXPERIMENTAL,
+        order=order,
+        **shown,
+    )
+
+
+@uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")))
+def name_misspelt_keys(module: ModuleType) -> None:
+    """Name the nearest key when a `twinflow_*` key is misspelt.
+
+    The host's parser would print its whole usage, or silently take a unique prefix of a key for that key.
+    """
+
+    def parse(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
+        given = args[0] if args else kwargs.get("input_args")
+        options = sys.argv[1:] if given is None else given
+        check_spelling(str(option).removeprefix("--").split("=")[0] for option in options if str(option).startswith("--"))
+        return wrapped(*args, **kwargs)
+
+    wrap(module, "parse_cmdline_args", parse)
+    if "cmd" in getattr(sys.modules.get("simpletuner.helpers.configuration.loader"), "helpers", {}):
+        sys.modules["simpletuner.helpers.configuration.loader"].helpers["cmd"] = module.parse_cmdline_args
+
+
+@uses(Seam("load_config", ("args",)))
+def validate_at_start_up(module: ModuleType) -> None:
+    """Check the keys and their conflicts as soon as a run's configuration has been parsed, before any model loads."""
+
+    def load(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
+        from_command_line = not (args[0] if args else kwargs.get("args"))
+        try:
+            config = wrapped(*args, **kwargs)
+            if config is not None:
+                validate(config)
+        except TwinFlowError as error:
+            if from_command_line:
+                # One line and exit code 1; the trainer answers any other exception with a second attempt.
+                raise SystemExit(f"simpletuner-twinflow: {error}") from error
+            raise
+        return config
+
+    wrap(module, "load_config", load)
+
+
+def validate(config: Any) -> None:
+    """Check a parsed configuration; nothing is checked beyond type and range while TwinFlow is off.
+
+    Raises:
+        TwinFlowConfigError: A key's value, or a conflict with another key.
+        HostVersionError: This host cannot run TwinFlow.
+    """
+    options = TwinFlowOptions.from_mapping(vars(config))
+    if not options.enabled:
+        return
+    refuse_broken_seams()
+    check_conflicts(vars(config), options)

@@ -1,0 +1,148 @@
+"""TwinFlow in the host's own distiller protocol: what the trainer asks, and when, is in `DistillationBase`."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from simpletuner.helpers.distillation.common import DistillationBase
+from torch import Tensor
+
+from simpletuner_twinflow.host.adapter import FamilyAdapter
+from simpletuner_twinflow.host.meter import WindowMeter
+from simpletuner_twinflow.objective import ObjectiveOptions, Predict, compute_losses, prepare_rows
+from simpletuner_twinflow.options import TwinFlowOptions
+from simpletuner_twinflow.roles import RoleDealer
+from simpletuner_twinflow.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.teacher import RngState, replay_rng, teacher_weights
+
+ROWS, STREAM = "twinflow_rows", "twinflow_stream"  # batch keys: the objective's rows, the seed of their random numbers
+
+
+class TwinFlowDistiller(DistillationBase):
+    """The state of one TwinFlow run; it belongs to its trainer."""
+
+    def __init__(self, trainer: Any, options: TwinFlowOptions, adapter: FamilyAdapter) -> None:
+        """Args: trainer: the host's trainer. options: of this run. adapter: of its model, conditioning attached."""
+        super().__init__(teacher_model=trainer.model)
+        self.trainer, self.options, self.adapter = trainer, options, adapter
+        self.objective = objective_options(options)
+        self.meter = WindowMeter()
+        self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
+        self._rank = int(trainer.accelerator.process_index)
+        self._dealer = RoleDealer(self.objective.roles(), seed=self._seed, rank=self._rank)
+        self._window, self._micro_batch = -1, 0
+        self._paused = False
+
+    def get_scheduler(self, scheduler_name: str | None = None) -> TwinFlowScheduler:
+        """The few-step sampler of this run, for validation."""
+        return TwinFlowScheduler()
+
+    def supports_special_scheduler_validation(self) -> bool:
+        """Few-step validation also replaces the scheduler that a family's pipeline brings."""
+        return True
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the host's batches as they are inside this block: its evaluation loss is not TwinFlow's."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def prepare_batch(self, batch: dict, model: Any, state: dict) -> dict:
+        """Give each row of the host's batch its role: a copy of the batch whose samples and times say so."""
+        if self._paused:
+            return batch
+        window, config = int(state["global_step"]), self.trainer.config
+        self._micro_batch = self._micro_batch + 1 if window == self._window else 0
+        self._window = window
+        stream = _stream_seed(self._seed, self._rank, window, self._micro_batch)
+        x, z = batch["latents"].float(), batch["noise"].float()
+        roles = self._dealer.deal(
+            x.shape[0], window=window, window_rows=config.train_batch_size * config.gradient_accumulation_steps
+        )
+        with replay_rng(RngState.capture(x.device)):
+            rows = prepare_rows(
+                x,
+                z,
+                self.adapter.sigma(batch),
+                roles,
+                self.objective,
+                student=self.adapter.predict_with(batch),
+                generator=_generator(stream, x.device),
+            )
+        dtype = batch["latents"].dtype
+        noise = rows.z.to(dtype)
+        samples = {"latents": rows.x.to(dtype), "noise": noise, "input_noise": noise}
+        prepared = self.adapter.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
+        return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch)}
+
+    def training_loss(self, prepared_batch: dict) -> Tensor:
+        """The sum of TwinFlow's terms on a prepared batch; the same whenever it is asked."""
+        rows, (stream, micro_batch) = prepared_batch[ROWS], prepared_batch[STREAM]
+        device = rows.x_t.device
+        student_rng = RngState.capture(device)
+        prediction = self.adapter.velocity(self.trainer.model_predict(prepared_batch=dict(prepared_batch)))
+        passes = self.adapter.predict_with(prepared_batch)
+        losses = compute_losses(
+            rows,
+            prediction,
+            self.objective,
+            student=_replaying(passes, student_rng),
+            teacher=self._teacher(passes, student_rng),
+            generator=_generator(stream + 1, device),
+        )
+        self.meter.add(micro_batch, losses.terms, rows)
+        return losses.total
+
+    def _teacher(self, passes: Predict, rng: RngState) -> Predict:
+        """The same passes with EMA weights; with the student's where the run has no EMA."""
+        ema = self.trainer.ema_model
+        if ema is None:
+            return _replaying(passes, rng)
+        parameters = list(self.trainer._get_trainable_parameters())
+        shadows = [
+            shadow.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
+            for shadow, parameter in zip(ema.shadow_params, parameters, strict=True)
+        ]
+
+        def predict(*args: Any) -> Tensor:
+            with teacher_weights(parameters, shadows), replay_rng(rng):
+                return passes(*args)
+
+        return predict
+
+
+def objective_options(options: TwinFlowOptions) -> ObjectiveOptions:
+    """What the numerical core needs of a run's options."""
+    return ObjectiveOptions(
+        estimate_order=options.estimate_order,
+        enhanced_ratio=options.enhanced_ratio,
+        delta_t=options.delta_t,
+        target_clamp=options.target_clamp,
+        adversarial=options.adversarial_enabled,
+        adversarial_weight=options.adversarial_weight,
+        rectify_weight=options.rectify_weight,
+        step_times=TwinFlowScheduler().step_times(options.target_step_count),
+    )
+
+
+def _replaying(passes: Predict, rng: RngState) -> Predict:
+    def predict(*args: Any) -> Tensor:
+        with replay_rng(rng):
+            return passes(*args)
+
+    return predict
+
+
+def _stream_seed(*numbers: int) -> int:
+    """A seed for torch from whole numbers; unlike `hash` it is the same in every process and on resume."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _generator(seed: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(seed)

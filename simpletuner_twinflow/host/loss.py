@@ -1,0 +1,107 @@
+"""The training step: our distiller in the host's trainer, our terms in place of the host's loss."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.options import TwinFlowOptions
+
+EMPTY_PROMPT = "unconditional_text_embeddings"
+
+
+def active_options(config: Any) -> TwinFlowOptions | None:
+    """The run's options where this plugin trains; None where TwinFlow is off or left to the host."""
+    options = TwinFlowOptions.from_mapping(vars(config))
+    return options if options.enabled and options.implementation == "paper" else None
+
+
+@uses(
+    Seam("Trainer.init_distillation_adapter_modules", ("self",)),
+    Seam("Trainer.init_distillation", ("self",)),
+    Seam("Trainer._compute_model_prediction_loss", ("prepared_batch",)),
+    Seam("Trainer.model_predict", ("prepared_batch",)),
+    Seam("Trainer._get_trainable_parameters", ("self",)),
+    Seam("Trainer.init_ema_model", ("self",)),
+    Seam("Trainer.prepare_batch", ("batch",)),
+)
+def attach_to_trainer(module: ModuleType) -> None:
+    """Install the distiller of a TwinFlow run, and take its loss instead of the host's."""
+
+    def init_adapter_modules(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        wrapped(*args, **kwargs)
+        if active_options(trainer.config) is not None:
+            from simpletuner_twinflow.host.adapter import FamilyAdapter
+
+            trainer.twinflow_adapter = FamilyAdapter(trainer.model)
+            trainer.twinflow_adapter.attach_conditioning()
+
+    def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        wrapped(*args, **kwargs)
+        if (options := active_options(trainer.config)) is not None:
+            from simpletuner_twinflow.host.distiller import TwinFlowDistiller
+
+            trainer.distiller = TwinFlowDistiller(trainer, options, trainer.twinflow_adapter)
+
+    def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
+        if (distiller := distiller_of(trainer)) is None:
+            return wrapped(*args, **kwargs)
+        prepared_batch = args[0] if args else kwargs["prepared_batch"]
+        loss = distiller.training_loss(prepared_batch)
+        # As the host returns them: loss, its logs, the diffusion loss, auxiliary logs, distiller's logs. The terms are
+        # logged where the host logs, so that nothing waits for the device here.
+        return loss, None, loss, None, {}
+
+    wrap(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
+    wrap(module, "Trainer.init_distillation", init_distillation)
+    wrap(module, "Trainer._compute_model_prediction_loss", compute_loss)
+
+
+def distiller_of(trainer: Any) -> Any | None:
+    """The trainer's TwinFlow distiller, if this is a TwinFlow run."""
+    from simpletuner_twinflow.host.distiller import TwinFlowDistiller
+
+    distiller = getattr(trainer, "distiller", None)
+    return distiller if isinstance(distiller, TwinFlowDistiller) else None
+
+
+@uses(Seam("ModelFoundation._twinflow_active", ("self",)), Seam("ModelFoundation.pretrained_load_args"))
+def hold_back_host_implementation(module: ModuleType) -> None:
+    """Keep the host's own TwinFlow out of a run that this plugin trains: exactly one implementation runs."""
+
+    def twinflow_active(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> bool:
+        return active_options(model.config) is None and wrapped(*args, **kwargs)
+
+    wrap(module, "ModelFoundation._twinflow_active", twinflow_active)
+
+
+def _needs_empty_prompt(config: Any) -> bool:
+    options = active_options(config)
+    return options is not None and options.enhanced_ratio > 0
+
+
+@uses(Seam("DistillerFactory.training_batch_requirements", ("method", "config")))
+def ask_for_unconditional_embeddings(module: ModuleType) -> None:
+    """Have the text cache encode the empty prompt when guidance is trained in."""
+
+    def requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
+        return wrapped(*args, **kwargs) | _empty_prompt_of_this_run()
+
+    wrap(module, "DistillerFactory.training_batch_requirements", requirements)
+
+
+@uses(Seam("_distillation_training_batch_requirements"))
+def load_unconditional_embeddings(module: ModuleType) -> None:
+    """Have the collator put the empty prompt's embeddings into each batch when guidance is trained in."""
+
+    def requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
+        return wrapped(*args, **kwargs) | _empty_prompt_of_this_run()
+
+    wrap(module, "_distillation_training_batch_requirements", requirements)
+
+
+def _empty_prompt_of_this_run() -> set[str]:
+    from simpletuner.helpers.training.state_tracker import StateTracker
+
+    config = StateTracker.get_args()
+    return {EMPTY_PROMPT} if config is not None and _needs_empty_prompt(config) else set()

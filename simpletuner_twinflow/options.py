@@ -1,0 +1,238 @@
+"""Every `twinflow_*` key, declared here and nowhere else.
+
+The host's fields, the validators and `docs/options.md` are read off these declarations.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from simpletuner_twinflow.errors import TwinFlowConfigError
+
+PREFIX = "twinflow_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionInfo:
+    """What is known of a key beside its type and default."""
+
+    label: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+    requires: tuple[str, ...] = ("twinflow_enabled",)
+    documented: bool = False  # one of the feature's twelve documented keys; the others are ours
+
+    @property
+    def range_text(self) -> str:
+        """The allowed values in words, for errors and the documentation table."""
+        if self.choices:
+            return " or ".join(f'"{choice}"' for choice in self.choices)
+        if self.minimum is not None and self.maximum is not None:
+            return f"{self.minimum:g} to {self.maximum:g}"
+        if self.minimum is not None:
+            return f"at least {self.minimum:g}"
+        return "true or false"
+
+
+def option(default: Any, **info: Any) -> Any:
+    """A dataclass field that carries its `OptionInfo`."""
+    return field(default=default, metadata={"info": OptionInfo(**info)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinFlowOptions:
+    """The options of a run; the key in a config is the name with `twinflow_` in front."""
+
+    enabled: bool = option(
+        False,
+        label="Enable TwinFlow",
+        help="Train for 1 to 4 step generation at guidance 0 with the TwinFlow losses. Leave distillation_method unset "
+        "and scheduled sampling off.",
+        requires=(),
+        documented=True,
+    )
+    target_step_count: int = option(
+        1,
+        label="Target steps",
+        help="Number of sampling steps to train for, also used for validation (guidance is forced to 0). "
+        "Recommended: 1 to 4.",
+        minimum=1,
+        maximum=8,
+        documented=True,
+    )
+    estimate_order: int = option(
+        2,
+        label="RCGM order",
+        help="Jumps of the teacher's rollout in the RCGM target (N). Each costs one more teacher pass.",
+        minimum=1,
+        maximum=8,
+        documented=True,
+    )
+    enhanced_ratio: float = option(
+        0.5,
+        label="Guidance ratio",
+        help="Weight of the teacher's conditional minus unconditional velocity in the training target, so that sampling "
+        "needs no guidance. 0 leaves it out and saves two teacher passes.",
+        minimum=0.0,
+        maximum=10.0,
+        documented=True,
+    )
+    delta_t: float = option(
+        0.01,
+        label="RCGM delta t",
+        help="Finite difference of the RCGM target, as a share of the path.",
+        minimum=1e-4,
+        maximum=0.5,
+        documented=True,
+    )
+    target_clamp: float = option(
+        1.0,
+        label="Target clamp",
+        help="Largest correction, per element, that the RCGM target may make to the prediction.",
+        minimum=1e-3,
+        maximum=100.0,
+        documented=True,
+    )
+    require_ema: bool = option(
+        True,
+        label="Require EMA teacher",
+        help="Refuse to start without use_ema. Set to false to accept the student as its own teacher.",
+        documented=True,
+    )
+    allow_no_ema_teacher: bool = option(
+        False,
+        label="Allow student as teacher",
+        help="Accept the student's own weights as the teacher when use_ema is off.",
+        documented=True,
+    )
+    allow_diff2flow: bool = option(
+        False,
+        label="Allow diff2flow bridge",
+        help="Together with diff2flow_enabled: train epsilon and v-prediction models through the diffusion-to-flow bridge.",
+        documented=True,
+    )
+    adversarial_enabled: bool = option(
+        False,
+        label="Adversarial branch",
+        help="Add the self-adversarial losses L_adv and L_rectify (full TwinFlow). No discriminator is trained.",
+        documented=True,
+    )
+    adversarial_weight: float = option(
+        1.0,
+        label="L_adv weight",
+        help="Weight of the fake-path velocity loss on negative time.",
+        minimum=0.0,
+        maximum=100.0,
+        requires=("twinflow_enabled", "twinflow_adversarial_enabled"),
+        documented=True,
+    )
+    rectify_weight: float = option(
+        1.0,
+        label="L_rectify weight",
+        help="Weight of the distribution matching loss on one-step samples.",
+        minimum=0.0,
+        maximum=100.0,
+        requires=("twinflow_enabled", "twinflow_adversarial_enabled"),
+        documented=True,
+    )
+    implementation: Literal["paper", "host"] = option(
+        "paper",
+        label="Implementation",
+        help='"paper": this plugin\'s TwinFlow. "host": SimpleTuner\'s own code with the same keys, for comparison runs.',
+        choices=("paper", "host"),
+    )
+    trajectory_interval: int = option(
+        500,
+        label="Trajectory chart interval",
+        help="Steps between experimental trajectory charts on W&B (sigma against target time against sign). 0: none. "
+        "Charts are thinned so that a run never logs more than 400 of them.",
+        minimum=0,
+        maximum=1_000_000,
+    )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read the options from a run's configuration, checking type and range of each.
+
+        Args:
+            values: The run's configuration; keys without the prefix and missing keys are passed over, None means
+                "not set".
+
+        Raises:
+            TwinFlowConfigError: One line with the key, the value found, the allowed range and the way out.
+        """
+        read = {
+            item.name: _checked(item, values[PREFIX + item.name])
+            for item in dataclasses.fields(cls)
+            if values.get(PREFIX + item.name) is not None
+        }
+        return cls(**read)
+
+    @classmethod
+    def info(cls, name: str) -> OptionInfo:
+        """The declaration of the option `name` (without prefix)."""
+        return cls.__dataclass_fields__[name].metadata["info"]
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """All keys as they stand in a config, in the order of declaration."""
+        return tuple(PREFIX + item.name for item in dataclasses.fields(cls))
+
+    @classmethod
+    def type_of(cls, name: str) -> type:
+        """bool, int, float or str."""
+        return _plain_type(cls.__dataclass_fields__[name].type)
+
+
+def check_spelling(keys: Iterable[str]) -> None:
+    """Refuse a `twinflow_*` key that does not exist.
+
+    Raises:
+        TwinFlowConfigError: Names the key and the nearest right one.
+    """
+    known = TwinFlowOptions.keys()
+    for key in keys:
+        if key.startswith(PREFIX) and key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise TwinFlowConfigError(f"{key} is not a TwinFlow key; did you mean {nearest}? All keys: {', '.join(known)}")
+
+
+def _plain_type(annotation: Any) -> type:
+    if typing.get_origin(annotation) is Literal:
+        return str
+    if isinstance(annotation, types.UnionType):
+        return next(part for part in annotation.__args__ if part is not type(None))
+    return annotation
+
+
+def _checked(item: dataclasses.Field, value: Any) -> Any:
+    key, info, kind = PREFIX + item.name, item.metadata["info"], _plain_type(item.type)
+    problem = TwinFlowConfigError(
+        f"{key} is {value!r}; allowed: {info.range_text}. Set it to a value in that range or remove it "
+        f"(default {_as_json(item.default)})."
+    )
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise problem
+        return value
+    if kind is str:
+        if value not in info.choices:
+            raise problem
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise problem
+    if not info.minimum <= value <= info.maximum:  # also refuses NaN
+        raise problem
+    if kind is int and value != int(value):
+        raise problem
+    return kind(value)
+
+
+def _as_json(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,35 @@
+"""The experimental trajectory chart; the only file that makes wandb objects."""
+
+import random
+from collections.abc import Sequence
+
+import torch
+import wandb
+
+from simpletuner_twinflow.objective import Rows
+
+TITLE = "TwinFlow trajectory: sigma, target time, time sign (experimental/theory unverified)"
+COLUMNS = ("step", "role", "sigma", "target_time", "time_sign")
+CHART_KEY = "twinflow/trajectory"
+MOST_ROWS = 48  # of one chart; with ChartSchedule.MOST_CHARTS below 2 MB of tables however long the run
+
+
+
+def trajectory_chart(window: Sequence[Rows], *, step: int) -> dict[str, object]:
+    """The chart of one optimizer step's rows, as W&B values; a sample of them where there are many.
+
+    Args:
+        window: The rows of each micro-batch.
+        step: The optimizer step, which also seeds the sample.
+    """
+    points = [
+        [step, str(role), round(t, 4), round(r, 4), int(sign)]
+        for rows in window
+        for role, t, r, sign in zip(
+            rows.roles, *torch.stack([rows.t, rows.r, rows.sign]).tolist(), strict=True
+        )
+    ]
+    if len(points) > MOST_ROWS:
+        points = random.Random(step).sample(points, MOST_ROWS)
+    table = wandb.Table(columns=list(COLUMNS), data=points)
+    return {CHART_KEY: wandb.plot.scatter(table, "sigma", "target_time", title=TITLE)}

@@ -1,0 +1,60 @@
+"""The import direction: the core knows no host, and `host` is the only package that does."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "simpletuner_twinflow"
+CORE_MAY_IMPORT = {
+    "errors": set(),
+    "flow": {"errors"},
+    "losses": {"errors", "flow"},
+    "options": {"errors"},
+    "teacher": {"errors"},
+    "conditioning": {"errors", "flow"},
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+def core_files() -> list[Path]:
+    return sorted(PACKAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", core_files(), ids=lambda path: path.stem)
+def test_core_imports_neither_the_host_nor_our_host_package(path):
+    for name in imported_modules(path):
+        assert name.split(".")[0] != "simpletuner", f"{path.name} imports {name}"
+        assert not name.startswith("simpletuner_twinflow.host"), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("stem", CORE_MAY_IMPORT)
+def test_inner_core_imports_only_what_lies_below_it(stem):
+    ours = {
+        name.removeprefix("simpletuner_twinflow.")
+        for name in imported_modules(PACKAGE / f"{stem}.py")
+        if name.startswith("simpletuner_twinflow.")
+    }
+    assert ours <= CORE_MAY_IMPORT[stem]
+
+
+def test_wandb_is_imported_by_the_logger_alone():
+    users = {path.name for path in PACKAGE.rglob("*.py") if "wandb" in imported_modules(path)}
+    assert users == {"wandb_logger.py"}
+
+
+def test_importing_the_package_loads_neither_torch_nor_the_host():
+    code = "import simpletuner_twinflow, sys; print(sorted({'torch', 'simpletuner', 'wrapt'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
