@@ -1,6 +1,6 @@
 """Writes docs/options.md from the declarations in `simpletuner_twinflow.options`; a test holds the two together.
 
-    python docs/generate_options.py
+python docs/generate_options.py
 """
 
 import dataclasses

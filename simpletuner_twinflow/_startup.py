@@ -16,7 +16,7 @@ DISABLE_VARIABLE = "SIMPLETUNER_TWINFLOW_DISABLED"
 
 
 class HostFinder:
-    """A `sys.meta_path` entry that finds nothing: the first import of the host only triggers the hooks' registration."""
+    """A `sys.meta_path` entry that finds nothing: the host's first import only triggers the hooks' registration."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> "ModuleSpec | None":
         """Register the hooks when `fullname` is the host, then leave the import to the ordinary finders."""

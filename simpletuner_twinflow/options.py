@@ -34,7 +34,7 @@ class OptionInfo:
         if self.choices:
             return " or ".join(f'"{choice}"' for choice in self.choices)
         if self.minimum is not None and self.maximum is not None:
-            return f"{self.minimum:g} to {self.maximum:g}"
+            return f"{self.minimum:.7g} to {self.maximum:.7g}"
         if self.minimum is not None:
             return f"at least {self.minimum:g}"
         return "true or false"
@@ -77,8 +77,8 @@ class TwinFlowOptions:
     enhanced_ratio: float = option(
         0.5,
         label="Guidance ratio",
-        help="Weight of the teacher's conditional minus unconditional velocity in the training target, so that sampling "
-        "needs no guidance. 0 leaves it out and saves two teacher passes.",
+        help="Weight of the teacher's conditional minus unconditional velocity in the training target, so that "
+        "sampling needs no guidance. 0 leaves it out and saves two teacher passes.",
         minimum=0.0,
         maximum=10.0,
         documented=True,
@@ -114,7 +114,7 @@ class TwinFlowOptions:
     allow_diff2flow: bool = option(
         False,
         label="Allow diff2flow bridge",
-        help="Together with diff2flow_enabled: train epsilon and v-prediction models through the diffusion-to-flow bridge.",
+        help="Together with diff2flow_enabled: train epsilon and v-prediction models through the flow bridge.",
         documented=True,
     )
     adversarial_enabled: bool = option(
@@ -144,7 +144,7 @@ class TwinFlowOptions:
     implementation: Literal["paper", "host"] = option(
         "paper",
         label="Implementation",
-        help='"paper": this plugin\'s TwinFlow. "host": SimpleTuner\'s own code with the same keys, for comparison runs.',
+        help='"paper": this plugin\'s TwinFlow. "host": SimpleTuner\'s own, for comparison runs.',
         choices=("paper", "host"),
     )
     trajectory_interval: int = option(
@@ -200,7 +200,9 @@ def check_spelling(keys: Iterable[str]) -> None:
     for key in keys:
         if key.startswith(PREFIX) and key not in known:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise TwinFlowConfigError(f"{key} is not a TwinFlow key; did you mean {nearest}? All keys: {', '.join(known)}")
+            raise TwinFlowConfigError(
+                f"{key} is not a TwinFlow key; did you mean {nearest}? All keys: {', '.join(known)}"
+            )
 
 
 def _plain_type(annotation: Any) -> type:

@@ -138,7 +138,8 @@ class TwinFlowScheduler(FlowMatchEulerDiscreteScheduler):
             TwinFlowError: if the number of steps is missing, or given twice and differently.
         """
         given = {len(values) for values in (sigmas, timesteps) if values is not None}
-        given |= {num_inference_steps} - {None}
+        if num_inference_steps is not None:
+            given.add(num_inference_steps)
         if len(given) != 1:
             raise TwinFlowError(
                 "set_timesteps needs one number of steps, from num_inference_steps, sigmas or timesteps; "

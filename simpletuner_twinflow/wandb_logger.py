@@ -14,7 +14,6 @@ CHART_KEY = "twinflow/trajectory"
 MOST_ROWS = 48  # of one chart; with ChartSchedule.MOST_CHARTS below 2 MB of tables however long the run
 
 
-
 def trajectory_chart(window: Sequence[Rows], *, step: int) -> dict[str, object]:
     """The chart of one optimizer step's rows, as W&B values; a sample of them where there are many.
 
@@ -25,9 +24,7 @@ def trajectory_chart(window: Sequence[Rows], *, step: int) -> dict[str, object]:
     points = [
         [step, str(role), round(t, 4), round(r, 4), int(sign)]
         for rows in window
-        for role, t, r, sign in zip(
-            rows.roles, *torch.stack([rows.t, rows.r, rows.sign]).tolist(), strict=True
-        )
+        for role, t, r, sign in zip(rows.roles, *torch.stack([rows.t, rows.r, rows.sign]).tolist(), strict=True)
     ]
     if len(points) > MOST_ROWS:
         points = random.Random(step).sample(points, MOST_ROWS)

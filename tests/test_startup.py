@@ -1,4 +1,4 @@
-"""The start-up file in a real environment: installed from a wheel, editable, registered twice, switched off, removed."""
+"""The start-up file in a real environment: from a wheel, editable, registered twice, switched off, removed."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def site_packages(python: Path) -> Path:
 def test_installed_start_up_file_registers_one_finder_and_imports_nothing(how, bare, wheel):
     before = {path.name for path in site_packages(bare).iterdir()}
     install(bare, *([wheel] if how == "wheel" else ["--editable", ROOT]))
-    assert START_UP_FILES <= {path.name for path in site_packages(bare).iterdir()}
+    assert {path.name for path in site_packages(bare).iterdir()} >= START_UP_FILES
     assert run(bare, "-c", COUNT_FINDERS) == "1 []"
 
     run(*UV, "pip", "uninstall", "--quiet", "--python", bare, "simpletuner-twinflow")

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simpletuner_twinflow.conditioning import TargetTimeEmbedding, TimeConditioning
 from simpletuner_twinflow.flow import per_sample
-from simpletuner_twinflow.host.families import FAMILIES
+from simpletuner_twinflow.host.families import FAMILIES, Family
 from simpletuner_twinflow.objective import Condition
 
 TARGET_TIME = "twinflow_target_time"  # batch key and name of the attached module
@@ -36,10 +36,8 @@ class FamilyAdapter:
         Must run after the host has frozen its components and before PEFT wraps them.
         """
         network = self.model.get_trained_component(unwrap_model=True)
-        reference = next(network.parameters())
+        add_target_time(network, self.family)
         time_embedding = network.get_submodule(self.family.time_embedding)
-        width = time_embedding.linear_2.out_features
-        network.add_module(TARGET_TIME, TargetTimeEmbedding(width).to(device=reference.device, dtype=reference.dtype))
         self.conditioning = TimeConditioning(time_embedding, network, TARGET_TIME)
         # Positive time is the pre-trained network: its row of the sign embedding stays zero and gets no gradient.
         network.time_sign_embed.padding_idx = 0
@@ -65,7 +63,7 @@ class FamilyAdapter:
         return self.model.prediction_to_noiseward_flow(output["model_prediction"]).float()
 
     def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
-        """A copy of the host batch that asks the network for the velocity at (x_t, t, r), negative time where sign < 0."""
+        """A copy of the host batch that asks the network for the velocity at (x_t, t, r); negative time at sign < 0."""
         sigmas = per_sample(t, like=x_t)
         if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
             sigmas = sigmas.expand_as(x_t)
@@ -97,6 +95,29 @@ class FamilyAdapter:
             ratio = batch["timesteps"].float().reshape(-1).max() / batch["sigmas"].float().max()
             self._reference_timesteps = ratio.round().reshape(1).cpu()
         return self.model.flow_matching_timesteps_from_sigmas(t, reference_timesteps=self._reference_timesteps)
+
+
+class ConditionedClass:
+    """A network class whose `from_config` gives the network with its target-time module.
+
+    The host saves a full model's EMA by filling a network made from its configuration, parameter by parameter.
+    """
+
+    def __init__(self, network_class: type, family: Family) -> None:
+        self._network_class, self._family = network_class, family
+
+    def from_config(self, config: Any) -> nn.Module:
+        """As the network class's own."""
+        network = self._network_class.from_config(config)
+        add_target_time(network, self._family)
+        return network
+
+
+def add_target_time(network: nn.Module, family: Family) -> None:
+    """Add the target-time module to a network, on its device and in its dtype."""
+    reference = next(network.parameters())
+    width = network.get_submodule(family.time_embedding).linear_2.out_features
+    network.add_module(TARGET_TIME, TargetTimeEmbedding(width).to(device=reference.device, dtype=reference.dtype))
 
 
 def _extend(owner: Any, name: str, change: Callable[[Any], Any]) -> None:

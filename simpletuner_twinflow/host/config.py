@@ -73,7 +73,9 @@ def name_misspelt_keys(module: ModuleType) -> None:
     def parse(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
         given = args[0] if args else kwargs.get("input_args")
         options = sys.argv[1:] if given is None else given
-        check_spelling(str(option).removeprefix("--").split("=")[0] for option in options if str(option).startswith("--"))
+        check_spelling(
+            str(option).removeprefix("--").split("=")[0] for option in options if str(option).startswith("--")
+        )
         return wrapped(*args, **kwargs)
 
     wrap(module, "parse_cmdline_args", parse)

@@ -1,4 +1,4 @@
-"""What TwinFlow cannot be combined with: one row a conflict, each with its own message, checked before a model loads."""
+"""What TwinFlow cannot be combined with: a row a conflict, each with its own message, checked before a model loads."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -75,10 +75,19 @@ HOST_CONFLICTS = (
     ),
     Conflict("train_text_encoder", is_set, "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
     Conflict("fsdp_enable", is_set, "sharded weights cannot be swapped for the teacher's", "train without FSDP"),
-    Conflict("deepspeed_config", is_set, "sharded weights cannot be swapped for the teacher's", "train without DeepSpeed"),
-    Conflict("context_parallel_size", lambda value: is_set(value) and int(value) > 1, "rows are dealt per rank", "set it to 1"),
+    Conflict(
+        "deepspeed_config", is_set, "sharded weights cannot be swapped for the teacher's", "train without DeepSpeed"
+    ),
+    Conflict(
+        "context_parallel_size",
+        lambda value: is_set(value) and int(value) > 1,
+        "rows are dealt per rank",
+        "set it to 1",
+    ),
     Conflict("ramtorch", is_set, "streamed weights cannot be swapped for the teacher's", "set ramtorch to false"),
-    Conflict("musubi_blocks_to_swap", is_positive, "swapped blocks cannot be exchanged for the teacher's", "set it to 0"),
+    Conflict(
+        "musubi_blocks_to_swap", is_positive, "swapped blocks cannot be exchanged for the teacher's", "set it to 0"
+    ),
 )
 
 DATASET_CONFLICTS = (
@@ -121,8 +130,8 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         )
     if not config.get("use_ema") and options.require_ema and not options.allow_no_ema_teacher:
         yield (
-            "use_ema is false, but twinflow_require_ema is true: TwinFlow needs an EMA teacher. Set use_ema to true, or "
-            "accept the student as teacher with twinflow_allow_no_ema_teacher: true or twinflow_require_ema: false."
+            "use_ema is false, but twinflow_require_ema is true: TwinFlow needs an EMA teacher. Set use_ema to true, "
+            "or accept the student as teacher with twinflow_allow_no_ema_teacher: true or twinflow_require_ema: false."
         )
     # The host's own implementation is asked no more than the feature's documentation asks.
     for conflict in HOST_CONFLICTS if options.implementation == "paper" else HOST_CONFLICTS[:2]:

@@ -29,11 +29,11 @@ def is_flow_matching(config: Mapping[str, Any]) -> bool:
 def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
     """Why this run's model cannot be trained yet; None when it can."""
     family = config.get("model_family")
-    way_out = (
-        f"Use one of: {', '.join(sorted(FAMILIES))}; or twinflow_implementation: \"host\" for SimpleTuner's own TwinFlow."
-    )
+    known = ", ".join(sorted(FAMILIES))
+    unproven = "which TwinFlow has not been proven on yet"
+    way_out = f'Use one of: {known}; or SimpleTuner\'s own TwinFlow with twinflow_implementation: "host".'
     if not flow:
-        return f"model_family is {family!r} with the diff2flow bridge, which TwinFlow has not been proven on yet. {way_out}"
+        return f"model_family is {family!r} with the diff2flow bridge, {unproven}. {way_out}"
     if family not in FAMILIES:
-        return f"model_family is {family!r}, which TwinFlow has not been proven on yet. {way_out}"
+        return f"model_family is {family!r}, {unproven}. {way_out}"
     return None

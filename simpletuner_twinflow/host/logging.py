@@ -37,11 +37,10 @@ def attach_to_trackers(module: ModuleType) -> None:
 def step_values(trainer: Any, distiller: Any, charts: ChartSchedule, step: int) -> dict[str, Any]:
     """What TwinFlow logs for one optimizer step."""
     values = {f"twinflow/{name}": mean for name, mean in distiller.meter.means(trainer.accelerator).items()}
-    if trainer.accelerator.is_main_process and wandb_is_used(trainer):
-        if charts.is_due(step):
-            from simpletuner_twinflow.wandb_logger import trajectory_chart
+    if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(step):
+        from simpletuner_twinflow.wandb_logger import trajectory_chart
 
-            values |= trajectory_chart(distiller.meter.rows(), step=step)
+        values |= trajectory_chart(distiller.meter.rows(), step=step)
     return values
 
 

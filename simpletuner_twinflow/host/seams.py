@@ -64,7 +64,7 @@ def uses(*seams: Seam) -> Callable[[Callable[[ModuleType], None]], Callable[[Mod
                 broken.extend(problems)
                 # The host configures logging while it starts; a logger made earlier would be switched off.
                 logging.getLogger("simpletuner_twinflow").warning(
-                    "TwinFlow is not available with SimpleTuner %s: %s. Runs without twinflow_enabled are not affected.",
+                    "TwinFlow is not available with SimpleTuner %s: %s. Runs without twinflow_enabled go on.",
                     versions.host_version(),
                     "; ".join(problems),
                 )
@@ -103,7 +103,7 @@ def refuse_broken_seams() -> None:
     if problems or not versions.is_supported():
         reason = f": {'; '.join(problems)}" if problems else ""
         raise HostVersionError(
-            f"twinflow_enabled is true, but simpletuner-twinflow does not support SimpleTuner {versions.host_version()}"
-            f"{reason}. Supported: simpletuner{versions.supported_range()}. Install one of those or set twinflow_enabled "
-            "to false."
+            f"twinflow_enabled is true, but simpletuner-twinflow does not support SimpleTuner "
+            f"{versions.host_version()}{reason}. Supported: simpletuner{versions.supported_range()}. Install one of "
+            "those or set twinflow_enabled to false."
         )

@@ -14,7 +14,12 @@ from simpletuner_twinflow.options import PREFIX
 SAMPLES = Path(__file__).parents[2] / "sample_configs"
 SEED = json.loads((SAMPLES / "sd3-twinflow.json").read_text(encoding="utf-8"))
 DIFF2FLOW = json.loads((SAMPLES / "sdxl-diff2flow-twinflow.json").read_text(encoding="utf-8"))
-REQUIRED_BY_HOST = {"data_backend_config": "none.json", "optimizer": "adamw_bf16", "max_train_steps": 10, "num_train_epochs": 0}
+REQUIRED_BY_HOST = {
+    "data_backend_config": "none.json",
+    "optimizer": "adamw_bf16",
+    "max_train_steps": 10,
+    "num_train_epochs": 0,
+}
 DOCUMENTED = {
     "enabled": False,
     "target_step_count": 1,
@@ -55,7 +60,9 @@ def test_config_without_the_keys_is_off():
 def test_sample_configs_pass_the_hosts_parser(path):
     given = json.loads(path.read_text(encoding="utf-8"))
     arguments = [
-        f"--{key}={json.dumps(value) if isinstance(value, bool) else value}" for key, value in given.items() if value is not None
+        f"--{key}={json.dumps(value) if isinstance(value, bool) else value}"
+        for key, value in given.items()
+        if value is not None
     ]
     config = cmd_args.parse_cmdline_args(arguments + [f"--{key}={value}" for key, value in REQUIRED_BY_HOST.items()])
     assert {key: getattr(config, key) for key in given if key.startswith(PREFIX)} == {
@@ -103,7 +110,7 @@ CONFLICTS = [
     ({"flow_custom_timesteps": "0.5,0.9"}, ["flow_custom_timesteps", "0.5,0.9", "remove it"]),
     ({"flux_fast_schedule": True}, ["flux_fast_schedule", "set it to false"]),
     ({"tread_config": '{"routes": []}'}, ["tread_config", "remove it"]),
-    ({"lora_type": "lycoris"}, ["lora_type", "lycoris", "standard"]),
+    ({"lora_type": "lycoris", "lycoris_config": "lycoris.json"}, ["lora_type", "lycoris", "standard"]),
     ({"peft_lora_mode": "singlora"}, ["peft_lora_mode", "singlora", "standard"]),
     ({"base_model_precision": "int8-quanto"}, ["base_model_precision", "int8-quanto", "no_change"]),
     ({"fsdp_enable": True}, ["fsdp_enable", "without FSDP"]),
@@ -114,7 +121,9 @@ CONFLICTS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "words"), CONFLICTS, ids=lambda value: "+".join(value) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    ("changes", "words"), CONFLICTS, ids=lambda value: "+".join(value) if isinstance(value, dict) else ""
+)
 def test_conflict_is_refused_in_one_line_that_names_key_value_and_way_out(changes, words):
     with pytest.raises(TwinFlowConfigError) as refusal:
         load(SEED, **changes)
@@ -138,7 +147,9 @@ def test_nothing_is_refused_while_twinflow_is_off(changes):
     assert load(SEED, **changes, twinflow_enabled=False).twinflow_enabled is False
 
 
-@pytest.mark.parametrize("accepted", [{"twinflow_allow_no_ema_teacher": True}, {"twinflow_require_ema": False}], ids="+".join)
+@pytest.mark.parametrize(
+    "accepted", [{"twinflow_allow_no_ema_teacher": True}, {"twinflow_require_ema": False}], ids="+".join
+)
 def test_student_as_teacher_is_accepted_when_asked_for(accepted):
     assert load(SEED, use_ema=False, **accepted).use_ema is False
 
@@ -158,7 +169,11 @@ def test_dataset_that_cannot_be_honoured_is_refused_by_name(dataset, tmp_path):
 
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
-    [("twinflow_step_count", "twinflow_target_step_count"), ("twinflow_e", "twinflow_enabled"), ("twinflow_delta", "twinflow_delta_t")],
+    [
+        ("twinflow_step_count", "twinflow_target_step_count"),
+        ("twinflow_e", "twinflow_enabled"),
+        ("twinflow_delta", "twinflow_delta_t"),
+    ],
 )
 def test_misspelt_key_is_named_with_the_nearest_right_one(misspelt, meant):
     with pytest.raises(TwinFlowConfigError, match=rf"{misspelt} is not a TwinFlow key; did you mean \w+"):

@@ -1,0 +1,1 @@
+"""The demo: a tiny pre-trained SD3 pipeline, a small image set, a metric and pictures."""

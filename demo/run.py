@@ -1,0 +1,137 @@
+"""The demo: one base model fine-tuned by the real trainer, plain and with TwinFlow, and what both draw in few steps.
+
+python -m demo.run [--output output/demo] [--steps N] [--seed S]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from demo.digits import write_digits
+from demo.metric import Judge
+from demo.pictures import contact_sheet, sample
+from demo.train import ROOT, demo_config, train, without_twinflow, write_run
+from simpletuner_twinflow import TwinFlowScheduler
+
+NFE = (1, 2, 4)
+SAMPLES, SAMPLE_SEEDS = 1000, 3
+PLAIN, TWINFLOW = "plain fine-tune", "TwinFlow"
+
+
+def main() -> None:
+    """Run the demo from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "output/demo")
+    parser.add_argument("--steps", type=int, default=demo_config()["max_train_steps"])
+    parser.add_argument("--seed", type=int, default=demo_config()["seed"], help="of both training runs")
+    arguments = parser.parse_args()
+    console, start = Console(), time.monotonic()
+    folder = arguments.output.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+
+    write_digits(folder / "digits")
+    config = demo_config(
+        max_train_steps=arguments.steps,
+        checkpointing_steps=arguments.steps,
+        validation_steps=max(1, arguments.steps // 2),
+        seed=arguments.seed,
+    )
+    runs = {PLAIN: without_twinflow(config), TWINFLOW: config}
+    train_side_by_side(folder, runs, console)
+    distances = judge(folder, runs, console)
+    report(folder, distances, console)
+    console.print(f"took {(time.monotonic() - start) / 60:.1f} minutes")
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    """Where the run of that name lives."""
+    return folder / name.lower().replace(" ", "-")
+
+
+def train_side_by_side(folder: Path, runs: dict[str, dict[str, Any]], console: Console) -> None:
+    """Train all runs at once, one core each, with a progress bar each."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(len(runs)) as pool:
+        futures = []
+        for name, config in runs.items():
+            write_run(run_folder(folder, name), config, folder / "digits")
+            task = progress.add_task(f"simpletuner train: {name}", total=config["max_train_steps"])
+            futures.append(pool.submit(train, run_folder(folder, name), _updater(progress, task)))
+        for future in futures:
+            future.result()
+
+
+def _updater(progress: Progress, task: Any) -> Callable[[int, int], None]:
+    return lambda step, total: progress.update(task, completed=step, total=total)
+
+
+def trained_pipeline(folder: Path, name: str) -> StableDiffusion3Pipeline:
+    """The base pipeline with the network that a run exported (the host exports EMA weights, and no text encoders)."""
+    network = SD3Transformer2DModel.from_pretrained(run_folder(folder, name) / "output/pipeline/transformer")
+    return StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base", transformer=network)
+
+
+def judge(folder: Path, runs: dict[str, Any], console: Console) -> dict[str, dict[int, list[float]]]:
+    """Frechet distances of each run at each number of steps, one for each sampling seed; writes the pictures too."""
+    examiner, labels = Judge(), torch.arange(10).repeat(SAMPLES // 10)
+    distances: dict[str, dict[int, list[float]]] = {}
+    rows = []
+    with console.status("drawing and judging") as status:
+        for name in runs:
+            pipeline = trained_pipeline(folder, name)
+            how = {"scheduler_factory": TwinFlowScheduler, "own_grid": True} if name == TWINFLOW else {}
+            distances[name] = {}
+            for steps in NFE:
+                status.update(f"drawing with {name}, {steps} steps")
+                found = []
+                for seed in range(SAMPLE_SEEDS):
+                    images = sample(pipeline, labels, range(seed * SAMPLES, (seed + 1) * SAMPLES), steps, **how)
+                    found.append(examiner.frechet(images))
+                    if seed == 0:
+                        rows.append((f"{name}, {steps} step{'s' if steps > 1 else ''}", images[:20]))
+                distances[name][steps] = found
+    order = [row for steps in NFE for row in rows if f", {steps} step" in row[0]]
+    contact_sheet(folder / "comparison.png", order, title="The same base, fine-tuned plain and with TwinFlow")
+    return distances
+
+
+def report(folder: Path, distances: dict[str, dict[int, list[float]]], console: Console) -> None:
+    """Print the table of distances and where everything lies."""
+    table = Table(
+        title=f"Frechet distance to the real digits (mean of {SAMPLE_SEEDS} draws of {SAMPLES}; lower is better)"
+    )
+    table.add_column("network calls per picture", justify="right")
+    for name in distances:
+        table.add_column(name, justify="right")
+    table.add_column("ratio", justify="right")
+    for steps in NFE:
+        plain, twinflow = (sum(distances[name][steps]) / SAMPLE_SEEDS for name in (PLAIN, TWINFLOW))
+        table.add_row(str(steps), f"{plain:.2f}", f"{twinflow:.2f}", f"{plain / twinflow:.1f} x")
+    console.print(table)
+    console.print(f"pictures     {folder / 'comparison.png'}")
+    for name in distances:
+        for wandb_run in sorted(run_folder(folder, name).glob("wandb/offline-run-*")):
+            console.print(f"W&B offline  {wandb_run}  ({name})", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

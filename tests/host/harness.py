@@ -1,0 +1,193 @@
+"""Runs the installed host as its users do, in a folder of its own, and gathers what came of it."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+OBSERVER = Path(__file__).parent / "observer"
+SITE_PACKAGES = next(Path(sys.prefix).glob("lib/python*/site-packages"))
+TRAIN = SITE_PACKAGES / "simpletuner/train.py"
+SEED = json.loads((ROOT / "sample_configs/sd3-twinflow.json").read_text(encoding="utf-8"))
+# What a run on this machine needs on top of a user's config: tiny model, local data, float32, few steps.
+TINY = {
+    "model_flavour": "medium",
+    "seed": 42,
+    "resolution": 64,
+    "resolution_type": "pixel",
+    "tokenizer_max_length": 8,
+    "num_train_epochs": 0,
+    "max_train_steps": 4,
+    "checkpointing_steps": 2,
+    "lr_scheduler": "constant",
+    "optimizer": "optimi-adamw",
+    "mixed_precision": "no",
+    "base_model_precision": "no_change",
+    "gradient_checkpointing": False,
+    "ema_decay": 0.99,
+    "validation_prompt": "a handwritten digit 3",
+    "validation_disable_unconditional": True,
+    "validation_resolution": "64x64",
+    "validation_steps": 2,
+    "report_to": "simpletuner",
+    "disable_bucket_pruning": True,
+    "disable_benchmark": True,
+    "lora_rank": 8,
+    "learning_rate": 1e-3,
+}
+FULL = {"model_type": "full", "train_batch_size": 8, "gradient_accumulation_steps": 1}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of the host."""
+
+    folder: Path
+    code: int
+    log: str
+    events: list[dict[str, Any]]
+
+    @property
+    def output(self) -> Path:
+        """The run's `output_dir`."""
+        return self.folder / "output"
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The observed events of one kind, in order."""
+        return [event for event in self.events if event["kind"] == kind]
+
+    def step_logs(self) -> list[dict[str, Any]]:
+        """What the host logged per optimizer step, in order."""
+        return [event["values"] for event in self.of("log") if "train_loss" in event["values"]]
+
+    def check(self) -> "Run":
+        """This run, which must have ended well."""
+        assert self.code == 0, self.log[-8000:]
+        return self
+
+
+class Host:
+    """Starts runs on one tiny pipeline and one small image set."""
+
+    def __init__(self, folder: Path) -> None:
+        from demo.digits import write_digits
+        from demo.tiny_sd3 import build_pipeline
+
+        self.folder, self.pipeline, self.images = folder, folder / "tiny-sd3", folder / "digits"
+        pipeline = build_pipeline()
+        pipeline.vae.register_to_config(shift_factor=0.0)  # measured when the demo's VAE is trained; unset till then
+        pipeline.save_pretrained(self.pipeline)
+        write_digits(self.images, limit=64)
+
+    def train(
+        self,
+        name: str,
+        config: dict[str, Any],
+        *,
+        command: str = "accelerate",
+        environment: dict[str, str] | None = None,
+        timeout: int = 600,
+    ) -> Run:
+        """Run the host on a config in the folder `name`; a second run there resumes.
+
+        Args:
+            name: of the run's folder.
+            config: the user's keys; paths to model and data are filled in.
+            command: "simpletuner" (console script), "accelerate" (as that script starts it) or "bare" (the same in an
+                environment that does not have the plugin).
+            environment: further environment variables.
+            timeout: seconds.
+        """
+        folder = self.folder / name
+        (folder / "config").mkdir(parents=True, exist_ok=True)
+        (folder / "config/data.json").write_text(json.dumps(self._datasets()), encoding="utf-8")
+        paths = {
+            "pretrained_model_name_or_path": str(self.pipeline),
+            "data_backend_config": "config/data.json",
+            "output_dir": "output",
+        }
+        (folder / "config/config.json").write_text(json.dumps(config | paths, indent=1), encoding="utf-8")
+        events = folder / "events.jsonl"
+        events.unlink(missing_ok=True)
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "SIMPLETUNER"))}
+        variables = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(OBSERVER),
+            "OBSERVER_FILE": str(events),
+            "HF_HUB_OFFLINE": "1",
+            "MIXED_PRECISION": "no",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TORCHDYNAMO_DISABLE": "1",
+            "WANDB_MODE": "offline",
+            "OMP_NUM_THREADS": "1",
+        }
+        launch = [
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes=1",
+            "--mixed_precision=no",
+            "--dynamo_backend=no",
+        ]
+        if command == "simpletuner":
+            argv = ["simpletuner", "train"]
+        elif command == "accelerate":
+            argv = [sys.executable, *launch, str(TRAIN)]
+        else:
+            # A site-packages folder that is only on PYTHONPATH has its start-up files left unread, and a plugin
+            # installed in editable mode is not importable from there: the host is as if the plugin were not installed.
+            argv = [sys._base_executable, *launch, str(TRAIN)]
+            variables["PYTHONPATH"] += f"{os.pathsep}{SITE_PACKAGES}"
+        result = subprocess.run(
+            argv,
+            cwd=folder,
+            env=clean | variables | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        (folder / "log.txt").write_text(result.stdout, encoding="utf-8")
+        lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
+        return Run(folder, result.returncode, result.stdout, [json.loads(line) for line in lines])
+
+    def _datasets(self) -> list[dict[str, Any]]:
+        image_set = {
+            "id": "digits",
+            "type": "local",
+            "crop": False,
+            "resolution": 64,
+            "resolution_type": "pixel",
+            "minimum_image_size": 0,
+            "caption_strategy": "textfile",
+            "instance_data_dir": str(self.images),
+            "cache_dir_vae": "cache/vae",
+            "repeats": 20,
+        }
+        text_cache = {
+            "id": "text",
+            "type": "local",
+            "dataset_type": "text_embeds",
+            "default": True,
+            "cache_dir": "cache/text",
+        }
+        return [image_set, text_cache]
+
+
+class Runs:
+    """The runs a test session needs, two at a time, each started once and as early as possible."""
+
+    def __init__(self, host: Host, wanted: dict[str, Any]) -> None:
+        """Args: wanted: name -> function that takes the host and the runs, and returns what a test asks for."""
+        self._pool = ThreadPoolExecutor(max_workers=2)
+        self._futures: dict[str, Future] = {}
+        for name, start in wanted.items():
+            self._futures[name] = self._pool.submit(start, host, self)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._futures[name].result()

@@ -1,0 +1,91 @@
+"""The runs of the real host that the tests look at. About a minute each, so many tests share few of them."""
+
+from typing import Any
+
+from tests.host.harness import FULL, SEED, TINY, Host, Run, Runs
+
+OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
+ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance": 3.0}
+ADVERSARIAL = {"twinflow_adversarial_enabled": True}
+TWENTY_STEPS = {"max_train_steps": 20, "checkpointing_steps": 20, "validation_disable": True}
+# Something that this run of the host does not call, so that the run can go on without it.
+CHANGE_A_SEAM = (
+    "wrapt.register_post_import_hook(lambda module: setattr(module.Evaluation, 'execute_eval', lambda self, other: None), "
+    "'simpletuner.helpers.training.validation')"
+)
+
+
+def seed_lora(host: Host, runs: Runs) -> tuple[Run, Run]:
+    """The documented quick-start config, stopped after 4 steps, then resumed to 6."""
+    first = host.train("seed_lora", SEED | TINY, command="simpletuner")
+    longer = {"max_train_steps": 6, "resume_from_checkpoint": "latest"}
+    return first, host.train("seed_lora", SEED | TINY | longer, command="simpletuner")
+
+
+def adversarial_lora(host: Host, runs: Runs) -> Run:
+    """Everything on, with a W&B run, a benchmark of the base model and an evaluation of the host's own."""
+    return host.train(
+        "adversarial_lora", SEED | TINY | ADVERSARIAL | {"report_to": "wandb", "disable_benchmark": False}
+    )
+
+
+def full(host: Host, runs: Runs) -> Run:
+    """Full fine-tune, adversarial off, no tracker."""
+    return host.train("full", SEED | TINY | FULL | {"validation_disable": True, "report_to": "none"})
+
+
+def adversarial_full(host: Host, runs: Runs) -> Run:
+    """Full fine-tune, everything on."""
+    return host.train("adversarial_full", SEED | TINY | FULL | ADVERSARIAL)
+
+
+def off_with_plugin(host: Host, runs: Runs) -> Run:
+    """The flag absent, the plugin installed."""
+    return host.train("off_with_plugin", OFF | TINY | TWENTY_STEPS)
+
+
+def off_without_plugin(host: Host, runs: Runs) -> Run:
+    """The flag absent, the plugin not installed."""
+    return host.train("off_without_plugin", OFF | TINY | TWENTY_STEPS, command="bare")
+
+
+def hosts_own(host: Host, runs: Runs) -> Run:
+    """The host's implementation, with the keys it cannot parse by itself."""
+    own = {"twinflow_implementation": "host", "validation_disable": True, "max_train_steps": 2}
+    return host.train("hosts_own", SEED | TINY | FULL | ADVERSARIAL | own)
+
+
+def disabled(host: Host, runs: Runs) -> tuple[Run, Run]:
+    """The documented config with the plugin switched off, and without it."""
+    switched_off: dict[str, Any] = {"environment": {"SIMPLETUNER_TWINFLOW_DISABLED": "1"}}
+    return host.train("disabled", SEED | TINY, **switched_off), host.train("bare", SEED | TINY, command="bare")
+
+
+def refused(host: Host, runs: Runs) -> Run:
+    """A value out of range."""
+    return host.train("refused", SEED | TINY | {"twinflow_delta_t": 2.0}, command="simpletuner")
+
+
+def seam_missing(host: Host, runs: Runs) -> tuple[Run, Run]:
+    """A host with a changed seam: with TwinFlow on, and off."""
+    environment = {"OBSERVER_CODE": CHANGE_A_SEAM}
+    quick = {"max_train_steps": 1, "validation_disable": True}
+    on = host.train("seam_missing_on", SEED | TINY | quick, environment=environment)
+    return on, host.train("seam_missing_off", OFF | TINY | quick, environment=environment)
+
+
+RECIPES = {
+    recipe.__name__: recipe
+    for recipe in (
+        seed_lora,
+        adversarial_lora,
+        off_with_plugin,
+        off_without_plugin,
+        adversarial_full,
+        full,
+        hosts_own,
+        disabled,
+        refused,
+        seam_missing,
+    )
+}

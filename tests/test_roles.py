@@ -1,0 +1,148 @@
+from collections import Counter
+
+import pytest
+
+from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
+from simpletuner_twinflow.objective import ObjectiveOptions
+from simpletuner_twinflow.roles import Role, RoleDealer
+
+QUARTERS = dict.fromkeys(Role, 0.25)
+THIRDS = ObjectiveOptions(adversarial=False).roles()
+UNEVEN = {Role.one_step: 0.1, Role.near: 0.2, Role.any_step: 0.3, Role.twin: 0.4}
+shares = pytest.mark.parametrize("shares", [QUARTERS, THIRDS, UNEVEN], ids=["quarters", "thirds", "tenths"])
+
+
+def window(dealer, batch_size, accumulation, index=0):
+    """The roles of one optimizer step, micro-batch by micro-batch."""
+    return [dealer.deal(batch_size, index, batch_size * accumulation) for _ in range(accumulation)]
+
+
+def flat(micro_batches):
+    return [role for roles in micro_batches for role in roles]
+
+
+@shares
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("accumulation", [1, 2, 3, 4, 7])
+def test_a_window_of_any_size_holds_each_role_within_one_row_of_its_share(shares, batch_size, accumulation):
+    dealer = RoleDealer(shares, seed=3, rank=0)
+    for index in range(20):
+        roles = window(dealer, batch_size, accumulation, index)
+        assert [len(micro_batch) for micro_batch in roles] == [batch_size] * accumulation
+        counts = Counter(flat(roles))
+        for role in Role:
+            assert abs(counts[role] - shares.get(role, 0) * batch_size * accumulation) < 1
+
+
+@pytest.mark.parametrize(
+    ("shares", "rows"), [(QUARTERS, 4), (QUARTERS, 12), (THIRDS, 3), (THIRDS, 6), (UNEVEN, 10)], ids=str
+)
+def test_a_window_that_divides_holds_each_share_exactly(shares, rows):
+    dealer = RoleDealer(shares, seed=0, rank=0)
+    for index in range(300):
+        counts = Counter(dealer.deal(rows, index, rows))
+        assert counts == {role: round(share * rows) for role, share in shares.items()}
+
+
+@shares
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_each_place_of_a_window_gets_each_role_as_often_as_its_share(shares, rows):
+    dealer, windows = RoleDealer(shares, seed=1, rank=0), 3000
+    deals = [dealer.deal(rows, index, rows) for index in range(windows)]
+    for place in range(rows):
+        counts = Counter(deal[place] for deal in deals)
+        for role, share in shares.items():
+            assert counts[role] / windows == pytest.approx(share, abs=0.04)
+
+
+def test_a_role_says_nothing_about_the_next_one_beyond_the_counts():
+    dealer = RoleDealer(QUARTERS, seed=1, rank=0)
+    pairs = Counter(dealer.deal(4, index, 4)[:2] for index in range(6000))
+    assert len(pairs) == 12  # all ordered pairs of different roles
+    assert max(pairs.values()) < 1.25 * min(pairs.values())
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 8), (2, 4), (8, 1)], ids=["1x8", "2x4", "8x1"])
+def test_the_deal_of_a_window_does_not_depend_on_how_it_is_cut_into_micro_batches(batch_size, accumulation):
+    whole = RoleDealer(QUARTERS, seed=5, rank=0).deal(8, 9, 8)
+    assert flat(window(RoleDealer(QUARTERS, seed=5, rank=0), batch_size, accumulation, 9)) == list(whole)
+
+
+def test_the_same_seed_deals_the_same_and_another_seed_or_rank_or_window_does_not():
+    def deals(seed, rank, first=0):
+        dealer = RoleDealer(QUARTERS, seed=seed, rank=rank)
+        return [dealer.deal(8, index, 8) for index in range(first, first + 10)]
+
+    assert deals(1, 0) == deals(1, 0)
+    assert deals(1, 0) != deals(2, 0)
+    assert deals(1, 0) != deals(1, 1)
+    assert deals(1, 0) != deals(1, 0, first=10)
+    assert deals(1, 11) != deals(11, 1)
+
+
+def test_a_pinned_deal_does_not_change_between_processes_or_releases():
+    # Python's hash() of a string differs from process to process; a resumed run must not.
+    dealt = RoleDealer(QUARTERS, seed=42, rank=0).deal(4, 7, 4)
+    assert dealt == (Role.near, Role.any_step, Role.twin, Role.one_step)
+
+
+def test_a_resumed_run_is_dealt_what_the_uninterrupted_one_was():
+    whole = RoleDealer(UNEVEN, seed=4, rank=2)
+    uninterrupted = [window(whole, 2, 3, index) for index in range(12)]
+    resumed = RoleDealer(UNEVEN, seed=4, rank=2)
+    assert [window(resumed, 2, 3, index) for index in range(7, 12)] == uninterrupted[7:]
+
+
+def test_a_new_window_begins_at_its_first_row_even_if_the_last_was_cut_short():
+    dealer, fresh = RoleDealer(QUARTERS, seed=4, rank=0), RoleDealer(QUARTERS, seed=4, rank=0)
+    dealer.deal(3, 0, 8)
+    assert dealer.deal(8, 1, 8) == fresh.deal(8, 1, 8)
+
+
+def test_a_window_longer_than_announced_goes_on_with_a_deal_of_its_own():
+    dealer = RoleDealer(QUARTERS, seed=4, rank=0)
+    laps = [dealer.deal(8, 0, 8) for _ in range(30)]
+    assert all(Counter(lap) == dict.fromkeys(Role, 2) for lap in laps)
+    assert len(set(laps)) > 20
+    across = RoleDealer(QUARTERS, seed=4, rank=0).deal(16, 0, 8)
+    assert across == laps[0] + laps[1]
+
+
+def test_only_the_proportions_of_the_shares_count_and_a_share_of_zero_is_never_dealt():
+    ones = RoleDealer(dict.fromkeys(Role, 1), seed=2, rank=0)
+    assert ones.deal(9, 0, 9) == RoleDealer(QUARTERS, seed=2, rank=0).deal(9, 0, 9)
+    no_twin = RoleDealer(QUARTERS | {Role.twin: 0.0}, seed=2, rank=0)
+    assert Role.twin not in {role for index in range(50) for role in no_twin.deal(5, index, 5)}
+
+
+def test_dealing_moves_no_global_random_stream():
+    import random
+
+    import numpy
+    import torch
+
+    before = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    RoleDealer(QUARTERS, seed=0, rank=0).deal(5, 0, 8)
+    assert (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ({Role.near: -0.1}, "at least 0"),
+        ({Role.near: float("nan")}, "finite"),
+        ({Role.near: 0.0}, "above 0"),
+        ({}, "above 0"),
+        ({"nearby": 1.0}, "no roles \\['nearby'\\]"),
+    ],
+    ids=["negative", "nan", "all zero", "none", "unknown"],
+)
+def test_shares_that_cannot_be_dealt_are_refused(shares, words):
+    with pytest.raises(TwinFlowConfigError, match=words):
+        RoleDealer(shares, seed=0, rank=0)
+
+
+@pytest.mark.parametrize(("batch_size", "window_rows"), [(0, 4), (4, 0)])
+def test_a_deal_of_no_rows_is_refused(batch_size, window_rows):
+    with pytest.raises(TwinFlowError, match="at least one row"):
+        RoleDealer(QUARTERS, seed=0, rank=0).deal(batch_size, 0, window_rows)
