@@ -214,9 +214,9 @@ class TwinFlowScheduler(FlowMatchEulerDiscreteScheduler):
     def _precise(self, sample: Tensor) -> Tensor:
         """The sample in full precision: the state it was rounded from, unless the pipeline has changed it since."""
         state = self._state
-        if state is not None and state.shape == sample.shape and state.device == sample.device:
-            if torch.equal(state.to(sample.dtype), sample):
-                return state
+        comparable = state is not None and state.shape == sample.shape and state.device == sample.device
+        if comparable and torch.equal(state.to(sample.dtype), sample):
+            return state
         return sample.to(working_dtype(sample.device))
 
     def _fresh_noise(self, like: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:

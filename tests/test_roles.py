@@ -1,6 +1,9 @@
+import random
 from collections import Counter
 
+import numpy
 import pytest
+import torch
 
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 from simpletuner_twinflow.objective import ObjectiveOptions
@@ -42,6 +45,21 @@ def test_a_window_that_divides_holds_each_share_exactly(shares, rows):
     for index in range(300):
         counts = Counter(dealer.deal(rows, index, rows))
         assert counts == {role: round(share * rows) for role, share in shares.items()}
+
+
+@pytest.mark.parametrize("bits", [0, 2**53 - 1], ids=["lowest", "highest"])
+def test_a_share_that_divides_is_exact_whatever_is_drawn(bits, monkeypatch):
+    # Ten rows times 0.1 + 0.2 is a little more than three in floating point: the highest draw would tip it over.
+    class Extreme(random.Random):
+        def getrandbits(self, k):
+            return bits
+
+        def shuffle(self, x):
+            pass
+
+    monkeypatch.setattr(random, "Random", Extreme)
+    counts = Counter(RoleDealer(UNEVEN, seed=0, rank=0).deal(10, 0, 10))
+    assert counts == {Role.one_step: 1, Role.near: 2, Role.any_step: 3, Role.twin: 4}
 
 
 @shares
@@ -116,11 +134,6 @@ def test_only_the_proportions_of_the_shares_count_and_a_share_of_zero_is_never_d
 
 
 def test_dealing_moves_no_global_random_stream():
-    import random
-
-    import numpy
-    import torch
-
     before = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     RoleDealer(QUARTERS, seed=0, rank=0).deal(5, 0, 8)
     assert (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before

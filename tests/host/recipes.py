@@ -9,10 +9,11 @@ ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance":
 ADVERSARIAL = {"twinflow_adversarial_enabled": True}
 TWENTY_STEPS = {"max_train_steps": 20, "checkpointing_steps": 20, "validation_disable": True}
 # Something that this run of the host does not call, so that the run can go on without it.
-CHANGE_A_SEAM = (
-    "wrapt.register_post_import_hook(lambda module: setattr(module.Evaluation, 'execute_eval', lambda self, other: None), "
-    "'simpletuner.helpers.training.validation')"
-)
+CHANGE_A_SEAM = """
+def change(module):
+    module.Evaluation.execute_eval = lambda self, other: None
+wrapt.register_post_import_hook(change, "simpletuner.helpers.training.validation")
+"""
 
 
 def seed_lora(host: Host, runs: Runs) -> tuple[Run, Run]:

@@ -1,0 +1,81 @@
+"""The keys in the host's web server and in the process it trains in, both started as the host starts them."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from simpletuner_twinflow import TwinFlowOptions
+from simpletuner_twinflow.options import PREFIX
+
+
+def answer(url: str, seconds: float) -> dict:
+    """What a server that is still starting says in the end."""
+    for _ in range(int(seconds)):
+        try:
+            with urllib.request.urlopen(url) as response:
+                return json.load(response)
+        except urllib.error.URLError:
+            time.sleep(1)
+    raise AssertionError(f"no answer from {url} in {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+    """The fields as the web pages fetch them from `simpletuner server`."""
+    home = tmp_path_factory.mktemp("home")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"HOME": str(home), "SIMPLETUNER_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    command = [Path(sys.executable).with_name("simpletuner"), "server", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "log.txt").open("wb") as log:
+        server = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
+        try:
+            yield answer(f"http://127.0.0.1:{port}/api/fields/metadata", seconds=120)["fields"]
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+@pytest.mark.parametrize("item", dataclasses.fields(TwinFlowOptions), ids=lambda item: item.name)
+def test_web_server_offers_every_key_with_label_help_default_and_dependencies(item, fields):
+    field, info = fields[PREFIX + item.name], TwinFlowOptions.info(item.name)
+    assert field["ui_label"] == info.label
+    assert info.help in field["help_text"]
+    assert field["default_value"] == item.default
+    if item.name != "enabled":
+        assert {dependency["field"] for dependency in field["dependencies"]} == set(info.requires)
+
+
+def test_training_child_of_the_web_server_knows_the_keys(tmp_path):
+    """Submitted through the host's process keeper, which starts the interpreter of a web job."""
+    from simpletuner.simpletuner_sdk import process_keeper
+
+    def report(config):
+        import json as encoder
+
+        from simpletuner.helpers.configuration.cmd_args import get_argument_parser
+
+        known = [action.dest for action in get_argument_parser()._actions if action.dest.startswith("twinflow_")]
+        with open(config.answer, "w", encoding="utf-8") as file:
+            encoder.dump(known, file)
+
+    written = tmp_path / "answer.json"
+    job = process_keeper.submit_job("twinflow-test", report, {"answer": str(written), "output_dir": str(tmp_path)})
+    try:
+        for _ in range(120):
+            if written.exists() and written.stat().st_size:
+                break
+            time.sleep(1)
+        assert set(json.loads(written.read_text(encoding="utf-8"))) == set(TwinFlowOptions.keys())
+    finally:
+        job.terminate()
