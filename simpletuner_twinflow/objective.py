@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.flow import at_least_float32, endpoints, interpolate, per_sample, rollout
+from simpletuner_twinflow.flow import endpoints, interpolate, per_sample, rollout
 from simpletuner_twinflow.losses import barron, guided_velocity, rcgm_target, rectify_target, squared_error, time_weight
 from simpletuner_twinflow.roles import Role
 from simpletuner_twinflow.rows import (
@@ -92,7 +92,6 @@ def compute_losses(
         raise TwinFlowError(
             f"The graded pass returned shape {tuple(prediction.shape)} for x_t of {tuple(rows.x_t.shape)}."
         )
-    prediction = at_least_float32(prediction)
     distance = DISTANCES[options.loss]
     real, one_step = rows.having(*REAL_ROLES), rows.having(Role.one_step)
     forwards = {"graded": len(rows.roles), "fake": rows.fakes, "guidance": 0, "rollout": 0, "rectify": 0}

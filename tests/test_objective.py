@@ -106,11 +106,15 @@ def test_guidance_keeps_to_its_range_of_times_ends_included():
 
 
 def test_the_teacher_walks_from_just_below_t_to_r_under_the_rows_own_prompts():
-    rows, teacher = prepared(), Recorder()
+    rows, teacher, at = prepared(), Recorder(), [0, 2, 5, 7]
+    rows.r[7] = rows.t[7] - 0.004  # less than delta_t to go
     losses_of(rows, options=replace(FULL, estimate_order=3, enhanced_ratio=0.0), teacher=teacher)
-    at = [0, 2, 5, 7]
     assert len(teacher.calls) == 3
-    assert all(call[4] == Condition(tuple(at)) for call in teacher.calls)
+    for _, t, r, sign, condition, graded in teacher.calls:
+        assert (r <= t).all()
+        assert (sign == 1).all()
+        assert condition == Condition(tuple(at))
+        assert not graded
     start = torch.maximum(rows.t[at] - 0.01, rows.r[at])
     assert torch.equal(teacher.calls[0][1], start)
     assert torch.equal(teacher.calls[-1][2], rows.r[at])
@@ -139,13 +143,15 @@ def test_rectify_asks_both_fields_in_one_pass_about_the_rows_own_samples_noised_
 
 
 def test_the_total_is_the_weighted_sum_of_the_terms_over_all_rows_of_the_batch():
-    losses = losses_of(prepared())
+    rows = prepared()
+    losses = losses_of(rows, torch.randn_like(rows.x_t).requires_grad_())
     weights = {"rcgm": 1.0, "real_velocity": 1.0, "adversarial": 0.7, "rectify": 0.3}
     assert {name: term.rows for name, term in losses.terms.items()} == {
         "rcgm": 4, "real_velocity": 2, "adversarial": 2, "rectify": 2,
     }  # fmt: skip
     total = sum(weight * losses.terms[name].total for name, weight in weights.items()) / 8
-    torch.testing.assert_close(losses.total, total)
+    torch.testing.assert_close(losses.total.detach(), total)
+    assert losses.total.requires_grad
     assert not any(term.total.requires_grad for term in losses.terms.values())
 
 

@@ -110,6 +110,14 @@ def test_one_step_rows_share_the_samplers_times_evenly_with_no_time_preferred():
     torch.testing.assert_close(counts / counts.sum(), torch.full((3,), 1 / 3), rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rows_of_half_precision_data_are_computed_in_float32(dtype):
+    x, z, t = batch((NEAR,) * 4, dtype=dtype)
+    rows = prepared((NEAR,) * 4, data=(x, z, t))
+    assert rows.velocity.dtype == rows.x_t.dtype == torch.float32
+    assert torch.equal(rows.velocity, z.float() - x.float())
+
+
 def test_rows_follow_from_the_generator_alone_and_no_global_stream_moves():
     data, before = batch(), torch.get_rng_state()
     one, same, other = (prepared(data=data, seed=seed) for seed in (1, 1, 2))

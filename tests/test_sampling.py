@@ -70,6 +70,14 @@ def test_a_run_begun_on_a_correction_passes_it_over():
     torch.testing.assert_close(stepped, x)  # no velocity, no movement
 
 
+def test_a_run_remembers_nothing_of_the_run_before():
+    scheduler = TwinFlowScheduler(style="multi", extrapolation=0.3)
+    noise = torch.randn(2, 3)
+    first = run(scheduler, noise, 5)
+    run(scheduler, torch.randn(2, 3), 5)
+    assert torch.equal(run(scheduler, noise, 5), first)
+
+
 def test_the_last_step_returns_its_clean_estimate():
     scheduler = TwinFlowScheduler(extrapolation=0.5)
     x, velocity = torch.randn(2, 2, 3)

@@ -75,6 +75,12 @@ def test_a_timestep_is_found_after_a_trip_through_the_models_dtype(dtype):
     assert [scheduler.index_for_timestep(t.to(dtype)) for t in scheduler.timesteps] == [0, 1, 2, 3]
 
 
+def test_of_two_equal_timesteps_the_call_that_opens_an_interval_is_meant():
+    scheduler = TwinFlowScheduler(style="multi", solver_order=2)
+    scheduler.set_timesteps(5)
+    assert [scheduler.index_for_timestep(t) for t in scheduler.timesteps] == [0, 2, 2, 4, 4]
+
+
 def test_a_timestep_off_the_schedule_is_refused():
     scheduler = TwinFlowScheduler()
     scheduler.set_timesteps(2)

@@ -8,6 +8,7 @@ OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow
 ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance": 3.0}
 ADVERSARIAL = {"twinflow_adversarial_enabled": True}
 TWENTY_STEPS = {"max_train_steps": 20, "checkpointing_steps": 20, "validation_disable": True}
+PROBE_EACH_STEP = "import step_probe; step_probe.install(note)"
 # Something that this run of the host does not call, so that the run can go on without it.
 CHANGE_A_SEAM = """
 def change(module):

@@ -1,0 +1,72 @@
+"""Asks the real trainer's training step again, from the same random numbers, and writes down what is the same.
+
+Run by the observer inside a run of the host (OBSERVER_CODE).
+"""
+
+import torch
+import wrapt
+
+
+def install(note):
+    """Watch `Trainer._compute_model_prediction_loss`; `note` writes an event."""
+
+    def watch(module):
+        # Only when training begins: by then the plugin has wrapped the step, and this must be outside of that.
+        wrapt.wrap_function_wrapper(module, "Trainer.train", begin_training)
+
+    def begin_training(wrapped, trainer, args, kwargs):
+        wrapt.wrap_function_wrapper(type(trainer), "_compute_model_prediction_loss", probe)
+        return wrapped(*args, **kwargs)
+
+    def probe(wrapped, trainer, args, kwargs):
+        batch = args[0] if args else kwargs["prepared_batch"]
+        network = trainer.model.get_trained_component(unwrap_model=True)
+        weights = [parameter.detach().clone() for parameter in network.parameters()]
+        keys = set(batch)
+        begin = torch.get_rng_state()
+
+        calls = []
+        original = trainer.model.model_predict
+
+        def recording(prepared_batch, **options):
+            calls.append(
+                {
+                    "rows": prepared_batch["noisy_latents"].shape[0],
+                    "graded": torch.is_grad_enabled(),
+                    "prompt": prepared_batch["encoder_hidden_states"].float().sum(dim=(1, 2)).tolist(),
+                    "pooled": prepared_batch["add_text_embeds"].float().sum(dim=1).tolist(),
+                    "timesteps": prepared_batch["timesteps"].tolist(),
+                    "target_time": prepared_batch["twinflow_target_time"].tolist(),
+                    "sign": prepared_batch["twinflow_time_sign"].tolist(),
+                    "weights": sum(parameter.double().sum().item() for parameter in network.parameters()),
+                }
+            )
+            return original(prepared_batch=prepared_batch, **options)
+
+        trainer.model.model_predict = recording
+        result = wrapped(*args, **kwargs)
+        trainer.model.model_predict = original
+        after_step = torch.get_rng_state()
+
+        torch.set_rng_state(begin)
+        again = wrapped(*args, **kwargs)
+        torch.set_rng_state(begin)
+        with torch.no_grad():
+            trainer.model_predict(prepared_batch=dict(batch))
+        after_student_alone = torch.get_rng_state()
+        torch.set_rng_state(after_step)
+
+        note(
+            kind="step",
+            roles=[str(role) for role in batch["twinflow_rows"].roles],
+            stream_moved=not torch.equal(begin, after_step),
+            stream_is_the_students=torch.equal(after_step, after_student_alone),
+            loss_is_repeatable=torch.equal(result[0], again[0]),
+            weights_are_back=all(map(torch.equal, weights, (parameter.detach() for parameter in network.parameters()))),
+            batch_is_untouched=set(batch) == keys,
+            loss_dtype=str(result[0].dtype),
+            calls=calls,
+        )
+        return result
+
+    wrapt.register_post_import_hook(watch, "simpletuner.helpers.training.trainer")
