@@ -27,7 +27,7 @@ from simpletuner_twinflow import TwinFlowScheduler
 
 NFE = (1, 2, 4)
 SAMPLES = 1000
-PLAIN, TWINFLOW = "plain fine-tune", "TwinFlow"
+PLAIN, TWINFLOW = "plain", "TwinFlow"
 
 
 def main() -> None:

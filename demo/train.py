@@ -27,9 +27,8 @@ def without_twinflow(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("twinflow_")}
 
 
-def write_run(folder: Path, config: dict[str, Any], images: Path) -> None:
-    """Lay out a run's folder: `config/config.json` and `config/data.json`."""
-    (folder / "config").mkdir(parents=True, exist_ok=True)
+def datasets(images: Path) -> list[dict[str, Any]]:
+    """The host's data config for a folder of images with captions beside them."""
     image_set = {
         "id": "digits",
         "type": "local",
@@ -43,8 +42,27 @@ def write_run(folder: Path, config: dict[str, Any], images: Path) -> None:
         "repeats": 20,
     }
     text = {"id": "text", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache/text"}
-    (folder / "config/data.json").write_text(json.dumps([image_set, text], indent=1), encoding="utf-8")
+    return [image_set, text]
+
+
+def write_run(folder: Path, config: dict[str, Any], images: Path) -> None:
+    """Lay out a run's folder: `config/config.json` and `config/data.json`."""
+    (folder / "config").mkdir(parents=True, exist_ok=True)
+    (folder / "config/data.json").write_text(json.dumps(datasets(images), indent=1), encoding="utf-8")
     (folder / "config/config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def cpu_environment() -> dict[str, str]:
+    """The variables with which the host's commands of this environment train offline, in float32, on one core."""
+    return {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+        "MIXED_PRECISION": "no",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCHDYNAMO_DISABLE": "1",
+        "WANDB_MODE": "offline",
+    }
 
 
 def train(folder: Path, on_step: Callable[[int, int], None]) -> None:
@@ -57,16 +75,7 @@ def train(folder: Path, on_step: Callable[[int, int], None]) -> None:
     Raises:
         RuntimeError: The trainer failed; the message ends with the last lines of its log.
     """
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "demo/cpu"),
-        "HF_HUB_OFFLINE": "1",
-        "MIXED_PRECISION": "no",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TORCHDYNAMO_DISABLE": "1",
-        "WANDB_MODE": "offline",
-    }
+    environment = os.environ | cpu_environment() | {"PYTHONPATH": str(ROOT / "demo/cpu")}
     log = folder / "log.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demo.digits import write_digits
+from demo.train import cpu_environment, write_run
+
 ROOT = Path(__file__).parents[2]
 OBSERVER = Path(__file__).parent / "observer"
 SITE_PACKAGES = next(Path(sys.prefix).glob("lib/python*/site-packages"))
@@ -75,13 +78,7 @@ class Host:
     """Starts runs on one tiny pipeline and one small image set."""
 
     def __init__(self, folder: Path) -> None:
-        from demo.digits import write_digits
-        from demo.tiny_sd3 import build_pipeline
-
-        self.folder, self.pipeline, self.images = folder, folder / "tiny-sd3", folder / "digits"
-        pipeline = build_pipeline()
-        pipeline.vae.register_to_config(shift_factor=0.0)  # measured when the demo's VAE is trained; unset till then
-        pipeline.save_pretrained(self.pipeline)
+        self.folder, self.pipeline, self.images = folder, ROOT / "demo/base", folder / "digits"
         write_digits(self.images, limit=64)
 
     def train(
@@ -104,28 +101,16 @@ class Host:
             timeout: seconds.
         """
         folder = self.folder / name
-        (folder / "config").mkdir(parents=True, exist_ok=True)
-        (folder / "config/data.json").write_text(json.dumps(self._datasets()), encoding="utf-8")
         paths = {
             "pretrained_model_name_or_path": str(self.pipeline),
             "data_backend_config": "config/data.json",
             "output_dir": "output",
         }
-        (folder / "config/config.json").write_text(json.dumps(config | paths, indent=1), encoding="utf-8")
+        write_run(folder, config | paths, self.images)
         events = folder / "events.jsonl"
         events.unlink(missing_ok=True)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "SIMPLETUNER"))}
-        variables = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(OBSERVER),
-            "OBSERVER_FILE": str(events),
-            "HF_HUB_OFFLINE": "1",
-            "MIXED_PRECISION": "no",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TORCHDYNAMO_DISABLE": "1",
-            "WANDB_MODE": "offline",
-            "OMP_NUM_THREADS": "1",
-        }
+        variables = cpu_environment() | {"PYTHONPATH": str(OBSERVER), "OBSERVER_FILE": str(events)}
         launch = [
             "-m",
             "accelerate.commands.launch",
@@ -155,28 +140,6 @@ class Host:
         (folder / "log.txt").write_text(result.stdout, encoding="utf-8")
         lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
         return Run(folder, result.returncode, result.stdout, [json.loads(line) for line in lines])
-
-    def _datasets(self) -> list[dict[str, Any]]:
-        image_set = {
-            "id": "digits",
-            "type": "local",
-            "crop": False,
-            "resolution": 64,
-            "resolution_type": "pixel",
-            "minimum_image_size": 0,
-            "caption_strategy": "textfile",
-            "instance_data_dir": str(self.images),
-            "cache_dir_vae": "cache/vae",
-            "repeats": 20,
-        }
-        text_cache = {
-            "id": "text",
-            "type": "local",
-            "dataset_type": "text_embeds",
-            "default": True,
-            "cache_dir": "cache/text",
-        }
-        return [image_set, text_cache]
 
 
 class Runs:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from simpletuner_twinflow import TwinFlowOptions
 from simpletuner_twinflow.wandb_logger import CHART_KEY, COLUMNS, TITLE
-from tests.host.harness import SEED, Run
+from tests.host.harness import ROOT, SEED, Run
 
 DEFAULT_TERMS = {"twinflow/rcgm", "twinflow/real_velocity"}
 ALL_TERMS = DEFAULT_TERMS | {"twinflow/adversarial", "twinflow/rectify"}
@@ -218,10 +219,7 @@ def test_documented_import_path_gives_our_scheduler():
 def test_documented_export_snippet_draws_an_image():
     from simpletuner.helpers.training.custom_schedule import TwinFlowScheduler
 
-    from demo.tiny_sd3 import build_pipeline
-
-    pipe = build_pipeline()
-    pipe.vae.register_to_config(shift_factor=0.0)
+    pipe = StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base")
     pipe.scheduler = TwinFlowScheduler(num_train_timesteps=1000, prediction_type="flow_matching", shift=1.0)
     pipe.scheduler.set_timesteps(num_inference_steps=2, device=pipe.device)
     size = {"height": 64, "width": 64}  # a tiny pipeline's; the snippet leaves it to the model
