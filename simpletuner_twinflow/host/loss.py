@@ -22,7 +22,6 @@ def active_options(config: Any) -> TwinFlowOptions | None:
     Seam("Trainer._compute_model_prediction_loss", ("prepared_batch",)),
     Seam("Trainer.model_predict", ("prepared_batch",)),
     Seam("Trainer._get_trainable_parameters", ("self",)),
-    Seam("Trainer.init_ema_model", ("self",)),
     Seam("Trainer.prepare_batch", ("batch",)),
 )
 def attach_to_trainer(module: ModuleType) -> None:
@@ -43,13 +42,6 @@ def attach_to_trainer(module: ModuleType) -> None:
 
             trainer.distiller = TwinFlowDistiller(trainer, options, trainer.twinflow_adapter)
 
-    def init_ema_model(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        wrapped(*args, **kwargs)
-        if active_options(trainer.config) is not None and trainer.ema_model is not None:
-            from simpletuner_twinflow.host.adapter import ConditionedClass
-
-            trainer.ema_model.model_cls = ConditionedClass(trainer.ema_model.model_cls, trainer.twinflow_adapter.family)
-
     def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
         if (distiller := distiller_of(trainer)) is None:
             return wrapped(*args, **kwargs)
@@ -61,7 +53,6 @@ def attach_to_trainer(module: ModuleType) -> None:
 
     wrap(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
     wrap(module, "Trainer.init_distillation", init_distillation)
-    wrap(module, "Trainer.init_ema_model", init_ema_model)
     wrap(module, "Trainer._compute_model_prediction_loss", compute_loss)
 
 

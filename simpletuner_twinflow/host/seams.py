@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
+from itertools import chain
 from types import ModuleType
 
 import wrapt
@@ -51,7 +52,10 @@ _attached: set[tuple[str, str]] = set()
 
 
 def uses(*seams: Seam) -> Callable[[Callable[[ModuleType], None]], Callable[[ModuleType], None]]:
-    """Declare the seams of a hook; it is then applied once per module, and only if all of them are as expected."""
+    """Declare the seams of a hook. It is then applied once per module, and only if all seams in that module are sound.
+
+    All means those of every hook that waits for the module: either all of them are applied to it, or none.
+    """
 
     def decorate(hook: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
         @wraps(hook)
@@ -59,15 +63,9 @@ def uses(*seams: Seam) -> Callable[[Callable[[ModuleType], None]], Callable[[Mod
             key = (module.__name__, hook.__qualname__)
             if key in _attached:
                 return
-            problems = [problem for seam in seams if (problem := seam.problem(module))]
+            problems = [problem for seam in _needed(module, seams) if (problem := seam.problem(module))]
             if problems:
-                broken.extend(problems)
-                # The host configures logging while it starts; a logger made earlier would be switched off.
-                logging.getLogger("simpletuner_twinflow").warning(
-                    "TwinFlow is not available with SimpleTuner %s: %s. Runs without twinflow_enabled go on.",
-                    versions.host_version(),
-                    "; ".join(problems),
-                )
+                _record(problems)
                 return
             _attached.add(key)
             hook(module)
@@ -76,6 +74,23 @@ def uses(*seams: Seam) -> Callable[[Callable[[ModuleType], None]], Callable[[Mod
         return checked
 
     return decorate
+
+
+def _needed(module: ModuleType, own: tuple[Seam, ...]) -> list[Seam]:
+    declared = (entry.load().seams for entry in hook_entry_points() if entry.name == module.__name__)
+    return list(dict.fromkeys(chain(own, *declared)))
+
+
+def _record(problems: list[str]) -> None:
+    new = [problem for problem in problems if problem not in broken]
+    broken.extend(new)
+    if new:
+        # The host configures logging while it starts; a logger made earlier would be switched off.
+        logging.getLogger("simpletuner_twinflow").warning(
+            "TwinFlow is not available with SimpleTuner %s: %s. Runs without twinflow_enabled go on.",
+            versions.host_version(),
+            "; ".join(new),
+        )
 
 
 def wrap(module: ModuleType, path: str, wrapper: Callable) -> None:

@@ -65,6 +65,15 @@ def test_hook_with_a_missing_seam_touches_nothing_and_warns_once(module, caplog)
     assert "hosts_module.Trainer.leap is missing" in caplog.text
 
 
+def test_hooks_of_one_module_are_applied_all_or_none(module, monkeypatch):
+    touched = []
+    good, bad = uses(Seam("Trainer.step"))(lambda module: touched.append("good")), uses(Seam("Trainer.leap"))(print)
+    entries = [types.SimpleNamespace(name=module.__name__, load=lambda hook=hook: hook) for hook in (good, bad)]
+    monkeypatch.setattr(seams, "hook_entry_points", lambda: entries)
+    good(module)
+    assert touched == []
+
+
 def test_run_that_asks_for_twinflow_is_refused_after_a_missing_seam(module):
     uses(Seam("Trainer.leap"))(lambda module: None)(module)
     with pytest.raises(HostVersionError, match=r"Trainer\.leap is missing") as refusal:
