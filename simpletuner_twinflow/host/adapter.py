@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from simpletuner_twinflow.conditioning import TargetTimeEmbedding, TimeConditioning
@@ -13,6 +14,7 @@ from simpletuner_twinflow.objective import Condition
 
 TARGET_TIME = "twinflow_target_time"  # batch key and name of the attached module
 TIME_SIGN = "twinflow_time_sign"  # the host's own batch key
+CONDITIONING = (TARGET_TIME, "time_sign_embed")  # the network's modules that only training needs
 UNCONDITIONAL = {  # the host's keys of the empty prompt -> the keys of the prompt they stand in for
     "negative_encoder_hidden_states": ("encoder_hidden_states", "prompt_embeds"),
     "negative_encoder_attention_mask": ("encoder_attention_mask",),
@@ -42,7 +44,7 @@ class FamilyAdapter:
         # Positive time is the pre-trained network: its row of the sign embedding stays zero and gets no gradient.
         network.time_sign_embed.padding_idx = 0
         network.time_sign_embed.requires_grad_(True)
-        _extend(self.model, "get_lora_save_layers", lambda layers: [*(layers or ()), TARGET_TIME, "time_sign_embed"])
+        _extend(self.model, "get_lora_save_layers", lambda layers: [*(layers or ()), *CONDITIONING])
 
         predict = self.model.model_predict
 
@@ -53,6 +55,15 @@ class FamilyAdapter:
                 return predict(prepared_batch, *args, **kwargs)
 
         self.model.model_predict = model_predict
+
+    def conditioning_modules(self) -> dict[str, nn.Module]:
+        """The conditioning's modules that are being trained: under LoRA those inside of PEFT's wrappers."""
+        network = self.model.get_trained_component(unwrap_model=True)
+        modules = {name: getattr(network, name) for name in CONDITIONING}
+        return {
+            name: next(iter(module.modules_to_save.values())) if isinstance(module, ModulesToSaveWrapper) else module
+            for name, module in modules.items()
+        }
 
     def sigma(self, batch: Mapping[str, Any]) -> Tensor:
         """The time of each row of a host batch, (B,) float32."""

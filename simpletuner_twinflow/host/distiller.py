@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from simpletuner.helpers.distillation.common import DistillationBase
 from torch import Tensor
 
 from simpletuner_twinflow.host.adapter import FamilyAdapter
+from simpletuner_twinflow.host.checkpoints import load_conditioning, save_conditioning
 from simpletuner_twinflow.host.meter import WindowMeter
 from simpletuner_twinflow.objective import ObjectiveOptions, Predict, compute_losses, prepare_rows
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -97,6 +99,16 @@ class TwinFlowDistiller(DistillationBase):
         )
         self.meter.add(micro_batch, losses.terms, rows)
         return losses.total
+
+    def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
+        """Save what the host does not: under LoRA the conditioning's weights."""
+        if self.trainer.config.model_type == "lora" and self.trainer.accelerator.is_main_process:
+            save_conditioning(self.adapter, Path(ckpt_dir))
+
+    def on_load_checkpoint(self, ckpt_dir: str) -> None:
+        """Resume what the host does not."""
+        if self.trainer.config.model_type == "lora":
+            load_conditioning(self.adapter, Path(ckpt_dir))
 
     def _teacher(self, passes: Predict, rng: RngState) -> Predict:
         """The same passes with EMA weights; with the student's where the run has no EMA."""

@@ -12,6 +12,7 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from simpletuner_twinflow import TwinFlowOptions
+from simpletuner_twinflow.host.checkpoints import CONDITIONING_FILE
 from simpletuner_twinflow.wandb_logger import CHART_KEY, COLUMNS, TITLE
 from tests.host.harness import ROOT, SEED, Run
 
@@ -88,11 +89,8 @@ def test_implementation_host_hands_the_run_back_to_the_host(runs):
 @pytest.mark.parametrize("name", ["adversarial_lora", "adversarial_full"])
 def test_target_time_and_time_sign_are_trained_and_positive_time_stays_the_base_model(name, runs):
     output = runs[name].check().output / "checkpoint-4"
-    if name == "adversarial_full":
-        weights = load_file(output / "transformer/diffusion_pytorch_model.safetensors")
-    else:
-        weights = load_file(output / "pytorch_lora_weights.safetensors")
-    found = {key.removeprefix("transformer."): value for key, value in weights.items()}
+    file = "transformer/diffusion_pytorch_model.safetensors" if name == "adversarial_full" else CONDITIONING_FILE
+    found = load_file(output / file)
     assert found["twinflow_target_time.linear_2.weight"].abs().max() > 0
     positive, negative = found["time_sign_embed.weight"]
     assert negative.abs().max() > 0
@@ -242,10 +240,26 @@ def test_run_resumes_from_its_checkpoint_and_goes_on(runs):
 @pytest.mark.host_runs("seed_lora")
 def test_resumed_run_starts_from_the_trained_conditioning(runs):
     first, resumed = runs["seed_lora"]
-    name = "transformer.twinflow_target_time.linear_1.weight"  # random at the start of a run that does not resume
-    before = load_file(first.output / "checkpoint-4/pytorch_lora_weights.safetensors")[name]
-    after = load_file(resumed.output / "checkpoint-6/pytorch_lora_weights.safetensors")[name]
+    name = "twinflow_target_time.linear_1.weight"  # random at the start of a run that does not resume
+    before = load_file(first.output / "checkpoint-4" / CONDITIONING_FILE)[name]
+    after = load_file(resumed.output / "checkpoint-6" / CONDITIONING_FILE)[name]
     assert (after - before).abs().max() < 0.01
+
+
+@pytest.mark.host_runs("adversarial_lora")
+@pytest.mark.parametrize("file", [".", "checkpoint-4", "checkpoint-4/ema"])
+def test_adapter_files_load_in_a_stock_pipeline_and_change_its_pictures(file, runs):
+    folder = runs["adversarial_lora"].check().output / file
+    assert all("lora" in key for key in load_file(folder / "pytorch_lora_weights.safetensors"))
+    pipe = StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base")
+
+    def draw() -> torch.Tensor:
+        how = {"height": 64, "width": 64, "guidance_scale": 0.0, "num_inference_steps": 2, "output_type": "pt"}
+        return pipe("a handwritten digit 3", generator=torch.Generator().manual_seed(0), **how).images
+
+    before = draw()
+    pipe.load_lora_weights(folder)
+    assert not torch.equal(draw(), before)
 
 
 # --- logging ------------------------------------------------------------------------------------------------------
