@@ -25,10 +25,9 @@ def seed_lora(host: Host, runs: Runs) -> tuple[Run, Run]:
 
 
 def adversarial_lora(host: Host, runs: Runs) -> Run:
-    """Everything on, with a W&B run, a benchmark of the base model and an evaluation of the host's own."""
-    return host.train(
-        "adversarial_lora", SEED | TINY | ADVERSARIAL | {"report_to": "wandb", "disable_benchmark": False}
-    )
+    """Everything on, with a W&B run, a benchmark of the base model by the config's own settings, and each step probed."""
+    config = SEED | TINY | ADVERSARIAL | {"report_to": "wandb", "disable_benchmark": False} | ORDINARY_SAMPLING
+    return host.train("adversarial_lora", config, environment={"OBSERVER_CODE": PROBE_EACH_STEP})
 
 
 def full(host: Host, runs: Runs) -> Run:
