@@ -25,7 +25,7 @@ def seed_lora(host: Host, runs: Runs) -> tuple[Run, Run]:
 
 
 def adversarial_lora(host: Host, runs: Runs) -> Run:
-    """Everything on, with a W&B run, a benchmark of the base model by the config's own settings, and each step probed."""
+    """Everything on, with a W&B run, a benchmark of the base model by its own settings, and each step probed."""
     config = SEED | TINY | ADVERSARIAL | {"report_to": "wandb", "disable_benchmark": False} | ORDINARY_SAMPLING
     return host.train("adversarial_lora", config, environment={"OBSERVER_CODE": PROBE_EACH_STEP})
 
