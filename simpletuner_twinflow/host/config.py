@@ -8,7 +8,7 @@ from typing import Any
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.conflicts import check_conflicts
-from simpletuner_twinflow.host.seams import Seam, refuse_broken_seams, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, refuse_broken_seams, uses, warn_of_broken_seams, wrap
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, check_spelling
 
 FIRST_ORDER = 21  # the host's own two fields stand at 21 and 22 of the section "loss_functions"
@@ -112,6 +112,7 @@ def validate(config: Any) -> None:
     """
     options = TwinFlowOptions.from_mapping(vars(config))
     if not options.enabled:
+        warn_of_broken_seams()
         return
     refuse_broken_seams()
     check_conflicts(vars(config), options)

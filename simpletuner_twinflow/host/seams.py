@@ -65,7 +65,7 @@ def uses(*seams: Seam) -> Callable[[Callable[[ModuleType], None]], Callable[[Mod
                 return
             problems = [problem for seam in _needed(module, seams) if (problem := seam.problem(module))]
             if problems:
-                _record(problems)
+                broken.extend(problems)
                 return
             _attached.add(key)
             hook(module)
@@ -81,15 +81,14 @@ def _needed(module: ModuleType, own: tuple[Seam, ...]) -> list[Seam]:
     return list(dict.fromkeys(chain(own, *declared)))
 
 
-def _record(problems: list[str]) -> None:
-    new = [problem for problem in problems if problem not in broken]
-    broken.extend(new)
-    if new:
+def warn_of_broken_seams() -> None:
+    """Say once, in a run without TwinFlow, that it could not be had here; the host runs untouched."""
+    if broken:
         # The host configures logging while it starts; a logger made earlier would be switched off.
         logging.getLogger("simpletuner_twinflow").warning(
             "TwinFlow is not available with SimpleTuner %s: %s. Runs without twinflow_enabled go on.",
             versions.host_version(),
-            "; ".join(new),
+            "; ".join(dict.fromkeys(broken)),
         )
 
 

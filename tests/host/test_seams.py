@@ -56,13 +56,23 @@ def test_seam_says_what_is_wrong_with_it(seam, problem, module):
     assert seam.problem(module) == problem
 
 
-def test_hook_with_a_missing_seam_touches_nothing_and_warns_once(module, caplog):
+def test_hook_with_a_missing_seam_touches_nothing(module):
     touched = []
-    hook = uses(Seam("Trainer.step"), Seam("Trainer.leap"))(touched.append)
-    hook(module)
+    uses(Seam("Trainer.step"), Seam("Trainer.leap"))(touched.append)(module)
     assert touched == []
+
+
+def test_run_without_twinflow_is_warned_once_of_a_missing_seam(module, caplog):
+    for _ in range(2):
+        uses(Seam("Trainer.leap"))(print)(module)
+    seams.warn_of_broken_seams()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "hosts_module.Trainer.leap is missing" in caplog.text
+    assert caplog.text.count("hosts_module.Trainer.leap is missing") == 1
+
+
+def test_run_without_twinflow_on_a_supported_host_is_not_warned(caplog):
+    seams.warn_of_broken_seams()
+    assert caplog.records == []
 
 
 def test_hooks_of_one_module_are_applied_all_or_none(module, monkeypatch):
