@@ -32,6 +32,7 @@ TINY = {
     "mixed_precision": "no",
     "base_model_precision": "no_change",
     "gradient_checkpointing": False,
+    "caption_dropout_probability": 0.0,  # so that only guidance asks for the empty prompt
     "ema_decay": 0.99,
     "validation_prompt": "a handwritten digit 3",
     "validation_disable_unconditional": True,
