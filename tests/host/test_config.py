@@ -10,6 +10,7 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from simpletuner.simpletuner_sdk.server.services.field_registry.registry import field_registry
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions
+from simpletuner_twinflow.host.conflicts import HOST_CONFLICTS, check_conflicts
 from simpletuner_twinflow.options import PREFIX
 
 SAMPLES = Path(__file__).parents[2] / "sample_configs"
@@ -125,6 +126,14 @@ CONFLICTS = [
     ({"base_model_precision": "int8-quanto"}, ["base_model_precision", "int8-quanto", "no_change"]),
     ({"fsdp_enable": True}, ["fsdp_enable", "without FSDP"]),
     ({"deepspeed_config": "ds.json"}, ["deepspeed_config", "without DeepSpeed"]),
+    ({"scheduled_sampling_reflexflow": True}, ["scheduled_sampling_reflexflow", "set it to false"]),
+    ({"urepa_enabled": True}, ["urepa_enabled", "set urepa_enabled to false"]),
+    ({"irepa_enabled": True}, ["irepa_enabled", "set irepa_enabled to false"]),
+    ({"nextlat_enabled": True}, ["nextlat_enabled", "set nextlat_enabled to false"]),
+    ({"internal_guidance_enabled": True}, ["internal_guidance_enabled", "set internal_guidance_enabled to false"]),
+    ({"train_text_encoder": True}, ["train_text_encoder", "set train_text_encoder to false"]),
+    ({"context_parallel_size": 2}, ["context_parallel_size", "2", "set it to 1"]),
+    ({"musubi_blocks_to_swap": 4}, ["musubi_blocks_to_swap", "4", "set it to 0"]),
     ({"model_family": "flux"}, ["model_family", "flux", "sd3"]),
     ({"model_family": "sdxl"}, ["prediction_type", "diff2flow_enabled", "twinflow_allow_diff2flow"]),
     ({"model_family": "sdxl", "diff2flow_enabled": True}, ["diff2flow_enabled", "twinflow_allow_diff2flow"]),
@@ -141,6 +150,18 @@ def test_conflict_is_refused_in_one_line_that_names_key_value_and_way_out(change
     for word in words:
         assert word in message
     assert "\n" not in message
+
+
+def test_every_row_of_the_table_of_conflicts_is_tried_here():
+    tried = {key for changes, _ in CONFLICTS for key in changes} | {"ramtorch"}
+    assert {conflict.key for conflict in HOST_CONFLICTS} <= tried
+
+
+def test_ramtorch_is_refused_too():
+    """Asked of the check itself: without a GPU the host's parser refuses the key before it comes to that."""
+    config = load(SEED)
+    with pytest.raises(TwinFlowConfigError, match="set ramtorch to false"):
+        check_conflicts(vars(config) | {"ramtorch": True}, TwinFlowOptions.from_mapping(vars(config)))
 
 
 def test_conflicts_have_a_message_each():
