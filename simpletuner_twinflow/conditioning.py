@@ -47,7 +47,7 @@ class TimeConditioning:
     """
 
     def __init__(self, time_embedding: nn.Module, owner: nn.Module, name: str) -> None:
-        """Attach to `time_embedding`; the weights live at `owner.name`, where a wrapper (PEFT) may replace them."""
+        """Attach to `time_embedding`; the weights live at `owner.name`."""
         self._owner, self._name = owner, name
         self._times: tuple[Tensor, Tensor] | None = None
         self.handle = time_embedding.register_forward_hook(self._add_target_time)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from simpletuner_twinflow.conditioning import TargetTimeEmbedding, TimeConditioning
@@ -33,18 +32,13 @@ class FamilyAdapter:
         self._reference_timesteps: Tensor | None = None
 
     def attach_conditioning(self) -> None:
-        """Attach the target-time module and see that it and the time-sign embedding are trained, also under LoRA.
-
-        Must run after the host has frozen its components and before PEFT wraps them.
-        """
+        """Attach the target-time module; must run after the host has loaded and frozen its components."""
         network = self.model.get_trained_component(unwrap_model=True)
         add_target_time(network, self.family)
         time_embedding = network.get_submodule(self.family.time_embedding)
         self.conditioning = TimeConditioning(time_embedding, network, TARGET_TIME)
         # Positive time is the pre-trained network: its row of the sign embedding stays zero and gets no gradient.
         network.time_sign_embed.padding_idx = 0
-        network.time_sign_embed.requires_grad_(True)
-        _extend(self.model, "get_lora_save_layers", lambda layers: [*(layers or ()), *CONDITIONING])
 
         predict = self.model.model_predict
 
@@ -57,13 +51,14 @@ class FamilyAdapter:
         self.model.model_predict = model_predict
 
     def conditioning_modules(self) -> dict[str, nn.Module]:
-        """The conditioning's modules that are being trained: under LoRA those inside of PEFT's wrappers."""
+        """The network's modules that only training needs, by name."""
         network = self.model.get_trained_component(unwrap_model=True)
-        modules = {name: getattr(network, name) for name in CONDITIONING}
-        return {
-            name: next(iter(module.modules_to_save.values())) if isinstance(module, ModulesToSaveWrapper) else module
-            for name, module in modules.items()
-        }
+        return {name: getattr(network, name) for name in CONDITIONING}
+
+    def train_conditioning(self) -> None:
+        """Train the conditioning beside an adapter; PEFT, which freezes all but its own weights, must be through."""
+        for module in self.conditioning_modules().values():
+            module.requires_grad_(True)
 
     def sigma(self, batch: Mapping[str, Any]) -> Tensor:
         """The time of each row of a host batch, (B,) float32."""
@@ -129,11 +124,6 @@ def add_target_time(network: nn.Module, family: Family) -> None:
     reference = next(network.parameters())
     width = network.get_submodule(family.time_embedding).linear_2.out_features
     network.add_module(TARGET_TIME, TargetTimeEmbedding(width).to(device=reference.device, dtype=reference.dtype))
-
-
-def _extend(owner: Any, name: str, change: Callable[[Any], Any]) -> None:
-    original = getattr(owner, name)
-    setattr(owner, name, lambda *args, **kwargs: change(original(*args, **kwargs)))
 
 
 def unconditional(batch: Mapping[str, Any]) -> dict[str, Any]:

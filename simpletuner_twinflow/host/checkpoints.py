@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from simpletuner_twinflow.host.adapter import CONDITIONING, ConditionedClass, FamilyAdapter
+from simpletuner_twinflow.host.adapter import ConditionedClass, FamilyAdapter
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
@@ -29,32 +29,6 @@ def attach_to_ema(module: ModuleType) -> None:
             trainer.ema_model.model_cls = ConditionedClass(trainer.ema_model.model_cls, trainer.twinflow_adapter.family)
 
     wrap(module, "Trainer.init_ema_model", init_ema_model)
-
-
-@uses(Seam("ModelFoundation.save_lora_weights"))
-def keep_adapter_files_ordinary(module: ModuleType) -> None:
-    """Leave the conditioning's weights out of the adapter files of a TwinFlow run."""
-
-    def save_lora_weights(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
-        if active_options(model.config) is None:
-            return wrapped(*args, **kwargs)
-        return wrapped(*args, **{key: _ordinary(key, value) for key, value in kwargs.items()})
-
-    wrap(module, "ModelFoundation.save_lora_weights", save_lora_weights)
-
-
-def _ordinary(argument: str, value: Any) -> Any:
-    if argument.endswith("_lora_layers"):
-        return {key: weight for key, weight in value.items() if key.split(".")[0] not in CONDITIONING}
-    if argument.endswith("_lora_adapter_metadata"):
-        return {key: _without_conditioning(key, entry) for key, entry in value.items()}
-    return value
-
-
-def _without_conditioning(key: str, entry: Any) -> Any:
-    if not key.endswith("modules_to_save") or entry is None:
-        return entry
-    return [name for name in entry if name not in CONDITIONING] or None
 
 
 def save_conditioning(adapter: FamilyAdapter, folder: Path) -> None:

@@ -18,6 +18,7 @@ def active_options(config: Any) -> TwinFlowOptions | None:
 
 @uses(
     Seam("Trainer.init_distillation_adapter_modules", ("self",)),
+    Seam("Trainer.init_trainable_peft_adapter", ("self",)),
     Seam("Trainer.init_distillation", ("self",)),
     Seam("Trainer._compute_model_prediction_loss", ("prepared_batch",)),
     Seam("Trainer.model_predict", ("prepared_batch",)),
@@ -34,6 +35,11 @@ def attach_to_trainer(module: ModuleType) -> None:
 
             trainer.twinflow_adapter = FamilyAdapter(trainer.model)
             trainer.twinflow_adapter.attach_conditioning()
+
+    def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        wrapped(*args, **kwargs)
+        if active_options(trainer.config) is not None:
+            trainer.twinflow_adapter.train_conditioning()
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
@@ -52,6 +58,7 @@ def attach_to_trainer(module: ModuleType) -> None:
         return loss, None, loss, None, {}
 
     wrap(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
+    wrap(module, "Trainer.init_trainable_peft_adapter", init_adapter)
     wrap(module, "Trainer.init_distillation", init_distillation)
     wrap(module, "Trainer._compute_model_prediction_loss", compute_loss)
 
