@@ -1,9 +1,9 @@
-# make setup | test | demo | lint. Needs Python 3.12 or 3.13 and make; everything else goes into .venv.
+# make setup | test | demo | bench | lint. Needs Python 3.12 or 3.13 and make; everything else goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test lint demo clean
+.PHONY: setup test lint demo bench clean
 
 setup: .venv/ready
 
@@ -24,6 +24,10 @@ lint: setup
 
 demo: setup
 	$(BIN)/python -m demo.run
+
+# Hours on two cores; an interrupted run resumes.
+bench: setup
+	$(BIN)/python -m benchmarks.digits
 
 clean:
 	rm -rf .venv output

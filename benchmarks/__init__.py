@@ -1,0 +1,1 @@
+"""What the method is worth, measured; not part of the package."""

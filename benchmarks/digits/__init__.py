@@ -1,0 +1,1 @@
+"""TwinFlow on scikit-learn's digits, one change at a time: `python -m benchmarks.digits`."""

@@ -1,0 +1,143 @@
+"""From a batch of digits to a loss: the project's objective, and the public tutorial's recipe.
+
+A recipe is a function of data (B, 64), labels (B,) and the step's number.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.digits.network import TwinNet
+from benchmarks.digits.setup import NO_LABEL
+from benchmarks.digits.variants import Variant
+from simpletuner_twinflow.flow import endpoints, interpolate, per_sample, rollout
+from simpletuner_twinflow.losses import rcgm_target, rectify_target, squared_error
+from simpletuner_twinflow.objective import Condition, ObjectiveOptions, Predict, training_step
+from simpletuner_twinflow.roles import RoleDealer
+from simpletuner_twinflow.teacher import teacher_weights
+
+GRADED_COST = 3  # a pass with gradient, in passes without: its backward pass counts for two
+
+
+class Step(NamedTuple):
+    """A training step up to its loss."""
+
+    loss: Tensor  # scalar, with its graph
+    cost: int  # row-passes without gradient it came to; one with gradient counts as GRADED_COST
+
+
+Recipe = Callable[[Tensor, Tensor, int], Step]
+
+
+def recipe_of(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> Recipe:
+    """The variant's recipe for one run.
+
+    Args:
+        variant: what to train by; not the untrained base.
+        net: the network being trained.
+        shadows: averages of its parameters, in their order; the teacher reads them as they are at each pass.
+        seed: of the run.
+    """
+    if variant.recipe == "host":
+        from benchmarks.digits.host import host_recipe  # the host takes half a minute to import
+
+        return host_recipe(net, shadows, variant.objective)
+    build = {"roles": _roles, "tutorial": _tutorial}[variant.recipe]
+    return build(variant, net, shadows, seed)
+
+
+def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> Recipe:
+    dealer = RoleDealer(variant.role_shares, seed=seed, rank=0)
+    generator = torch.Generator().manual_seed(seed)
+
+    def step(x: Tensor, y: Tensor, number: int) -> Step:
+        roles = dealer.deal(len(x), window=number, window_rows=len(x))
+        y = torch.where(torch.rand(len(y)) < variant.label_dropout, NO_LABEL, y)
+        student, teacher = _passes(variant, net, shadows, y)
+        z, t = torch.randn_like(x), torch.rand(len(x))
+        losses = training_step(x, z, t, roles, variant.objective, student, teacher, generator)
+        forwards = losses.forwards
+        return Step(losses.total, sum(forwards.values()) + (GRADED_COST - 1) * forwards["graded"])
+
+    return step
+
+
+def _tutorial(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> Recipe:
+    """Every term on every row, in four graded passes, as the public MNIST tutorial trains.
+
+    Its twin rows share noise and time with the real ones, the one-step prediction has an RCGM term of its own, and the
+    velocity difference of rectify is not clamped. Without the adversarial branch it is RCGM alone.
+    """
+    options = variant.objective
+
+    def step(x: Tensor, y: Tensor, number: int) -> Step:
+        student, teacher = _passes(variant, net, shadows, y)
+        everyone = Condition(tuple(range(len(x))))
+        t, ones = torch.rand(len(x)), torch.ones(len(x))
+        r, zeros = t * torch.rand(len(x)), torch.zeros(len(x))
+        z = torch.randn_like(x)
+        x_t, velocity = interpolate(x, z, t)
+
+        def rcgm_loss(prediction: Tensor, x_t: Tensor, t: Tensor, r: Tensor) -> Tensor:
+            target = _rcgm_target(prediction.detach(), velocity, x_t, t, r, options, teacher, everyone)
+            return squared_error(prediction, target).mean()
+
+        loss = rcgm_loss(student(x_t, t, r, ones, everyone), x_t, t, r)
+        if not options.adversarial:
+            return Step(loss, (GRADED_COST + options.estimate_order) * len(x))
+
+        loss = loss + squared_error(student(x_t, t, t, ones, everyone), velocity).mean()
+
+        one_step = student(z, ones, zeros, ones, everyone)
+        x_hat = endpoints(z, one_step.detach(), ones).x_hat
+        fake = interpolate(x_hat, z, t)
+        loss = loss + squared_error(student(fake.x_t, t, t, -ones, everyone), fake.velocity).mean()
+
+        with torch.no_grad():
+            t_again = torch.rand(len(x))
+            x_again = interpolate(x_hat, torch.randn_like(x), t_again).x_t
+            twin, real = (student(x_again, t_again, t_again, sign, everyone) for sign in (-ones, ones))
+        loss = loss + squared_error(one_step, rectify_target(one_step, twin - real, clamp=math.inf)).mean()
+        loss = loss + rcgm_loss(one_step, z, ones, zeros)
+        return Step(loss, (4 * GRADED_COST + 2 * options.estimate_order + 2) * len(x))
+
+    return step
+
+
+@torch.no_grad()
+def _rcgm_target(
+    prediction: Tensor,
+    velocity: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    r: Tensor,
+    options: ObjectiveOptions,
+    teacher: Predict,
+    condition: Condition,
+) -> Tensor:
+    s = torch.maximum(t - options.delta_t, r)
+    x_s = x_t - per_sample(t - s, like=x_t) * velocity
+
+    def walk(x: Tensor, now: Tensor, following: Tensor) -> Tensor:
+        return teacher(x, now, following, torch.ones_like(now), condition)
+
+    displacement = rollout(walk, x_s, s, r, options.estimate_order).displacement
+    return rcgm_target(prediction, velocity, displacement, t, r, delta_t=options.delta_t, clamp=options.target_clamp)
+
+
+def _passes(variant: Variant, net: TwinNet, shadows: list[Tensor], y: Tensor) -> tuple[Predict, Predict]:
+    """The student's and the teacher's passes on a batch with labels y, (B,)."""
+    parameters = list(net.parameters())
+
+    def student(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, condition: Condition) -> Tensor:
+        labels = y[list(condition.rows)]
+        return net(x_t, t, r, sign, torch.full_like(labels, NO_LABEL) if condition.unconditional else labels)
+
+    def teacher(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, condition: Condition) -> Tensor:
+        with teacher_weights(parameters, shadows):
+            return student(x_t, t, r, sign, condition)
+
+    return student, student if variant.student_teacher else teacher

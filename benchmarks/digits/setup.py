@@ -1,0 +1,205 @@
+"""The problem: 8 x 8 digits, a small network pre-trained on them, few-step sampling, and how samples are judged."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+PIXELS = 64
+CLASSES = 10
+NO_LABEL = CLASSES  # stands for "no condition"
+EMBED = 64
+SAMPLES = 2000
+BASE_STEPS = 6000
+CLASSIFIER_STEPS = 1500
+
+VelocityField = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`field(x, t, y)`: x (N, 64), t (N,) in [0, 1], y (N,) labels; the noise-ward velocity to walk along, (N, 64)."""
+
+OnStep = Callable[[int], None]
+"""Told the number of training steps made so far."""
+
+
+def load_data() -> tuple[Tensor, Tensor]:
+    """The 1,797 digits in [-1, 1], (N, 64), and their labels, (N,)."""
+    digits = load_digits()
+    return torch.tensor(digits.data / 8 - 1, dtype=torch.float32), torch.tensor(digits.target)
+
+
+class Net(nn.Module):
+    """Class-conditional residual perceptron with adaptive layer norm; it knows the time t only. Noise-ward velocity."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(64, EMBED), nn.SiLU(), nn.Linear(EMBED, EMBED))
+        self.label = nn.Embedding(CLASSES + 1, EMBED)
+        self.inp = nn.Linear(PIXELS, width)
+        self.cond = nn.Linear(2 * EMBED, width)
+        self.out = nn.Linear(width, PIXELS)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    nn.LayerNorm(width),
+                    nn.Linear(width, 2 * width),
+                    nn.Linear(2 * width, width),
+                    nn.Linear(width, 2 * width),
+                ]
+            )
+            for _ in range(4)
+        )
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, time_term: Tensor | float = 0.0) -> Tensor:
+        """The velocity at x (N, 64), t (N,), y (N,); `time_term` (N, EMBED) is added to the embedding of t."""
+        time = self.time(time_features(t)) + time_term
+        cond = F.silu(self.cond(torch.cat([time, self.label(y)], dim=1)))
+        h = self.inp(x)
+        for norm, up, down, modulate in self.blocks:
+            scale, shift = modulate(cond).chunk(2, dim=1)
+            h = h + down(F.silu(up(norm(h) * (1 + scale) + shift)))
+        return self.out(h)
+
+
+def time_features(t: Tensor) -> Tensor:
+    """Cosines and sines of 1000 t at geometric frequencies: (N,) to (N, 64)."""
+    angles = 1000 * t.view(-1, 1) * torch.exp(-math.log(10_000) * torch.arange(32) / 32)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def base_model(path: Path, on_step: OnStep = lambda step: None, steps: int = BASE_STEPS) -> Net:
+    """The network every variant starts from; read from `path`, trained and put there if missing (about 4 minutes).
+
+    Plain flow matching, 10 % of labels dropped, Adam 1e-3 decayed linearly, batch 256, seed 0.
+    """
+    return _cached(path, Net, lambda net: _train_base(net, on_step, steps))
+
+
+def classifier(path: Path) -> nn.Sequential:
+    """The perceptron 64-128-64-10 that judges samples; read from `path`, trained and put there if missing (seconds)."""
+
+    def build() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(PIXELS, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+
+    return _cached(path, build, _train_classifier)
+
+
+def _cached[T: nn.Module](path: Path, build: Callable[[], T], train: Callable[[T], None]) -> T:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = build()
+        if path.exists():
+            net.load_state_dict(torch.load(path, weights_only=True))
+        else:
+            train(net)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".part")
+            torch.save(net.state_dict(), unfinished)
+            unfinished.replace(path)
+    return net
+
+
+def _train_base(net: Net, on_step: OnStep, steps: int) -> None:
+    digits, labels = load_data()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    for step in range(steps):
+        rows = torch.randint(0, len(digits), (256,))
+        x, y = digits[rows], labels[rows].clone()
+        y[torch.rand(256) < 0.1] = NO_LABEL
+        t, z = torch.rand(256, 1), torch.randn_like(x)
+        loss = F.mse_loss(net(t * z + (1 - t) * x, t, y), z - x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (1 - step / steps) + 1e-5
+        on_step(step + 1)
+
+
+def _train_classifier(net: nn.Sequential) -> None:
+    digits, labels = load_data()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    for _ in range(CLASSIFIER_STEPS):
+        rows = torch.randint(0, len(digits), (128,))
+        loss = F.cross_entropy(net(digits[rows] + 0.05 * torch.randn(128, PIXELS)), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good samples are."""
+
+    frechet: float  # Frechet distance to the real digits; nan if a sample is not finite
+    agreement: float  # share that the classifier takes for the digit asked for
+    diversity: float  # mean distance of two samples of a class, as a share of that among real digits
+
+
+class Judge:
+    """Compares samples with all real digits, Frechet distances in the features of the classifier's second layer."""
+
+    def __init__(self, path: Path) -> None:
+        """Args: path: of the classifier, see `classifier`."""
+        digits, labels = load_data()
+        self._classifier = classifier(path).requires_grad_(False)
+        self._features = self._classifier[:4]
+        self._real = self._features(digits).double().numpy()
+        self._real_spread = mean_distance(digits, labels)
+
+    def score(self, x: Tensor, y: Tensor) -> Score:
+        """Args: x: samples, (N, 64). y: the digits asked for, (N,)."""
+        return Score(
+            frechet=frechet_distance(self._real, self._features(x).double().numpy()),
+            agreement=float((self._classifier(x).argmax(1) == y).float().mean()),
+            diversity=mean_distance(x, y) / self._real_spread,
+        )
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance between the Gaussians that have the moments of a (N, D) and b (M, D); nan if b is not finite."""
+    if not np.isfinite(b).all():
+        return math.nan
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b + 1e-9 * np.eye(len(cov_a))).real
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
+
+
+def mean_distance(x: Tensor, y: Tensor) -> float:
+    """Mean over the classes of the mean distance between two different members: x (N, 64), y (N,)."""
+    groups = [x[y == label] for label in y.unique()]
+    return sum(float(torch.pdist(group).mean()) for group in groups) / len(groups)
+
+
+@torch.no_grad()
+def few_step(field: VelocityField, times: tuple[float, ...], seed: int = 1) -> tuple[Tensor, Tensor]:
+    """2,000 samples and their labels, with fresh noise between calls: F at target time 0, e.g. at (0.999, 0.6)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        y, x = _labels(), torch.randn(SAMPLES, PIXELS)
+        for t, following in zip(times, (*times[1:], 0.0), strict=True):
+            clean = x - t * field(x, torch.full((SAMPLES,), t), y)
+            x = (1 - following) * clean + following * torch.randn(SAMPLES, PIXELS)
+    return x, y
+
+
+@torch.no_grad()
+def euler(field: VelocityField, steps: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """2,000 samples and their labels along the ordinary velocity, r = t, in equal steps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        y, x = _labels(), torch.randn(SAMPLES, PIXELS)
+    grid = torch.linspace(1, 0, steps + 1)
+    for t, following in pairwise(grid):
+        x = x - (t - following) * field(x, t.expand(SAMPLES), y)
+    return x, y
+
+
+def _labels() -> Tensor:
+    return torch.arange(CLASSES).repeat_interleave(SAMPLES // CLASSES)

@@ -1,0 +1,120 @@
+"""One training loop for all variants, and the run of one of them from the base model to its figures."""
+
+import copy
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.digits.network import TwinNet
+from benchmarks.digits.recipes import recipe_of
+from benchmarks.digits.setup import Judge, Net, OnStep, base_model, euler, few_step, load_data
+from benchmarks.digits.variants import VARIANTS, Variant
+from simpletuner_twinflow.levels import SamplerSettings
+from simpletuner_twinflow.teacher import teacher_weights
+
+BATCH = 128
+LEARNING_RATE = 2e-4
+GRADIENT_CLIP = 1.0
+FEW_STEP_TIMES = {1: (1.0,), 2: (0.999, 0.6), 4: SamplerSettings().levels(4)[:-1]}
+EULER_STEPS = 50
+
+
+class AveragedWeights:
+    """Exponential moving averages, their decay raised step by step: `d <- d + (1 - d) (target - d) / 2`, from 0."""
+
+    def __init__(self, net: TwinNet, decay: float) -> None:
+        """Args: net: whose parameters are averaged. decay: the one that is warmed up to."""
+        self._parameters = list(net.parameters())
+        self._target, self._decay = decay, 0.0
+        self.shadows = [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the parameters as they are now, in place."""
+        self._decay += (1 - self._decay) * (self._target - self._decay) / 2
+        torch._foreach_lerp_(self.shadows, self._parameters, 1 - self._decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Run the block with the averages in the network."""
+        with teacher_weights(self._parameters, self.shadows):
+            yield
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network after training, and what the training took."""
+
+    net: TwinNet
+    average: AveragedWeights
+    cost: float  # passes without gradient a row and step
+    milliseconds: float  # processor time of a step, the median
+
+
+def train(variant: Variant, base: Net, seed: int, steps: int, on_step: OnStep = lambda step: None) -> Trained:
+    """Train a copy of the base model: Adam, gradient clip, all random numbers from the seed."""
+    torch.manual_seed(seed)
+    digits, labels = load_data()
+    net = TwinNet(copy.deepcopy(base), variant.target_time)
+    average = AveragedWeights(net, variant.ema_decay)
+    if variant.recipe == "none":
+        return Trained(net, average, cost=0.0, milliseconds=0.0)
+    optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
+    step_of = recipe_of(variant, net, average.shadows, seed)
+    choice = torch.Generator().manual_seed(seed)
+    durations, cost = [], 0
+    for step in range(steps):
+        # Processor time, so that other work on the machine does not count.
+        began = time.process_time()
+        rows = torch.randint(len(digits), (BATCH,), generator=choice)
+        taken = step_of(digits[rows], labels[rows], step)
+        optimizer.zero_grad()
+        taken.loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_CLIP)
+        optimizer.step()
+        average.update()
+        durations.append(time.process_time() - began)
+        cost += taken.cost
+        on_step(step + 1)
+    return Trained(net, average, cost=cost / (BATCH * steps), milliseconds=1000 * statistics.median(durations))
+
+
+def evaluate(net: TwinNet, judge: Judge) -> dict[str, dict[str, float]]:
+    """The scores of the network as it is now, by number of calls; the one of `EULER_STEPS` follows the ODE, r = t."""
+    scores = {calls: judge.score(*few_step(net.few_step_field, times)) for calls, times in FEW_STEP_TIMES.items()}
+    scores[EULER_STEPS] = judge.score(*euler(net.velocity_field, EULER_STEPS))
+    return {str(calls): asdict(score) for calls, score in scores.items()}
+
+
+def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda step: None) -> dict[str, Any]:
+    """Train and judge one variant; the result is ready for JSON.
+
+    Args:
+        name: of the variant.
+        seed: of training; sampling has its own.
+        steps: of training.
+        folder: where base model and classifier are, or are put.
+        on_step: see `OnStep`.
+    """
+    variant = VARIANTS[name]
+    judge = Judge(folder / "classifier.pt")
+    trained = train(variant, base_model(folder / "base.pt"), seed, steps, on_step)
+    student = evaluate(trained.net, judge)
+    with trained.average.applied():
+        average = evaluate(trained.net, judge)
+    return {
+        "variant": name,
+        "definition": variant.definition,
+        "seed": seed,
+        "steps": steps,
+        "cost": trained.cost,
+        "milliseconds": trained.milliseconds,
+        "ema": average,
+        "student": student,
+    }

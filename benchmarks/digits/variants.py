@@ -1,0 +1,104 @@
+"""What is compared: TwinFlow in full, each part of it changed in turn, and the other implementations."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from benchmarks.digits.network import TargetTime
+from simpletuner_twinflow.levels import SamplerSettings
+from simpletuner_twinflow.objective import ObjectiveOptions
+from simpletuner_twinflow.roles import Role
+
+FULL = ObjectiveOptions(adversarial=True, enhanced_ratio=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of the table."""
+
+    name: str
+    text: str  # for the table
+    recipe: Literal["none", "roles", "tutorial", "host"] = "roles"  # none: the base model as it is
+    objective: ObjectiveOptions = FULL
+    shares: tuple[tuple[Role, float], ...] | None = None  # of the roles; None for the objective's own
+    target_time: TargetTime = "ours"
+    ema_decay: float = 0.99  # reached by the published warm-up
+    student_teacher: bool = False  # the student's weights teach; the average is still kept, to be judged
+    label_dropout: float = 0.0
+
+    @property
+    def definition(self) -> str:
+        """All that decides the result but seed and steps, as text to compare."""
+        values = asdict(self)
+        del values["text"]
+        return json.dumps(values, sort_keys=True)
+
+    @property
+    def role_shares(self) -> dict[Role, float]:
+        """The shares that roles are dealt in."""
+        return dict(self.shares) if self.shares is not None else self.objective.roles()
+
+
+def _objective(name: str, text: str, **changes: object) -> Variant:
+    return Variant(name=name, text=text, objective=replace(FULL, **changes))
+
+
+def _step_times(steps: int) -> tuple[float, ...]:
+    return SamplerSettings().step_times(steps)
+
+
+_VARIANTS = (
+    Variant(name="base", text="the base model, untouched", recipe="none", target_time="none"),
+    Variant(
+        name="flow_matching",
+        text="plain flow matching, as long",
+        objective=replace(FULL, adversarial=False),
+        shares=((Role.near, 1.0),),
+    ),
+    Variant(
+        name="host_default",
+        text="host's own TwinFlow, default branch",
+        recipe="host",
+        objective=replace(FULL, adversarial=False),
+        target_time="none",
+    ),
+    Variant(name="host_adversarial", text="host's own TwinFlow, adversarial branch", recipe="host", target_time="none"),
+    Variant(name="tutorial", text="tutorial's recipe, every term on every row", recipe="tutorial"),
+    Variant(
+        name="tutorial_rcgm",
+        text="tutorial's recipe, RCGM only",
+        recipe="tutorial",
+        objective=replace(FULL, adversarial=False),
+    ),
+    Variant(name="full", text="**ours in full**"),
+    _objective("steps_2", "target step count 2", step_times=_step_times(2)),
+    _objective("steps_4", "target step count 4", step_times=_step_times(4)),
+    _objective("adversarial_off", "adversarial branch off", adversarial=False),
+    _objective("rectify_off", "rectify off", rectify_weight=0.0),
+    _objective("rectify_half", "rectify weight 0.5", rectify_weight=0.5),
+    _objective("rectify_double", "rectify weight 2", rectify_weight=2.0),
+    _objective("guidance", "guidance 0.5", enhanced_ratio=0.5),
+    Variant(
+        name="guidance_dropout",
+        text="guidance 0.5, 10 % of labels dropped",
+        objective=replace(FULL, enhanced_ratio=0.5),
+        label_dropout=0.1,
+    ),
+    _objective("order_1", "order 1", estimate_order=1),
+    _objective("order_3", "order 3", estimate_order=3),
+    _objective("barron", "Barron loss", loss="barron"),
+    _objective("time_weighting", "time weighting", time_weighting=True),
+    Variant(name="target_time_none", text="no target time", target_time="none"),
+    Variant(name="target_time_single", text="single time t - r/2", target_time="single"),
+    Variant(name="target_time_published", text="target time by e(t) + (t - r) E(r)", target_time="published"),
+    Variant(name="ema_999", text="EMA decay 0.999", ema_decay=0.999),
+    Variant(name="student_teacher", text="student as teacher (EMA decay 0)", student_teacher=True),
+    Variant(
+        name="near_off",
+        text="no rows at r = t",
+        shares=((Role.one_step, 1.0), (Role.any_step, 1.0), (Role.twin, 1.0)),
+    ),
+    _objective("image_free", "image free", image_free=True),
+)
+
+VARIANTS = {variant.name: variant for variant in _VARIANTS}
