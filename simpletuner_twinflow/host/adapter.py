@@ -64,8 +64,8 @@ class FamilyAdapter:
         """The time of each row of a host batch, (B,) float32."""
         return batch["sigmas"].reshape(batch["sigmas"].shape[0], -1)[:, 0].float()
 
-    def velocity(self, output: Mapping[str, Any]) -> Tensor:
-        """The average velocity, noise-ward and in float32, that a family's output stands for."""
+    def velocity(self, output: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
+        """The average velocity, noise-ward and in float32, that a family's output on this batch stands for."""
         return self.model.prediction_to_noiseward_flow(output["model_prediction"]).float()
 
     def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
@@ -89,7 +89,8 @@ class FamilyAdapter:
             rows = select_rows(batch, condition.rows)
             if condition.unconditional:
                 rows = unconditional(rows)
-            return self.velocity(self.model.model_predict(prepared_batch=self.at(rows, x_t, t, r, sign)))
+            there = self.at(rows, x_t, t, r, sign)
+            return self.velocity(self.model.model_predict(prepared_batch=dict(there)), there)
 
         return predict
 
@@ -101,6 +102,11 @@ class FamilyAdapter:
             ratio = batch["timesteps"].float().reshape(-1).max() / batch["sigmas"].float().max()
             self._reference_timesteps = ratio.round().reshape(1).cpu()
         return self.model.flow_matching_timesteps_from_sigmas(t, reference_timesteps=self._reference_timesteps)
+
+
+def adapter_for(model: Any) -> FamilyAdapter:
+    """The adapter that this run's model needs. Args: model: the host's `ModelFoundation`."""
+    return FamilyAdapter(model)
 
 
 class ConditionedClass:

@@ -87,7 +87,8 @@ class TwinFlowDistiller(DistillationBase):
         rows, (stream, micro_batch) = prepared_batch[ROWS], prepared_batch[STREAM]
         device = rows.x_t.device
         student_rng = RngState.capture(device)
-        prediction = self.adapter.velocity(self.trainer.model_predict(prepared_batch=dict(prepared_batch)))
+        output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
+        prediction = self.adapter.velocity(output, prepared_batch)
         passes = self.adapter.predict_with(prepared_batch)
         losses = compute_losses(
             rows,

@@ -31,9 +31,9 @@ def attach_to_trainer(module: ModuleType) -> None:
     def init_adapter_modules(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
         if active_options(trainer.config) is not None:
-            from simpletuner_twinflow.host.adapter import FamilyAdapter
+            from simpletuner_twinflow.host.adapter import adapter_for
 
-            trainer.twinflow_adapter = FamilyAdapter(trainer.model)
+            trainer.twinflow_adapter = adapter_for(trainer.model)
             trainer.twinflow_adapter.attach_conditioning()
 
     def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
