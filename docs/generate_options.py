@@ -25,7 +25,7 @@ def render() -> str:
     rows = []
     for item in dataclasses.fields(TwinFlowOptions):
         info = TwinFlowOptions.info(item.name)
-        default = str(item.default).lower() if isinstance(item.default, bool) else str(item.default)
+        default = TwinFlowOptions.default_text(item.name)
         mark = "" if info.documented else " *"
         rows.append(f"| `{PREFIX}{item.name}`{mark} | `{default}` | {info.range_text} | {info.help} |\n")
     return HEADING + "".join(rows) + OURS

@@ -5,13 +5,16 @@ The host's fields, the validators and `docs/options.md` are read off these decla
 
 import dataclasses
 import difflib
+import json
+import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.roles import Role
 
 PREFIX = "twinflow_"
 
@@ -25,12 +28,16 @@ class OptionInfo:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
+    read: Callable[[Any], Any] | None = None  # makes the value of a JSON list or object; ValueError if it cannot be
+    allowed: str = ""  # what `read` takes, in words
     requires: tuple[str, ...] = ("twinflow_enabled",)
     documented: bool = False  # one of the feature's twelve documented keys; the others are ours
 
     @property
     def range_text(self) -> str:
         """The allowed values in words, for errors and the documentation table."""
+        if self.read:
+            return self.allowed
         if self.choices:
             return " or ".join(f'"{choice}"' for choice in self.choices)
         if self.minimum is not None and self.maximum is not None:
@@ -43,6 +50,34 @@ class OptionInfo:
 def option(default: Any, **info: Any) -> Any:
     """A dataclass field that carries its `OptionInfo`."""
     return field(default=default, metadata={"info": OptionInfo(**info)})
+
+
+def read_range(value: Any) -> tuple[float, float]:
+    """Two times from a JSON list.
+
+    Raises:
+        ValueError: It is anything else.
+    """
+    if not isinstance(value, list) or len(value) != 2 or not all(_is_number(time) for time in value):
+        raise ValueError("not a list of two numbers")
+    low, high = map(float, value)
+    if not 0 <= low <= high <= 1:
+        raise ValueError("not low <= high within 0 to 1")
+    return low, high
+
+
+def read_shares(value: Any) -> dict[Role, float]:
+    """The share of each role from a JSON object.
+
+    Raises:
+        ValueError: It is anything else, or no role has a share.
+    """
+    if not isinstance(value, dict) or not all(_is_number(share) and share >= 0 for share in value.values()):
+        raise ValueError("not an object of numbers from 0 up")
+    shares = {Role(name): float(share) for name, share in value.items()}
+    if not any(shares.values()):
+        raise ValueError("no role has a share")
+    return shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +176,40 @@ class TwinFlowOptions:
         requires=("twinflow_enabled", "twinflow_adversarial_enabled"),
         documented=True,
     )
+    loss: Literal["l2", "barron"] = option(
+        "l2",
+        label="Loss",
+        help='Distance between prediction and target: "l2", or "barron", the robust loss of the published code '
+        "(alpha 1, scale 1e-3), which weighs large errors less.",
+        choices=("l2", "barron"),
+    )
+    enhanced_range: tuple[float, float] = option(
+        (0.0, 1.0),
+        label="Guidance range",
+        help="Times, ends included, at which the guidance ratio is applied, as [low, high]; 1 is noise.",
+        read=read_range,
+        allowed="a JSON list [low, high] with 0 <= low <= high <= 1",
+    )
+    time_weighting: bool = option(
+        False,
+        label="Time weighting",
+        help="Weigh real rows by tan((1 - (t - r)) pi / 2.5) + 1 as the published code does: short jumps count more.",
+    )
+    image_free: bool = option(
+        False,
+        label="Image-free training",
+        help="Train on the model's own one-step samples in place of the data; captions are still used. Needs the "
+        "adversarial branch.",
+        requires=("twinflow_enabled", "twinflow_adversarial_enabled"),
+    )
+    role_shares: Mapping[Role, float] | None = option(
+        None,
+        label="Role shares",
+        help="Proportions in which rows are dealt to the parts of the objective. Unset: equal shares of all that are "
+        "trained. A role left out gets no rows; twin belongs to the adversarial branch and is needed there.",
+        read=read_shares,
+        allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one above 0",
+    )
     implementation: Literal["paper", "host"] = option(
         "paper",
         label="Implementation",
@@ -172,7 +241,27 @@ class TwinFlowOptions:
             for item in dataclasses.fields(cls)
             if values.get(PREFIX + item.name) is not None
         }
-        return cls(**read)
+        options = cls(**read)
+        options._check_together()
+        return options
+
+    def _check_together(self) -> None:
+        """Refuse what contradicts itself among the options while TwinFlow trains."""
+        if not self.enabled or self.implementation == "host":
+            return
+        twin = (self.role_shares or {}).get(Role.twin, 0.0)
+        if self.role_shares is not None and (twin > 0) != self.adversarial_enabled:
+            raise TwinFlowConfigError(
+                f"twinflow_role_shares gives twin {twin:g} while twinflow_adversarial_enabled is "
+                f"{_as_json(self.adversarial_enabled)}: twin rows are what the adversarial branch trains on. Set "
+                "both or neither."
+            )
+        if self.image_free and not self.adversarial_enabled:
+            raise TwinFlowConfigError(
+                "twinflow_image_free is true while twinflow_adversarial_enabled is false: without that branch nothing "
+                "would tie the samples to what the base model knows. Set twinflow_adversarial_enabled to true or "
+                "twinflow_image_free to false."
+            )
 
     @classmethod
     def info(cls, name: str) -> OptionInfo:
@@ -185,8 +274,15 @@ class TwinFlowOptions:
         return tuple(PREFIX + item.name for item in dataclasses.fields(cls))
 
     @classmethod
+    def default_text(cls, name: str) -> str:
+        """The default of the option `name` as a user would write it; "unset" for none."""
+        return _as_json(cls.__dataclass_fields__[name].default)
+
+    @classmethod
     def type_of(cls, name: str) -> type:
-        """bool, int, float or str."""
+        """bool, int, float or str; the type of a JSON list or object is str, as which the host hands it over."""
+        if cls.info(name).read:
+            return str
         return _plain_type(cls.__dataclass_fields__[name].type)
 
 
@@ -219,6 +315,11 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
         f"{key} is {value!r}; allowed: {info.range_text}. Set it to a value in that range or remove it "
         f"(default {_as_json(item.default)})."
     )
+    if info.read:
+        try:
+            return info.read(json.loads(value) if isinstance(value, str) else value)
+        except ValueError as error:
+            raise problem from error
     if kind is bool:
         if not isinstance(value, bool):
             raise problem
@@ -236,5 +337,10 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
     return kind(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _as_json(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A default as a user would write it."""
+    return value if isinstance(value, str) else "unset" if value is None else json.dumps(value)

@@ -12,7 +12,8 @@ CORE_MAY_IMPORT = {
     "errors": set(),
     "flow": {"errors"},
     "losses": {"errors", "flow"},
-    "options": {"errors"},
+    "options": {"errors", "roles"},
+    "roles": {"errors"},
     "teacher": {"errors"},
     "conditioning": {"errors", "flow"},
 }

@@ -10,6 +10,7 @@ from simpletuner_twinflow.objective import ObjectiveOptions
 from simpletuner_twinflow.roles import Role
 
 FULL = ObjectiveOptions(adversarial=True, enhanced_ratio=0.0)
+DOCUMENTED: dict[str, object] = {"adversarial": False, "enhanced_ratio": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,12 @@ _VARIANTS = (
         objective=replace(FULL, enhanced_ratio=0.5),
         label_dropout=0.1,
     ),
+    _objective("guidance_range", "guidance 0.5 at times 0.3 to 1 only", enhanced_ratio=0.5, enhanced_range=(0.3, 1.0)),
+    _objective("documented", "the documented defaults: guidance 0.5, no adversarial branch", **DOCUMENTED),
     _objective("order_1", "order 1", estimate_order=1),
     _objective("order_3", "order 3", estimate_order=3),
+    _objective("clamp_tenth", "target clamp 0.1", target_clamp=0.1),
+    _objective("delta_t_20th", "delta t 0.05", delta_t=0.05),
     _objective("barron", "Barron loss", loss="barron"),
     _objective("time_weighting", "time weighting", time_weighting=True),
     Variant(name="target_time_none", text="no target time", target_time="none"),
@@ -97,6 +102,11 @@ _VARIANTS = (
         name="near_off",
         text="no rows at r = t",
         shares=((Role.one_step, 1.0), (Role.any_step, 1.0), (Role.twin, 1.0)),
+    ),
+    Variant(
+        name="one_step_double",
+        text="twice as many one-step rows",
+        shares=tuple((role, 2.0 if role is Role.one_step else 1.0) for role in Role),
     ),
     _objective("image_free", "image free", image_free=True),
 )

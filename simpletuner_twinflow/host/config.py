@@ -1,6 +1,7 @@
 """The keys in the host's parser and web UI, and their checks when a run starts."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -35,6 +36,10 @@ def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> An
             "choices": [{"value": choice, "label": choice} for choice in info.choices or ()],
         },
     }[kind]
+    default = item.default
+    if info.read:
+        # The one field type whose lists and objects the host turns into text instead of dropping them.
+        shown, default = {"field_type": field_type.TEXT_JSON}, item.default and json.dumps(item.default)
     limits = [(rules.MIN, info.minimum, "at least"), (rules.MAX, info.maximum, "at most")]
     dependencies = [module.FieldDependency(field=name, operator="equals", value=True) for name in info.requires]
     if item.name == "enabled":
@@ -48,7 +53,7 @@ def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> An
         ui_label=info.label,
         tab="training",
         section="loss_functions",
-        default_value=item.default,
+        default_value=default,
         validation_rules=[
             module.ValidationRule(rule, limit, f"Must be {words} {limit:g}")
             for rule, limit, words in limits

@@ -33,7 +33,7 @@ class TwinFlowDistiller(DistillationBase):
         self.meter = WindowMeter()
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank = int(trainer.accelerator.process_index)
-        self._dealer = RoleDealer(self.objective.roles(), seed=self._seed, rank=self._rank)
+        self._dealer = RoleDealer(options.role_shares or self.objective.roles(), seed=self._seed, rank=self._rank)
         self._window, self._micro_batch = -1, 0
         self._paused = False
 
@@ -134,11 +134,15 @@ def objective_options(options: TwinFlowOptions) -> ObjectiveOptions:
     return ObjectiveOptions(
         estimate_order=options.estimate_order,
         enhanced_ratio=options.enhanced_ratio,
+        enhanced_range=options.enhanced_range,
         delta_t=options.delta_t,
         target_clamp=options.target_clamp,
         adversarial=options.adversarial_enabled,
         adversarial_weight=options.adversarial_weight,
         rectify_weight=options.rectify_weight,
+        loss=options.loss,
+        time_weighting=options.time_weighting,
+        image_free=options.image_free,
         step_times=TwinFlowScheduler().step_times(options.target_step_count),
     )
 

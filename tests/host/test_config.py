@@ -91,6 +91,8 @@ OUT_OF_RANGE = [
     ("adversarial_weight", -1.0, "0 to 100"),
     ("rectify_weight", "nan", "0 to 100"),
     ("trajectory_interval", -1, "0 to 1000000"),
+    ("enhanced_range", [0.8, 0.2], "[low, high]"),
+    ("role_shares", {"onestep": 1}, "one_step, near, any_step, twin"),
 ]
 
 
@@ -99,7 +101,8 @@ def test_value_out_of_range_is_refused_in_one_line(name, value, allowed):
     with pytest.raises(TwinFlowConfigError) as refusal:
         load(SEED, **{PREFIX + name: value})
     message = str(refusal.value)
-    for words in (PREFIX + name, str(value), allowed, "Set it to"):
+    shown = json.dumps(value) if isinstance(value, list | dict) else str(value)
+    for words in (PREFIX + name, shown, allowed, "Set it to"):
         assert words in message
     assert "\n" not in message
 
@@ -211,10 +214,18 @@ def test_misspelt_key_is_named_with_the_nearest_right_one(misspelt, meant):
         load(SEED, **{misspelt: 2})
 
 
+def test_lists_and_objects_pass_the_hosts_parser():
+    given = {"twinflow_enhanced_range": [0.2, 0.8], "twinflow_role_shares": {"near": 1, "one_step": 3}}
+    options = TwinFlowOptions.from_mapping(vars(load(SEED, **given)))
+    assert options.enhanced_range == (0.2, 0.8)
+    assert options.role_shares == given["twinflow_role_shares"]
+
+
 def test_every_key_is_in_the_registry_that_feeds_the_web_ui():
     for item in dataclasses.fields(TwinFlowOptions):
         field, info = field_registry.get_field(PREFIX + item.name), TwinFlowOptions.info(item.name)
-        assert field.default_value == item.default
+        default = field.default_value
+        assert default == item.default or json.loads(default) == list(item.default)
         assert field.ui_label == info.label
         assert field.help_text
         limits = {rule.value for rule in field.validation_rules}
