@@ -1,6 +1,7 @@
 """TwinFlow in the host's own distiller protocol: what the trainer asks, and when, is in `DistillationBase`."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from simpletuner_twinflow.host.adapter import FamilyAdapter
 from simpletuner_twinflow.host.checkpoints import load_conditioning, save_conditioning
 from simpletuner_twinflow.host.meter import WindowMeter
+from simpletuner_twinflow.layout import has_active_dropout, on_whole_batch
 from simpletuner_twinflow.objective import ObjectiveOptions, Predict, compute_losses, prepare_rows
 from simpletuner_twinflow.options import TwinFlowOptions
 from simpletuner_twinflow.roles import RoleDealer
@@ -36,6 +38,7 @@ class TwinFlowDistiller(DistillationBase):
         self._dealer = RoleDealer(options.role_shares or self.objective.roles(), seed=self._seed, rank=self._rank)
         self._window, self._micro_batch = -1, 0
         self._paused = False
+        self._dropout: bool | None = None  # asked once: walking a large network's modules at each step would cost
 
     def get_scheduler(self, scheduler_name: str | None = None) -> TwinFlowScheduler:
         """The few-step sampler of this run, for validation."""
@@ -90,6 +93,8 @@ class TwinFlowDistiller(DistillationBase):
         output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
         prediction = self.adapter.velocity(output, prepared_batch)
         passes = self.adapter.predict_with(prepared_batch)
+        if self._has_dropout():
+            passes = on_whole_batch(passes, len(rows.roles))
         losses = compute_losses(
             rows,
             prediction,
@@ -110,6 +115,17 @@ class TwinFlowDistiller(DistillationBase):
         """Resume what the host does not."""
         if self.trainer.config.model_type == "lora":
             load_conditioning(self.adapter, Path(ckpt_dir))
+
+    def _has_dropout(self) -> bool:
+        if self._dropout is None:
+            self._dropout = has_active_dropout(self.trainer.model.get_trained_component(unwrap_model=True))
+            if self._dropout:
+                logging.getLogger("simpletuner_twinflow").warning(
+                    "The network has dropout (lora_dropout is %s): TwinFlow's passes on part of a batch are laid out on the "
+                    "whole of it, so that student and teacher drop the same. Set lora_dropout to 0 for cheaper steps.",
+                    self.trainer.config.lora_dropout,
+                )
+        return self._dropout
 
     def _teacher(self, passes: Predict, rng: RngState) -> Predict:
         """The same passes with EMA weights; with the student's where the run has no EMA."""
