@@ -1,21 +1,21 @@
 """Epsilon and v models in flow coordinates (the geometry of Diff2Flow, arXiv:2506.02221).
 
-A diffusion model knows `x_diff = a x + s z` with `a = sqrt(abar)`, `s = sqrt(1 - abar)`. The point of the flow's straight
-path on the same ray is `x_t = x_diff / (a + s)`, at time `t = s / (a + s)`; read backwards, `a = (1 - t) / n(t)`,
-`s = t / n(t)` and `x_diff = x_t / n(t)` with `n(t) = sqrt((1 - t)^2 + t^2)`. So the schedule is needed for one thing only:
-which of the model's own times belongs to t.
+A diffusion model knows `x_diff = a x + s z` with `a = sqrt(abar)`, `s = sqrt(1 - abar)`. The point of the flow's path
+on the same ray is `x_t = x_diff / (a + s)`, at time `t = s / (a + s)`; read backwards, `a = (1 - t) / n(t)`,
+`s = t / n(t)` and `x_diff = x_t / n(t)` with `n(t) = sqrt((1 - t)^2 + t^2)`. So the schedule is needed for one thing
+only: which of the model's own times belongs to t.
 
-The model's times run over [0, T - 1] and its schedule over [sigma_min, sigma_max] inside of the flow's [0, 1] (SD and SDXL:
-0.028 to 0.936). Beyond an end the model is asked at its last or first time, with `x_t / n(t)`, a state of the variance it
-was trained on there, and only what its answer says about the far end is taken: above sigma_max the data it points at, below
-sigma_min the noise. `F = (x_t - x_hat) / t` and `F = (z_hat - x_t) / (1 - t)` join the formula between the ends without a
-jump. What that costs, for data N(m, S^2) and a model with exact knowledge: at t = 1 the data it points at is off by
-`a S^2 / (a^2 S^2 + s^2)` (SDXL: 0.069 S^2) of the noise, as in every sampler that starts such a model in pure noise; a
-one-step sample is off by `a |m|` and terms of order a^2 only.
+The model's times run over [0, T - 1] and its schedule over [sigma_min, sigma_max] inside of the flow's [0, 1] (SD and
+SDXL: 0.028 to 0.936). Beyond an end the model is asked at its last or first time, with `x_t / n(t)`, a state of the
+variance it was trained on there, and only what its answer says about the far end is taken: above sigma_max the data it
+points at, below sigma_min the noise. `F = (x_t - x_hat) / t` and `F = (z_hat - x_t) / (1 - t)` join the formula between
+the ends without a jump. What that costs, for data N(m, S^2) and a model with exact knowledge: at t = 1 the data it
+points at is off by `a S^2 / (a^2 S^2 + s^2)` (SDXL: 0.068 S^2) of the noise, as in every sampler that starts such a
+model in pure noise; a one-step sample is off by `a |m| S` and terms of order a^2 only.
 
-Epsilon says ever less of the data as sigma nears 1 (its error comes out `1 / (1 - sigma)` times as large), and nothing at
-a time without signal (zero terminal SNR). So the range of an epsilon model ends at the last time up to sigma 0.995, which
-cuts no common schedule (PixArt's, the longest, ends at 0.9937); a v model has no such limit.
+Epsilon says ever less of the data as sigma nears 1 (its error comes out `1 / (1 - sigma)` times as large), and nothing
+at a time without signal (zero terminal SNR). So the range of an epsilon model ends at the last time up to sigma 0.995,
+which cuts no common schedule (PixArt's, the longest, ends at 0.9937); a v model has no such limit.
 """
 
 from typing import NamedTuple
@@ -47,10 +47,10 @@ class _Spline(NamedTuple):
 class DiffusionPath:
     """The path of one diffusion model, and its predictions as the flow's velocity.
 
-    Between whole times sigma follows a monotone rational quadratic spline (Gregory and Delbourgo, 1982), which is smooth,
-    passes through every entry of the schedule and has an inverse in closed form. Times are computed in float64 (float32
-    where a device has none), whatever the dtype of the model: a round trip from sigma to time and back is exact to 1e-9
-    in float64, and to the rounding of the time, 1e-7 in sigma, in float32.
+    Between whole times sigma follows a monotone rational quadratic spline (Gregory and Delbourgo, 1982): smooth, through
+    every entry of the schedule, with an inverse in closed form. Times are computed in float64 (float32 where a device
+    has none), whatever the dtype of the model. From sigma to time and back it is exact to 1e-12 in float64; a time that
+    is rounded to float32 costs 2e-7 in sigma. A continuous schedule is met to 1e-8 (4e-5 in its first steps).
     """
 
     def __init__(self, alphas_cumprod: Tensor, prediction_type: str) -> None:
@@ -59,13 +59,13 @@ class DiffusionPath:
             prediction_type: what the model returns, "epsilon" or "v_prediction".
 
         Raises:
-            TwinFlowConfigError: if the schedule does not fall from step to step (one in bf16 does not), the model returns
-                something else.
+            TwinFlowConfigError: if the schedule does not fall from step to step (one in bf16 does not), or the model
+                returns something else.
         """
         if prediction_type not in PREDICTION_TYPES:
             raise TwinFlowConfigError(
-                f"prediction_type is {prediction_type!r}; a diffusion model can be trained as a flow if it predicts one of "
-                f"{', '.join(PREDICTION_TYPES)}."
+                f"prediction_type is {prediction_type!r}; a diffusion model can be trained as a flow if it predicts "
+                f"one of {', '.join(PREDICTION_TYPES)}."
             )
         abar = alphas_cumprod.detach().to("cpu", torch.float64)
         falling = abar.ndim == 1 and len(abar) > 2 and bool((abar.diff() < 0).all())
@@ -94,7 +94,7 @@ class DiffusionPath:
         return sigma.to(_at_least_float32(time.dtype))
 
     def time(self, sigma: Tensor) -> Tensor:
-        """The model's time at the flow's times, its first or last one beyond the ends: (B,) to (B,) float32 at least."""
+        """The model's time at the flow's times, its first or last beyond the ends: (B,) to (B,) float32 at least."""
         spline = self._on(sigma.device)
         exact = sigma.to(spline.sigma.dtype).clamp(self.sigma_min, self.sigma_max)
         step = (torch.searchsorted(spline.sigma, exact.contiguous(), right=True) - 1).clamp(0, self.last_time - 1)
@@ -122,7 +122,7 @@ class DiffusionPath:
 
         Args:
             prediction: the model's answer at `point(x_t, t)`, (B, ...).
-            x: the noisy sample that it was given, **as rounded for it**: at high noise epsilon and sample nearly cancel,
+            x: the noisy sample that it was given, *as rounded for it*: at high noise epsilon and sample nearly cancel,
                 so a rounding that only one of them knows of comes out `s / a` times as large.
             t: the flow's times in [0, 1], (B,).
         """

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
