@@ -7,6 +7,7 @@ TYPE_CHECKING = False  # type checkers take it for true; typing's own would cost
 if TYPE_CHECKING:
     from typing import Any
 
+    from simpletuner_twinflow.diffusion_scheduler import TwinFlowDiffusionScheduler
     from simpletuner_twinflow.errors import HostVersionError, TwinFlowConfigError, TwinFlowError
     from simpletuner_twinflow.options import TwinFlowOptions
     from simpletuner_twinflow.scheduler import TwinFlowScheduler
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HostVersionError",
     "TwinFlowConfigError",
+    "TwinFlowDiffusionScheduler",
     "TwinFlowError",
     "TwinFlowOptions",
     "TwinFlowScheduler",
@@ -25,6 +27,7 @@ __all__ = [
 _HOME = {
     "HostVersionError": "errors",
     "TwinFlowConfigError": "errors",
+    "TwinFlowDiffusionScheduler": "diffusion_scheduler",
     "TwinFlowError": "errors",
     "TwinFlowOptions": "options",
     "TwinFlowScheduler": "scheduler",

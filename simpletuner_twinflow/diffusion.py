@@ -47,10 +47,10 @@ class _Spline(NamedTuple):
 class DiffusionPath:
     """The path of one diffusion model, and its predictions as the flow's velocity.
 
-    Between whole times sigma follows a monotone rational quadratic spline (Gregory and Delbourgo, 1982): smooth, through
-    every entry of the schedule, with an inverse in closed form. Times are computed in float64 (float32 where a device
-    has none), whatever the dtype of the model. From sigma to time and back it is exact to 1e-12 in float64; a time that
-    is rounded to float32 costs 2e-7 in sigma. A continuous schedule is met to 1e-8 (4e-5 in its first steps).
+    Between whole times sigma follows a monotone rational quadratic spline (Gregory and Delbourgo, 1982): smooth,
+    through every entry of the schedule, with an inverse in closed form. Times are computed in float64 (float32 where a
+    device has none), whatever the dtype of the model. From sigma to time and back it is exact to 1e-12 in float64; a
+    time that is rounded to float32 costs 2e-7 in sigma. A continuous schedule is met to 1e-8 (4e-5 in its first steps).
     """
 
     def __init__(self, alphas_cumprod: Tensor, prediction_type: str) -> None:
@@ -114,8 +114,7 @@ class DiffusionPath:
             x_t: points on the flow's path, (B, ...).
             t: their times in [0, 1], (B,).
         """
-        x_t, t = at_least_float32(x_t), at_least_float32(t)
-        return DiffusionPoint(x=x_t / per_sample(_norm(t), like=x_t).to(x_t.dtype), time=self.time(t))
+        return DiffusionPoint(x=noisy_sample(x_t, t), time=self.time(t))
 
     def velocity(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The noise-ward velocity of the flow that a prediction stands for, (B, ...), in float32 at least.
@@ -157,8 +156,14 @@ class DiffusionPath:
         return self._splines[device]
 
 
+def noisy_sample(x_t: Tensor, t: Tensor) -> Tensor:
+    """What a diffusion model is shown of points on the flow's path at times t: `x_t / n(t)`, (B, ...)."""
+    x_t = at_least_float32(x_t)
+    return x_t / per_sample(_norm(at_least_float32(t)), like=x_t).to(x_t.dtype)
+
+
 def flow_state(x: Tensor, t: Tensor) -> Tensor:
-    """The point on the flow's path at times t of a diffusion model's noisy samples: `x n(t)`, (B, ...)."""
+    """The points on the flow's path at times t that a diffusion model's noisy samples are: `x n(t)`, (B, ...)."""
     x = at_least_float32(x)
     return x * per_sample(_norm(at_least_float32(t)), like=x).to(x.dtype)
 
