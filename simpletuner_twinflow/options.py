@@ -210,6 +210,14 @@ class TwinFlowOptions:
         read=read_shares,
         allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one above 0",
     )
+    time_conditioning: Literal["training_only", "signed_time", "none"] = option(
+        "training_only",
+        label="Time conditioning",
+        help="How target time and time sign reach the network. training_only: small modules beside the time embedding, "
+        "which sampling does not need. signed_time: one time t - r / 2, negative on the twin path, no extra weights "
+        "(the published LoRA recipe). none: not at all, so not with the adversarial branch.",
+        choices=("training_only", "signed_time", "none"),
+    )
     implementation: Literal["paper", "host"] = option(
         "paper",
         label="Implementation",
@@ -255,6 +263,11 @@ class TwinFlowOptions:
                 f"twinflow_role_shares gives twin {twin:g} while twinflow_adversarial_enabled is "
                 f"{_as_json(self.adversarial_enabled)}: twin rows are what the adversarial branch trains on. Set "
                 "both or neither."
+            )
+        if self.adversarial_enabled and self.time_conditioning == "none":
+            raise TwinFlowConfigError(
+                'twinflow_time_conditioning is "none" while twinflow_adversarial_enabled is true: without a time sign '
+                'the real path would be trained on generated samples. Use "training_only" or "signed_time".'
             )
         if self.image_free and not self.adversarial_enabled:
             raise TwinFlowConfigError(

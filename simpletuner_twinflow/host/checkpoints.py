@@ -12,7 +12,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from simpletuner_twinflow.host.adapter import ConditionedClass, FamilyAdapter
+from simpletuner_twinflow.host.adapter import FamilyAdapter
+from simpletuner_twinflow.host.conditioning import ConditionedClass
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
@@ -25,7 +26,8 @@ def attach_to_ema(module: ModuleType) -> None:
 
     def init_ema_model(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        if active_options(trainer.config) is not None and trainer.ema_model is not None:
+        conditioned = active_options(trainer.config) is not None and trainer.twinflow_adapter.conditioning is not None
+        if conditioned and trainer.ema_model is not None:
             trainer.ema_model.model_cls = ConditionedClass(trainer.ema_model.model_cls, trainer.twinflow_adapter.family)
 
     wrap(module, "Trainer.init_ema_model", init_ema_model)
@@ -38,11 +40,15 @@ def save_conditioning(adapter: FamilyAdapter, folder: Path) -> None:
         for name, module in adapter.conditioning_modules().items()
         for key, weight in module.state_dict().items()
     }
-    save_file(dict(weights), folder / CONDITIONING_FILE)
+    if weights:
+        save_file(dict(weights), folder / CONDITIONING_FILE)
 
 
 def load_conditioning(adapter: FamilyAdapter, folder: Path) -> None:
     """Read the conditioning's weights back; a checkpoint of a run without TwinFlow has none, and says so."""
+    modules = adapter.conditioning_modules()
+    if not modules:
+        return
     file = folder / CONDITIONING_FILE
     if not file.exists():
         logging.getLogger("simpletuner_twinflow").warning(
@@ -52,6 +58,6 @@ def load_conditioning(adapter: FamilyAdapter, folder: Path) -> None:
         )
         return
     weights = load_file(file)
-    for name, module in adapter.conditioning_modules().items():
+    for name, module in modules.items():
         own = {key.removeprefix(f"{name}."): weight for key, weight in weights.items() if key.startswith(f"{name}.")}
         module.load_state_dict(own)

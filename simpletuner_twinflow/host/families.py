@@ -1,17 +1,46 @@
-"""What is known of the host's model families: one row a family that TwinFlow has been proven on."""
+"""What the plugin needs to know of the host's model families, one row a family that TwinFlow has been proven on.
+
+The host's own classes say the rest: direction, timesteps, latents, conditioning.
+"""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 
-class Family(NamedTuple):
-    """What the plugin needs to know of a family that the host's own classes do not say."""
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the host's classes do not say of a family."""
 
-    time_embedding: str  # submodule of the network whose output embeds the time: (B, dim)
+    time_embedding: str  # submodule of the network whose output embeds the time
+    host_sign: str | None = None  # submodule: the host's sign embedding, where ordinary training passes it the sign
+    rows_first: bool = False  # whether the time embedding sees B rows and then B fixed times of the network's own
+    sigmas_of_data: bool = False  # whether batch["sigmas"] is the share of data in the sample, not of noise
+    text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
+    embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
+    signed_time: str | None = None  # why it cannot be had; None where it can
 
 
 FAMILIES = {
-    "sd3": Family(time_embedding="time_text_embed.timestep_embedder"),
+    "sd3": Family(time_embedding="time_text_embed.timestep_embedder", host_sign="time_sign_embed"),
+    "flux": Family(time_embedding="time_text_embed.timestep_embedder", embeds_guidance=True),
+    "flux2": Family(
+        time_embedding="time_guidance_embed.timestep_embedder", host_sign="time_sign_embed", embeds_guidance=True
+    ),
+    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder"),
+    "z_image": Family(time_embedding="t_embedder.mlp"),
+    # The host adds Sana's and LTX-Video's sign behind all blocks, so it goes our way.
+    "sana": Family(time_embedding="time_embed.emb.timestep_embedder"),
+    "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
+    "auraflow": Family(time_embedding="time_step_proj", host_sign="time_sign_embed"),
+    # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.
+    "chroma": Family(time_embedding="distilled_guidance_layer", host_sign="time_sign_embed"),
+    "lumina2": Family(time_embedding="time_caption_embed.timestep_embedder"),
+    "hidream": Family(time_embedding="t_embedder.timestep_embedder", host_sign="t_embedder.time_sign_embed"),
+    "kandinsky5_image": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
+    "longcat_image": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
+    "wan": Family(time_embedding="condition_embedder.time_embedder", host_sign="condition_embedder.time_sign_embed"),
+    "hunyuanvideo": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
 }
 
 

@@ -1,13 +1,17 @@
 """The training step: our distiller in the host's trainer, our terms in place of the host's loss."""
 
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from simpletuner_twinflow.host.batches import EMPTY_PROMPT
+from simpletuner_twinflow.host.families import FAMILIES
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 from simpletuner_twinflow.options import TwinFlowOptions
 
-EMPTY_PROMPT = "unconditional_text_embeddings"
+UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for what a distiller may ask of a batch
+HOST_SIGN_EMBED = "enable_time_sign_embed"  # what the host loads a network with, to have its sign embedding
 
 
 def active_options(config: Any) -> TwinFlowOptions | None:
@@ -33,7 +37,7 @@ def attach_to_trainer(module: ModuleType) -> None:
         if active_options(trainer.config) is not None:
             from simpletuner_twinflow.host.adapter import adapter_for
 
-            trainer.twinflow_adapter = adapter_for(trainer.model)
+            trainer.twinflow_adapter = trainer.model.twinflow_adapter = adapter_for(trainer.model)
             trainer.twinflow_adapter.attach_conditioning()
 
     def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
@@ -63,6 +67,12 @@ def attach_to_trainer(module: ModuleType) -> None:
     wrap(module, "Trainer._compute_model_prediction_loss", compute_loss)
 
 
+def uses_host_sign(config: Any, options: TwinFlowOptions) -> bool:
+    """Whether a run's time sign goes through the host's own sign embedding."""
+    family = FAMILIES.get(config.model_family)
+    return options.time_conditioning == "training_only" and family is not None and family.host_sign is not None
+
+
 def distiller_of(trainer: Any) -> Any | None:
     """The trainer's TwinFlow distiller, if this is a TwinFlow run."""
     from simpletuner_twinflow.host.distiller import TwinFlowDistiller
@@ -71,14 +81,25 @@ def distiller_of(trainer: Any) -> Any | None:
     return distiller if isinstance(distiller, TwinFlowDistiller) else None
 
 
-@uses(Seam("ModelFoundation._twinflow_active", ("self",)), Seam("ModelFoundation.pretrained_load_args"))
+@uses(
+    Seam("ModelFoundation._twinflow_active", ("self",)),
+    Seam("ModelFoundation.pretrained_load_args", ("pretrained_load_args",)),
+)
 def hold_back_host_implementation(module: ModuleType) -> None:
     """Keep the host's own TwinFlow out of a run that this plugin trains: exactly one implementation runs."""
 
     def twinflow_active(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> bool:
         return active_options(model.config) is None and wrapped(*args, **kwargs)
 
+    def pretrained_load_args(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
+        given = dict(args[0] if args else kwargs["pretrained_load_args"])
+        options, loaded = active_options(model.config), wrapped(*args, **kwargs)
+        if options is not None and HOST_SIGN_EMBED not in given and not uses_host_sign(model.config, options):
+            loaded.pop(HOST_SIGN_EMBED, None)  # it would be in the network without a use, or against the mode asked for
+        return loaded
+
     wrap(module, "ModelFoundation._twinflow_active", twinflow_active)
+    wrap(module, "ModelFoundation.pretrained_load_args", pretrained_load_args)
 
 
 def _needs_empty_prompt(config: Any) -> bool:
@@ -96,18 +117,44 @@ def ask_for_unconditional_embeddings(module: ModuleType) -> None:
     wrap(module, "DistillerFactory.training_batch_requirements", requirements)
 
 
-@uses(Seam("_distillation_training_batch_requirements"))
+@uses(
+    Seam("_distillation_training_batch_requirements"),
+    Seam("compute_prompt_embeddings", ("prompt_entries", "text_embed_cache", "model")),
+    Seam("collate_fn", ("batch",)),
+)
 def load_unconditional_embeddings(module: ModuleType) -> None:
-    """Have the collator put the empty prompt's embeddings into each batch when guidance is trained in."""
+    """Have the collator put the empty prompt's embeddings into each batch when guidance is trained in.
+
+    The host itself passes four entries of them on, which for a family with more text encoders is not all of them.
+    """
+    collating = threading.local()
 
     def requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
         return wrapped(*args, **kwargs) | _empty_prompt_of_this_run()
 
+    def embeddings(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> dict:
+        found = wrapped(*args, **kwargs)
+        if (outputs := getattr(collating, "outputs", None)) is not None:
+            outputs.append(found)
+        return found
+
+    def collate(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+        collating.outputs = []
+        try:
+            batch = wrapped(*args, **kwargs)
+            if len(collating.outputs) == 2:  # the prompts' and, if asked for, the empty prompt's
+                batch[EMPTY_PROMPT] = collating.outputs[1]
+            return batch
+        finally:
+            collating.outputs = None
+
     wrap(module, "_distillation_training_batch_requirements", requirements)
+    wrap(module, "compute_prompt_embeddings", embeddings)
+    wrap(module, "collate_fn", collate)
 
 
 def _empty_prompt_of_this_run() -> set[str]:
     from simpletuner.helpers.training.state_tracker import StateTracker
 
     config = StateTracker.get_args()
-    return {EMPTY_PROMPT} if config is not None and _needs_empty_prompt(config) else set()
+    return {UNCONDITIONAL} if config is not None and _needs_empty_prompt(config) else set()

@@ -1,0 +1,125 @@
+"""A host model of a family as the trainer would make it, with a tiny random network, and its batches."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from simpletuner.helpers.configuration import loader
+from simpletuner.helpers.models.registry import ModelRegistry
+from simpletuner.helpers.training import collate
+from simpletuner.helpers.training.state_tracker import StateTracker
+
+from simpletuner_twinflow.host.adapter import FamilyAdapter, adapter_for
+from simpletuner_twinflow.host.batches import EMPTY_PROMPT
+from tests.host.families.zoo import ZOO, cached_text
+
+PROMPTS = ("a cat", "a dog on grass", "sea", "two red birds")
+REQUIRED = {
+    "model_type": "full",
+    "output_dir": "output",
+    "use_ema": True,
+    "seed": 1,
+    "twinflow_enabled": True,
+    "twinflow_adversarial_enabled": True,
+    "data_backend_config": "none.json",
+    "optimizer": "optimi-adamw",
+    "max_train_steps": 10,
+    "num_train_epochs": 0,
+    "mixed_precision": "no",
+    "caption_dropout_probability": 0.0,
+}
+
+
+class Cache:
+    """The host's text cache, filled with a family's made-up embeddings."""
+
+    _requires_path_based_keys = False
+    text_cache_ondemand = False
+    id = "text"
+    data_backend = SimpleNamespace(id="text")
+
+    def __init__(self, family: str) -> None:
+        self.tiny = ZOO[family]
+
+    def compute_prompt_embeddings_with_model(self, prompt_records: list) -> dict:
+        return cached_text(self.tiny, prompt_records[0]["prompt"])
+
+
+def host_model(family: str, folder: Path, *, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """The host's model class with a parsed config of its own and a tiny random network.
+
+    Args:
+        family: of the zoo.
+        folder: holds `scheduler/`, all that a model reads of a pipeline before its network is loaded.
+        dtype: of the network.
+        changes: to the config.
+    """
+    tiny = ZOO[family]
+    given = REQUIRED | {"model_family": family, "pretrained_model_name_or_path": str(folder)}
+    if tiny.flavour:
+        given["model_flavour"] = tiny.flavour
+    config = loader.load_config(given | tiny.config | changes)
+    config.weight_dtype, config.base_weight_dtype, config.flow_matching = dtype, dtype, True  # as the trainer does
+    model = ModelRegistry.model_families()[family](config, Accelerator(cpu=True))
+    model.check_user_config()
+    arguments = model.pretrained_load_args({})
+    network = model.MODEL_CLASS(**tiny.network, **{k: v for k, v in arguments.items() if k == "enable_time_sign_embed"})
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in network.named_parameters():
+        if "time_sign_embed" not in name:  # zero at the start, as after loading a pre-trained network
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    model.model = network.to(dtype)
+    return model
+
+
+def adapter_of(model: Any) -> FamilyAdapter:
+    """The run's adapter, its conditioning attached and trained, as the trainer does it."""
+    adapter = adapter_for(model)
+    adapter.attach_conditioning()
+    adapter.train_conditioning()
+    return adapter
+
+
+def host_batch(model: Any, prompts: tuple[str, ...] = PROMPTS, *, seed: int = 5, latent: float | None = None) -> dict:
+    """A batch as the host's collator and the model's own `prepare_batch` make it of these prompts.
+
+    Args:
+        model: of `host_model`.
+        prompts: one a sample.
+        seed: of latents, noise and times.
+        latent: the value of every latent; None for random ones.
+    """
+    family = model.config.model_family
+    cache, tiny = Cache(family), ZOO[family]
+    StateTracker.set_default_text_embed_cache(cache)
+    records = [{"prompt": prompt, "key": prompt, "metadata": {}} for prompt in prompts]
+    empty = [{"prompt": "", "key": "", "metadata": {}} for _ in prompts]
+    text = collate.compute_prompt_embeddings(records, cache, model)
+    torch.manual_seed(seed)
+    latents = torch.randn(len(prompts), *tiny.latents)
+    batch = {
+        "latent_batch": latents if latent is None else torch.full_like(latents, latent),
+        "prompts": list(prompts),
+        "text_encoder_output": text,
+        "prompt_embeds": text.get("prompt_embeds"),
+        "add_text_embeds": text.get("pooled_prompt_embeds"),
+        "encoder_attention_mask": text.get("attention_masks"),
+        "batch_time_ids": None,
+        "conditioning_latents": None,
+        "is_i2v_data": False,
+        EMPTY_PROMPT: collate.compute_prompt_embeddings(empty, cache, model),
+    }
+    return model.prepare_batch(batch, state={"global_step": 0, "args": vars(model.config)})
+
+
+def pipeline_folder(folder: Path) -> Path:
+    """A folder with the scheduler's configuration in it; also the working directory, where the host looks for files."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    os.chdir(folder)
+    StateTracker.config_path = str(folder)
+    return folder

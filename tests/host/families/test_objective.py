@@ -1,0 +1,44 @@
+"""The objective through each family's own classes: exact networks have no loss, tiny random ones train."""
+
+import pytest
+import torch
+
+from simpletuner_twinflow.objective import ObjectiveOptions
+from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
+from tests.host.families.oracle import install
+from tests.host.families.steps import losses_of
+from tests.host.families.zoo import ZOO
+
+TERMS = {"rcgm", "real_velocity", "adversarial", "rectify"}
+families = pytest.mark.parametrize("family", ZOO)
+
+
+@families
+@pytest.mark.parametrize("ratio", [0.0, 0.5], ids=["no guidance", "guidance"])
+def test_exact_network_has_no_loss(family, ratio, folder):
+    """Guidance moves the target off the data: to where data = (1 - ratio) x prompted + ratio x unprompted."""
+    model = host_model(family, folder)
+    adapter = adapter_of(model)
+    batch = host_batch(model, PROMPTS * 2, latent=0.6)
+    data = batch["latents"].flatten()[0].item()
+    install(model.model, ZOO[family], prompted=(data + 0.4 * ratio) / (1 - ratio), unprompted=-0.4)
+    options = ObjectiveOptions(adversarial=True, enhanced_ratio=ratio, step_times=(0.999, 0.6))
+    losses = losses_of(adapter, batch, options)
+    assert losses.terms.keys() == TERMS
+    for name, term in losses.terms.items():
+        assert term.total.item() / term.rows < 1e-6, name
+
+
+@families
+def test_losses_and_gradients_are_finite_in_bf16(family, folder):
+    model = host_model(family, folder, dtype=torch.bfloat16)
+    model.model.forward = torch.autocast("cpu", torch.bfloat16)(model.model.forward)  # as accelerate prepares a network
+    adapter = adapter_of(model)
+    batch = host_batch(model, PROMPTS * 2)
+    losses = losses_of(adapter, batch, ObjectiveOptions(adversarial=True))
+    assert losses.total.dtype == torch.float32
+    assert losses.total.isfinite()
+    losses.total.backward()
+    gradients = {name: weight.grad for name, weight in model.model.named_parameters() if weight.grad is not None}
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert gradients["twinflow_target_time.linear_2.weight"].abs().max() > 0

@@ -1,0 +1,335 @@
+"""Every model family at tiny size: the host's own network class, and what its text encoders' cache would hold.
+
+`time` and `direction` state the family's convention independently of the plugin and of the host: what the network is
+given for the time t (t = 1 is noise), and whether it returns z - x (+1) or x - z (-1).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WORDS = 5  # tokens of a prompt
+
+
+def thousandths(given: Tensor) -> Tensor:
+    """The network is given 1000 t."""
+    return given / 1000
+
+
+def same(given: Tensor) -> Tensor:
+    """The network is given t."""
+    return given
+
+
+def data_share(given: Tensor) -> Tensor:
+    """The network is given 1 - t."""
+    return 1 - given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    """A family at tiny size."""
+
+    network: dict[str, Any]  # arguments of the network's class
+    latents: tuple[int, ...]  # of one sample
+    text: dict[str, tuple[int, ...] | str]  # what is cached per prompt: name -> shape, or "mask"
+    time: Callable[[Tensor], Tensor]  # from what the network is given to t
+    direction: int = 1  # of the network's raw output
+    flavour: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    hidden: str = "hidden_states"  # the network's names of its inputs
+    timestep: str = "timestep"
+
+
+EMBEDS = {"prompt_embeds": (1, WORDS, 16), "attention_masks": "mask"}
+POOLED = {"prompt_embeds": (1, WORDS, 16), "pooled_prompt_embeds": (16,)}
+
+ZOO = {
+    "sd3": Tiny(
+        network={
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 2,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": 16,
+            "pos_embed_max_size": 8,
+        },
+        latents=(4, 8, 8),
+        text=POOLED,
+        time=thousandths,
+    ),
+    "flux": Tiny(
+        network={
+            "in_channels": 16,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "pooled_projection_dim": 16,
+            "guidance_embeds": True,
+            "axes_dims_rope": (4, 4, 8),
+        },
+        latents=(4, 8, 8),
+        text=POOLED | {"attention_masks": "mask"},
+        time=same,
+        flavour="dev",
+        config={"flux_guidance_mode": "constant", "flux_guidance_value": 1.0},
+    ),
+    "flux2": Tiny(
+        network={
+            "in_channels": 16,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "timestep_guidance_channels": 32,
+            "axes_dims_rope": (4, 4, 4, 4),
+        },
+        latents=(16, 4, 4),
+        text={"prompt_embeds": (1, WORDS, 16)},
+        time=same,
+        flavour="dev",
+        config={"flux_guidance_mode": "constant", "flux_guidance_value": 1.0},
+    ),
+    "qwen_image": Tiny(
+        network={
+            "in_channels": 16,
+            "out_channels": 4,
+            "num_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "axes_dims_rope": (4, 6, 6),
+        },
+        latents=(4, 8, 8),
+        text=EMBEDS,
+        time=same,
+        flavour="v1.0",
+    ),
+    "z_image": Tiny(
+        network={
+            "in_channels": 4,
+            "dim": 32,
+            "n_layers": 1,
+            "n_refiner_layers": 1,
+            "n_heads": 2,
+            "n_kv_heads": 2,
+            "cap_feat_dim": 16,
+            "axes_dims": [4, 6, 6],
+            "axes_lens": [128, 32, 32],
+        },
+        latents=(4, 8, 8),
+        text=EMBEDS,
+        time=data_share,
+        direction=-1,
+        hidden="x",
+        timestep="t",
+    ),
+    "sana": Tiny(
+        network={
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_layers": 1,
+            "num_cross_attention_heads": 2,
+            "cross_attention_head_dim": 8,
+            "cross_attention_dim": 16,
+            "caption_channels": 16,
+            "sample_size": 8,
+        },
+        latents=(4, 8, 8),
+        text=EMBEDS,
+        time=thousandths,
+    ),
+    "auraflow": Tiny(
+        network={
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_mmdit_layers": 1,
+            "num_single_dit_layers": 1,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "caption_projection_dim": 16,
+            "pos_embed_max_size": 64,
+        },
+        latents=(4, 8, 8),
+        text=EMBEDS,
+        time=same,
+    ),
+    "chroma": Tiny(
+        network={
+            "in_channels": 16,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "axes_dims_rope": (4, 4, 8),
+            "approximator_num_channels": 16,
+            "approximator_hidden_dim": 16,
+            "approximator_layers": 1,
+        },
+        latents=(4, 8, 8),
+        text=EMBEDS,
+        time=same,
+    ),
+    "lumina2": Tiny(
+        network={
+            "sample_size": 8,
+            "in_channels": 4,
+            "hidden_size": 32,
+            "num_layers": 1,
+            "num_refiner_layers": 1,
+            "num_attention_heads": 2,
+            "num_kv_heads": 1,
+            "multiple_of": 16,
+            "axes_dim_rope": (4, 6, 6),
+            "axes_lens": (64, 32, 32),
+            "cap_feat_dim": 16,
+        },
+        latents=(4, 8, 8),
+        text=EMBEDS,
+        time=data_share,
+        direction=-1,
+    ),
+    "hidream": Tiny(
+        network={
+            "patch_size": 2,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "caption_channels": [16, 16],
+            "text_emb_dim": 32,
+            "num_routed_experts": 2,
+            "num_activated_experts": 1,
+            "axes_dims_rope": (4, 6, 6),
+            "max_resolution": (8, 8),
+            "llama_layers": [0, 1],
+        },
+        latents=(4, 8, 8),
+        text={
+            "t5_prompt_embeds": (WORDS, 16),
+            "llama_prompt_embeds": (2, 1, WORDS, 16),
+            "pooled_prompt_embeds": (32,),
+        },
+        time=thousandths,
+        direction=-1,
+        timestep="timesteps",
+    ),
+    "kandinsky5_image": Tiny(
+        network={
+            "in_visual_dim": 4,
+            "in_text_dim": 16,
+            "in_text_dim2": 16,
+            "time_dim": 16,
+            "out_visual_dim": 4,
+            "patch_size": (1, 2, 2),
+            "model_dim": 32,
+            "ff_dim": 32,
+            "num_text_blocks": 1,
+            "num_visual_blocks": 1,
+            "axes_dims": (4, 6, 6),
+            "visual_cond": True,
+        },
+        latents=(4, 8, 8),
+        text=POOLED | {"attention_masks": "mask"},
+        time=thousandths,
+    ),
+    "longcat_image": Tiny(
+        network={
+            "in_channels": 16,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "pooled_projection_dim": 16,
+            "axes_dims_rope": [4, 4, 8],
+        },
+        latents=(4, 8, 8),
+        text={"prompt_embeds": (1, WORDS, 16)},
+        time=same,
+        flavour="final",
+    ),
+    "wan": Tiny(
+        network={
+            "patch_size": (1, 2, 2),
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "in_channels": 4,
+            "out_channels": 4,
+            "text_dim": 16,
+            "freq_dim": 16,
+            "ffn_dim": 32,
+            "num_layers": 1,
+            "rope_max_seq_len": 32,
+        },
+        latents=(4, 2, 8, 8),
+        text={"prompt_embeds": (1, WORDS, 16)},
+        time=thousandths,
+        flavour="t2v-480p-1.3b-2.1",
+    ),
+    "ltxvideo": Tiny(
+        network={
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "cross_attention_dim": 16,
+            "num_layers": 1,
+            "caption_channels": 16,
+        },
+        latents=(128, 2, 2, 2),
+        text=EMBEDS,
+        time=thousandths,
+    ),
+    "hunyuanvideo": Tiny(
+        network={
+            "in_channels": 65,
+            "out_channels": 32,
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "num_layers": 1,
+            "num_refiner_layers": 1,
+            "text_embed_dim": 16,
+            "text_embed_2_dim": 16,
+            "image_embed_dim": 16,
+            "rope_axes_dim": (4, 6, 6),
+            "task_type": "t2v",
+        },
+        latents=(32, 2, 4, 4),
+        text={
+            "prompt_embeds": (1, WORDS, 16),
+            "prompt_attention_mask": "mask",
+            "prompt_embeds_2": (1, WORDS, 16),
+            "prompt_attention_mask_2": "mask",
+        },
+        time=thousandths,
+        flavour="t2v-480p",
+    ),
+}
+
+
+def cached_text(tiny: Tiny, prompt: str) -> dict[str, Tensor]:
+    """What the host's cache holds for a prompt: numbers of its own for each one, and a mask of its length."""
+    stream = torch.Generator().manual_seed(sum(map(ord, prompt)) + 17)
+    words = max(1, len(prompt.split()))
+    return {
+        name: (torch.arange(WORDS) < words).long().unsqueeze(0)
+        if shape == "mask"
+        else torch.randn(shape, generator=stream)
+        for name, shape in tiny.text.items()
+    }
