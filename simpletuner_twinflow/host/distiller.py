@@ -14,6 +14,7 @@ from torch import Tensor
 from simpletuner_twinflow.host.adapter import FamilyAdapter
 from simpletuner_twinflow.host.checkpoints import load_conditioning, save_conditioning
 from simpletuner_twinflow.host.meter import WindowMeter
+from simpletuner_twinflow.host.resume import save_trained
 from simpletuner_twinflow.layout import has_active_dropout, on_whole_batch
 from simpletuner_twinflow.objective import ObjectiveOptions, Predict, compute_losses, prepare_rows
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -107,8 +108,11 @@ class TwinFlowDistiller(DistillationBase):
         return losses.total
 
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
-        """Save what the host does not: under LoRA the conditioning's weights."""
-        if self.trainer.config.model_type == "lora" and self.trainer.accelerator.is_main_process:
+        """Save what the host does not: what this run trains, and under LoRA the conditioning's weights."""
+        if not self.trainer.accelerator.is_main_process:
+            return
+        save_trained(self.trainer.model, self.trainer.optimizer, Path(ckpt_dir))
+        if self.trainer.config.model_type == "lora":
             save_conditioning(self.adapter, Path(ckpt_dir))
 
     def on_load_checkpoint(self, ckpt_dir: str) -> None:
@@ -121,8 +125,8 @@ class TwinFlowDistiller(DistillationBase):
             self._dropout = has_active_dropout(self.trainer.model.get_trained_component(unwrap_model=True))
             if self._dropout:
                 logging.getLogger("simpletuner_twinflow").warning(
-                    "The network has dropout (lora_dropout is %s): TwinFlow's passes on part of a batch are laid out on the "
-                    "whole of it, so that student and teacher drop the same. Set lora_dropout to 0 for cheaper steps.",
+                    "The network has dropout (lora_dropout is %s): TwinFlow's passes on part of a batch are laid out "
+                    "on the whole of it, so that student and teacher drop the same. lora_dropout 0 is cheaper.",
                     self.trainer.config.lora_dropout,
                 )
         return self._dropout

@@ -1,0 +1,1 @@
+"""TwinFlow against its alternatives inside the real host."""
