@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from simpletuner_twinflow.conditioning import TimeConditioning
 from simpletuner_twinflow.flow import per_sample
 from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional
 from simpletuner_twinflow.host.conditioning import attach, batch_keys, conditioning_names
-from simpletuner_twinflow.host.families import FAMILIES
+from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.objective import Condition
 from simpletuner_twinflow.options import TwinFlowOptions
+from simpletuner_twinflow.scheduler import TwinFlowScheduler
 
 
 class FamilyAdapter:
@@ -21,7 +23,7 @@ class FamilyAdapter:
     def __init__(self, model: Any) -> None:
         """Args: model: the host's `ModelFoundation` of this run."""
         self.model = model
-        self.family = FAMILIES[model.config.model_family]
+        self.family = (FAMILIES | DIFFUSION_FAMILIES)[model.config.model_family]
         self.time_conditioning = TwinFlowOptions.from_mapping(vars(model.config)).time_conditioning
         self.text_destinations = DESTINATIONS | self.family.text_destinations
         self.conditioning: TimeConditioning | None = None
@@ -80,6 +82,10 @@ class FamilyAdapter:
 
         return predict
 
+    def scheduler(self) -> SchedulerMixin:
+        """The few-step sampler for this run's model."""
+        return TwinFlowScheduler()
+
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t; the family is asked, never `1000 t` assumed."""
         if self._reference_timesteps is None:
@@ -92,4 +98,8 @@ class FamilyAdapter:
 
 def adapter_for(model: Any) -> FamilyAdapter:
     """The adapter that this run's model needs. Args: model: the host's `ModelFoundation`."""
+    if model.config.model_family in DIFFUSION_FAMILIES:
+        from simpletuner_twinflow.host.diff2flow import DiffusionAdapter
+
+        return DiffusionAdapter(model)
     return FamilyAdapter(model)

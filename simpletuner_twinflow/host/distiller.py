@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from simpletuner.helpers.distillation.common import DistillationBase
 from torch import Tensor
 
@@ -41,9 +42,9 @@ class TwinFlowDistiller(DistillationBase):
         self._paused = False
         self._dropout: bool | None = None  # asked once: walking a large network's modules at each step would cost
 
-    def get_scheduler(self, scheduler_name: str | None = None) -> TwinFlowScheduler:
+    def get_scheduler(self, scheduler_name: str | None = None) -> SchedulerMixin:
         """The few-step sampler of this run, for validation."""
-        return TwinFlowScheduler()
+        return self.adapter.scheduler()
 
     def supports_special_scheduler_validation(self) -> bool:
         """Few-step validation also replaces the scheduler that a family's pipeline brings."""

@@ -43,6 +43,14 @@ FAMILIES = {
     "hunyuanvideo": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
 }
 
+DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
+    "sd1x": Family(time_embedding="time_embedding"),
+    "sd2x": Family(time_embedding="time_embedding"),
+    "sdxl": Family(time_embedding="time_embedding"),
+    "kolors": Family(time_embedding="time_embedding"),
+    "pixart_sigma": Family(time_embedding="adaln_single.emb.timestep_embedder"),
+}
+
 
 def is_flow_matching(config: Mapping[str, Any]) -> bool:
     """Whether the run's model predicts a flow velocity, by the host's own classes."""
@@ -62,7 +70,22 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
     unproven = "which TwinFlow has not been proven on yet"
     way_out = f'Use one of: {known}; or SimpleTuner\'s own TwinFlow with twinflow_implementation: "host".'
     if not flow:
-        return f"model_family is {family!r} with the diff2flow bridge, {unproven}. {way_out}"
+        return _diffusion_reason(config)
     if family not in FAMILIES:
         return f"model_family is {family!r}, {unproven}. {way_out}"
+    return None
+
+
+def _diffusion_reason(config: Mapping[str, Any]) -> str | None:
+    family, kind = config.get("model_family"), config.get("prediction_type")
+    if family not in DIFFUSION_FAMILIES:
+        return (
+            f"model_family is {family!r} with diff2flow_enabled, which TwinFlow has not been proven on yet. "
+            f"Use one of: {', '.join(sorted(DIFFUSION_FAMILIES))}; or a flow-matching family."
+        )
+    if kind not in (None, "", "epsilon", "v_prediction"):
+        return (
+            f"prediction_type is {kind!r}, which diff2flow cannot turn into a flow. "
+            'Set it to "epsilon" or "v_prediction", as the base model predicts, or remove it.'
+        )
     return None
