@@ -90,6 +90,14 @@ HOST_CONFLICTS = (
     ),
 )
 
+# Of models that predict epsilon or v; the host itself leaves these out for a flow.
+DIFFUSION_CONFLICTS = (
+    Conflict("snr_gamma", is_set, "TwinFlow's terms are not weighted by the SNR", "remove it"),
+    Conflict("use_soft_min_snr", is_set, "TwinFlow's terms are not weighted by the SNR", "set it to false"),
+    Conflict("offset_noise", is_set, "few-step sampling starts in noise without an offset", "set it to false"),
+    Conflict("refiner_training", is_set, "a refiner knows a part of the times, TwinFlow needs all", "set it to false"),
+)
+
 DATASET_CONFLICTS = (
     Conflict("is_regularisation_data", is_set, "its parent target would be ignored", "remove the dataset"),
     Conflict("is_regularization_data", is_set, "its parent target would be ignored", "remove the dataset"),
@@ -134,7 +142,8 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             "or accept the student as teacher with twinflow_allow_no_ema_teacher: true or twinflow_require_ema: false."
         )
     # The host's own implementation is asked no more than the feature's documentation asks.
-    for conflict in HOST_CONFLICTS if options.implementation == "paper" else HOST_CONFLICTS[:2]:
+    conflicts = HOST_CONFLICTS if flow else HOST_CONFLICTS + DIFFUSION_CONFLICTS
+    for conflict in conflicts if options.implementation == "paper" else HOST_CONFLICTS[:2]:
         value = config.get(conflict.key)
         if conflict.applies(value):
             yield _describe(conflict, value)
