@@ -44,11 +44,10 @@ FAMILIES = {
 }
 
 DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
-    "sd1x": Family(time_embedding="time_embedding"),
-    "sd2x": Family(time_embedding="time_embedding"),
+    "sd1x": Family(time_embedding="time_embedding"),  # with prediction_type "v_prediction" also SD 2
     "sdxl": Family(time_embedding="time_embedding"),
     "kolors": Family(time_embedding="time_embedding"),
-    "pixart_sigma": Family(time_embedding="adaln_single.emb.timestep_embedder"),
+    "pixart": Family(time_embedding="adaln_single.emb.timestep_embedder"),
 }
 
 
