@@ -18,6 +18,7 @@ class Family:
     sigmas_of_data: bool = False  # whether batch["sigmas"] is the share of data in the sample, not of noise
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
+    network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
     signed_time: str | None = None  # why it cannot be had; None where it can
 
 
@@ -30,7 +31,7 @@ FAMILIES = {
     "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder"),
     "z_image": Family(time_embedding="t_embedder.mlp"),
     # The host adds Sana's and LTX-Video's sign behind all blocks, so it goes our way.
-    "sana": Family(time_embedding="time_embed.emb.timestep_embedder"),
+    "sana": Family(time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}),
     "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
     "auraflow": Family(time_embedding="time_step_proj", host_sign="time_sign_embed"),
     # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.

@@ -1,13 +1,18 @@
 """Few-step validation: our scheduler for student and EMA, the ordinary sampler for the base-model benchmark."""
 
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from simpletuner_twinflow.host.families import FAMILIES
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
 HOSTS_OWN = "HostTwinFlowScheduler"
+STEPS = {"num_inference_steps", "num_steps"}  # what the families' pipelines call the number of steps
+GUIDANCE = {"guidance_scale", "guidance_scale_2", "text_guidance_scale", "audio_guidance_scale"}  # 0: the prompt alone
+REAL_GUIDANCE = {"guidance_scale_real", "true_cfg_scale"}  # 1: the prompt alone
 
 
 @uses(Seam("TwinFlowScheduler"))
@@ -17,6 +22,47 @@ def offer_scheduler(module: ModuleType) -> None:
 
     setattr(module, HOSTS_OWN, module.TwinFlowScheduler)
     module.TwinFlowScheduler = TwinFlowScheduler
+
+
+def settle_pipeline_calls(model: Any) -> None:
+    """Have the model's validation pipeline called as a TwinFlow model is to be sampled.
+
+    Steps and guidance are the run's also where a family replaces what validation asks for. A network that embeds the
+    guidance scale is given the scale it is trained with: scale 0 is one it has never seen.
+
+    Args:
+        model: the host's `ModelFoundation` of a TwinFlow run.
+    """
+    update, family = model.update_pipeline_call_kwargs, FAMILIES.get(model.config.model_family)
+    network = model.get_trained_component(unwrap_model=True)
+    for name, value in (family.network_config if family else {}).items():
+        if name not in network.config:
+            network.register_to_config(**{name: value})
+
+    def update_pipeline_call_kwargs(pipeline_kwargs: dict) -> dict:
+        updated = update(pipeline_kwargs)
+        if (options := active_options(model.config)) is None:
+            return updated  # the base-model benchmark
+        accepted = inspect.signature(model.pipeline.__call__).parameters
+        # A scale beside an embedded one has a default above 1 in some pipelines, so it is named even where nobody did.
+        settled = updated | dict.fromkeys(REAL_GUIDANCE & accepted.keys(), 1.0)
+        settled |= dict.fromkeys(GUIDANCE & settled.keys(), 0.0)
+        settled |= dict.fromkeys(STEPS & settled.keys(), options.target_step_count)
+        if "guidance_scale" in settled:
+            settled["guidance_scale"] = embedded_guidance(model)
+        if (guider := getattr(model.pipeline, "guider", None)) is not None:
+            guider.disable()  # a guider at scale 0 would follow no prompt at all
+        return settled
+
+    model.update_pipeline_call_kwargs = update_pipeline_call_kwargs
+
+
+def embedded_guidance(model: Any) -> float:
+    """The guidance scale that sampling gives the network: what it is trained with if it embeds one, else none."""
+    family, network = FAMILIES.get(model.config.model_family), model.get_trained_component(unwrap_model=True)
+    if family is None or not family.embeds_guidance or not network.config.get("guidance_embeds"):
+        return 0.0
+    return float(model.config.flux_guidance_value)
 
 
 @uses(

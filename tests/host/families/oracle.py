@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted
     """
     real = network.forward
 
+    @wraps(real)
     def forward(*args: Any, **kwargs: Any) -> Any:
         output, given = real(*args, **kwargs), named(real, args, kwargs)
         point = unprompted if is_empty_prompt(tiny, given) else prompted
@@ -56,7 +58,7 @@ def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
     empty = {
         name: any((tensor.float() == value.flatten()[0]).any() for tensor in found)
         for name, value in cached_text(tiny, "").items()
-        if value.is_floating_point()
+        if not isinstance(tiny.text[name], str)
     }
     assert len(set(empty.values())) == 1, f"some embeddings are the empty prompt's, others are not: {empty}"
     return all(empty.values())

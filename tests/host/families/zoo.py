@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan
+from diffusers.guiders import ClassifierFreeGuidance
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 WORDS = 5  # tokens of a prompt
 
@@ -29,22 +34,42 @@ def data_share(given: Tensor) -> Tensor:
     return 1 - given
 
 
+def tokenizer_of_hidream() -> dict[str, Any]:
+    """Its pipeline reads the end-of-sentence token."""
+    words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
+    return {"tokenizer_4": PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")}
+
+
+def vae_of_wan() -> dict[str, Any]:
+    """Its pipeline reads the number of channels."""
+    vae = AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False])
+    return {"vae": vae}
+
+
+def parts_of_hunyuanvideo() -> dict[str, Any]:
+    """A guider as the host makes it from the seed's `validation_guidance: 0.0`."""
+    return {"guider": ClassifierFreeGuidance(guidance_scale=0.0)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tiny:
     """A family at tiny size."""
 
     network: dict[str, Any]  # arguments of the network's class
     latents: tuple[int, ...]  # of one sample
-    text: dict[str, tuple[int, ...] | str]  # what is cached per prompt: name -> shape, or "mask"
+    text: dict[str, tuple[int, ...] | str]  # what is cached per prompt: name -> shape, or what `cached_text` makes
     time: Callable[[Tensor], Tensor]  # from what the network is given to t
     direction: int = 1  # of the network's raw output
     flavour: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     hidden: str = "hidden_states"  # the network's names of its inputs
     timestep: str = "timestep"
+    parts: Callable[[], dict[str, Any]] = dict  # of the pipeline, where it does not do without
+    call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
 
 
 EMBEDS = {"prompt_embeds": (1, WORDS, 16), "attention_masks": "mask"}
+PROMPT_MASK = {"prompt_embeds": (1, WORDS, 16), "prompt_attention_mask": "mask"}
 POOLED = {"prompt_embeds": (1, WORDS, 16), "pooled_prompt_embeds": (16,)}
 
 ZOO = {
@@ -95,7 +120,7 @@ ZOO = {
             "axes_dims_rope": (4, 4, 4, 4),
         },
         latents=(16, 4, 4),
-        text={"prompt_embeds": (1, WORDS, 16)},
+        text={"prompt_embeds": (1, WORDS, 16), "attention_mask": "mask"},
         time=same,
         flavour="dev",
         config={"flux_guidance_mode": "constant", "flux_guidance_value": 1.0},
@@ -128,7 +153,7 @@ ZOO = {
             "axes_lens": [128, 32, 32],
         },
         latents=(4, 8, 8),
-        text=EMBEDS,
+        text={"prompt_embeds": (1, WORDS, 16), "attention_mask": "mask"},
         time=data_share,
         direction=-1,
         hidden="x",
@@ -148,8 +173,9 @@ ZOO = {
             "sample_size": 8,
         },
         latents=(4, 8, 8),
-        text=EMBEDS,
+        text={"prompt_embeds": (1, WORDS, 16), "attention_mask": "row of mask"},
         time=thousandths,
+        call={"use_resolution_binning": False},
     ),
     "auraflow": Tiny(
         network={
@@ -165,7 +191,7 @@ ZOO = {
             "pos_embed_max_size": 64,
         },
         latents=(4, 8, 8),
-        text=EMBEDS,
+        text=PROMPT_MASK,
         time=same,
     ),
     "chroma": Tiny(
@@ -182,7 +208,7 @@ ZOO = {
             "approximator_layers": 1,
         },
         latents=(4, 8, 8),
-        text=EMBEDS,
+        text={"prompt_embeds": (1, WORDS, 16), "attention_masks": "float mask"},
         time=same,
     ),
     "lumina2": Tiny(
@@ -200,7 +226,7 @@ ZOO = {
             "cap_feat_dim": 16,
         },
         latents=(4, 8, 8),
-        text=EMBEDS,
+        text=PROMPT_MASK,
         time=data_share,
         direction=-1,
     ),
@@ -230,6 +256,7 @@ ZOO = {
         time=thousandths,
         direction=-1,
         timestep="timesteps",
+        parts=tokenizer_of_hidream,
     ),
     "kandinsky5_image": Tiny(
         network={
@@ -244,7 +271,6 @@ ZOO = {
             "num_text_blocks": 1,
             "num_visual_blocks": 1,
             "axes_dims": (4, 6, 6),
-            "visual_cond": True,
         },
         latents=(4, 8, 8),
         text=POOLED | {"attention_masks": "mask"},
@@ -252,7 +278,7 @@ ZOO = {
     ),
     "longcat_image": Tiny(
         network={
-            "in_channels": 16,
+            "in_channels": 64,
             "num_layers": 1,
             "num_single_layers": 1,
             "attention_head_dim": 16,
@@ -261,8 +287,8 @@ ZOO = {
             "pooled_projection_dim": 16,
             "axes_dims_rope": [4, 4, 8],
         },
-        latents=(4, 8, 8),
-        text={"prompt_embeds": (1, WORDS, 16)},
+        latents=(16, 8, 8),
+        text={"prompt_embeds": (1, WORDS, 16), "text_ids": "ids"},
         time=same,
         flavour="final",
     ),
@@ -280,8 +306,9 @@ ZOO = {
             "rope_max_seq_len": 32,
         },
         latents=(4, 2, 8, 8),
-        text={"prompt_embeds": (1, WORDS, 16)},
+        text=EMBEDS,
         time=thousandths,
+        parts=vae_of_wan,
         flavour="t2v-480p-1.3b-2.1",
     ),
     "ltxvideo": Tiny(
@@ -318,6 +345,7 @@ ZOO = {
             "prompt_attention_mask_2": "mask",
         },
         time=thousandths,
+        parts=parts_of_hunyuanvideo,
         flavour="t2v-480p",
     ),
 }
@@ -326,10 +354,14 @@ ZOO = {
 def cached_text(tiny: Tiny, prompt: str) -> dict[str, Tensor]:
     """What the host's cache holds for a prompt: numbers of its own for each one, and a mask of its length."""
     stream = torch.Generator().manual_seed(sum(map(ord, prompt)) + 17)
-    words = max(1, len(prompt.split()))
+    mask = (torch.arange(WORDS) < max(1, len(prompt.split()))).long()
+    made = {
+        "mask": mask.unsqueeze(0),
+        "row of mask": mask,
+        "float mask": mask.float().unsqueeze(0),
+        "ids": torch.zeros(WORDS, 3),
+    }
     return {
-        name: (torch.arange(WORDS) < words).long().unsqueeze(0)
-        if shape == "mask"
-        else torch.randn(shape, generator=stream)
+        name: made[shape] if isinstance(shape, str) else torch.randn(shape, generator=stream)
         for name, shape in tiny.text.items()
     }

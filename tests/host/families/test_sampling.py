@@ -1,0 +1,64 @@
+"""Every family's own pipeline draws in few steps with our scheduler, called as the host's validation calls it."""
+
+import inspect
+
+import pytest
+import torch
+from simpletuner.helpers.models.common import PipelineTypes
+from simpletuner.helpers.training.validation import Validation
+
+from simpletuner_twinflow.host.validation import settle_pipeline_calls
+from simpletuner_twinflow.scheduler import TwinFlowScheduler
+from tests.host.families.build import adapter_of, host_model
+from tests.host.families.oracle import install
+from tests.host.families.zoo import ZOO, cached_text
+
+POINT = 0.7
+
+
+def pipeline_of(model, scheduler):
+    """The family's text-to-image (or video) pipeline without the parts that latents and embeddings make unnecessary."""
+    pipeline_class = model.PIPELINE_CLASSES[PipelineTypes.TEXT2IMG]
+    tiny = ZOO[model.config.model_family]
+    names = [
+        name
+        for name, argument in inspect.signature(pipeline_class.__init__).parameters.items()
+        if name != "self" and argument.default in (argument.empty, None)
+    ]
+    parts = dict.fromkeys(names) | tiny.parts() | {"transformer": model.model, "scheduler": scheduler}
+    model.pipeline = pipeline_class(**parts)
+    return model.pipeline
+
+
+def draw(model, scheduler=None):
+    """Latents of one prompt, drawn by the host's own way to call a pipeline."""
+    tiny = ZOO[model.config.model_family]
+    pipeline = pipeline_of(model, scheduler or TwinFlowScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    given = {
+        "prompt": None,
+        "negative_prompt": None,
+        "num_images_per_prompt": 1,
+        "num_inference_steps": 20,
+        "guidance_scale": 5.0,
+        "height": 64,
+        "width": 64,
+        **model.convert_text_embed_for_pipeline(cached_text(tiny, "a cat")),
+        **model.convert_negative_text_embed_for_pipeline(text_embedding=cached_text(tiny, "")),
+    }
+    given = model.update_pipeline_call_kwargs(given) | tiny.call
+    given = Validation._filter_pipeline_kwargs_for_call(None, pipeline, given)
+    with torch.no_grad():
+        return pipeline(**given | {"output_type": "latent", "generator": torch.Generator().manual_seed(0)})[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("family", ZOO)
+def test_exact_network_draws_its_data_in_any_number_of_steps(family, steps, folder):
+    """So time, direction and target time of network, pipeline and scheduler agree."""
+    model = host_model(family, folder, twinflow_target_step_count=steps)
+    adapter_of(model)
+    settle_pipeline_calls(model)
+    install(model.model, ZOO[family], prompted=POINT, unprompted=-9.0)
+    latents = draw(model)
+    torch.testing.assert_close(latents, torch.full_like(latents, POINT), rtol=1e-4, atol=1e-4)
