@@ -151,6 +151,20 @@ def test_beyond_the_models_last_time_the_error_is_that_of_pure_noise_taken_for_i
     torch.testing.assert_close(flow.velocity(noise, torch.ones(1)) - velocity, expected, rtol=0, atol=2e-8)
 
 
+@models
+def test_before_the_models_first_time_the_error_is_that_of_a_cleaner_sample_taken_for_its_first_state(abar, kind):
+    flow, path = gaussian(), DiffusionPath(abar, kind)
+    t = torch.linspace(0, path.sigma_min, 50, dtype=torch.float64)
+    x_t = on_the_path(flow, t)
+    velocity = velocity_of(DiffusionOracle(flow, kind), path, x_t, t)
+    assert (path.point(x_t, t).time == 0).all()
+    x, here, asked = path.point(x_t, t).x, abar_of(per_sample(t, like=x_t)), abar_of(per_sample(t[-1:], like=x_t))
+    noise = DiffusionOracle(flow, "epsilon")
+    off = (noise(x, asked.flatten()) - noise(x, here.flatten())) / per_sample(1 - t, like=x_t)
+    torch.testing.assert_close(velocity - flow.velocity(x_t, t), off, rtol=0, atol=1e-8)
+    assert off.abs().max() < 1.5 * path.sigma_min * ((x - flow.mean).abs() / flow.std**2).max()
+
+
 def test_pure_noise_taken_for_the_last_state_costs_seven_per_cent_on_sdxl():
     flow, path = GaussianFlow(mean=0.0, std=1.0), DiffusionPath(SCHEDULES["sdxl"], "epsilon")
     noise, one = torch.randn(1, 1000, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
