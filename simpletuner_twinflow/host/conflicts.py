@@ -67,12 +67,6 @@ HOST_CONFLICTS = (
         'set lora_type to "standard"',
     ),
     Conflict("peft_lora_mode", lambda value: value == "singlora", "its weights depend on the step", 'use "standard"'),
-    Conflict(
-        "base_model_precision",
-        lambda value: is_set(value) and value != "no_change",
-        "TwinFlow has not been proven on a quantised base",
-        'set it to "no_change"',
-    ),
     Conflict("train_text_encoder", is_set, "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
     Conflict("fsdp_enable", is_set, "sharded weights cannot be swapped for the teacher's", "train without FSDP"),
     Conflict(
@@ -87,6 +81,16 @@ HOST_CONFLICTS = (
     Conflict("ramtorch", is_set, "streamed weights cannot be swapped for the teacher's", "set ramtorch to false"),
     Conflict(
         "musubi_blocks_to_swap", is_positive, "swapped blocks cannot be exchanged for the teacher's", "set it to 0"
+    ),
+)
+
+# Of a full fine-tune. An adapter's frozen base is never swapped, so it may be quantised.
+FULL_CONFLICTS = (
+    Conflict(
+        "base_model_precision",
+        lambda value: is_set(value) and value != "no_change",
+        "the teacher is an average of the trained weights, and quantised ones have none",
+        'set it to "no_change", or train a LoRA',
     ),
 )
 
@@ -143,6 +147,8 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         )
     # The host's own implementation is asked no more than the feature's documentation asks.
     conflicts = HOST_CONFLICTS if flow else HOST_CONFLICTS + DIFFUSION_CONFLICTS
+    if config.get("model_type") == "full":
+        conflicts += FULL_CONFLICTS
     for conflict in conflicts if options.implementation == "paper" else HOST_CONFLICTS[:2]:
         value = config.get(conflict.key)
         if conflict.applies(value):

@@ -3,6 +3,8 @@
 from typing import Any
 
 from tests.host.harness import FULL, SEED, TINY, Host, Run, Runs
+from tests.host.precision_recipes import PRECISION_RECIPES
+from tests.host.resume_recipes import RESUME_RECIPES
 
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
 ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance": 3.0}
@@ -36,8 +38,9 @@ def full(host: Host, runs: Runs) -> Run:
 
 
 def adversarial_full(host: Host, runs: Runs) -> Run:
-    """Full fine-tune, everything on."""
-    return host.train("adversarial_full", SEED | TINY | FULL | ADVERSARIAL)
+    """Full fine-tune, everything on, each step probed."""
+    probe = {"OBSERVER_CODE": PROBE_EACH_STEP}
+    return host.train("adversarial_full", SEED | TINY | FULL | ADVERSARIAL, environment=probe)
 
 
 def off_with_plugin(host: Host, runs: Runs) -> Run:
@@ -75,18 +78,22 @@ def seam_missing(host: Host, runs: Runs) -> tuple[Run, Run]:
     return on, host.train("seam_missing_off", OFF | TINY | quick, environment=environment)
 
 
-RECIPES = {
-    recipe.__name__: recipe
-    for recipe in (
-        seed_lora,
-        adversarial_lora,
-        off_with_plugin,
-        off_without_plugin,
-        adversarial_full,
-        full,
-        hosts_own,
-        disabled,
-        refused,
-        seam_missing,
-    )
-}
+RECIPES = (
+    RESUME_RECIPES
+    | PRECISION_RECIPES
+    | {
+        recipe.__name__: recipe
+        for recipe in (
+            seed_lora,
+            adversarial_lora,
+            off_with_plugin,
+            off_without_plugin,
+            adversarial_full,
+            full,
+            hosts_own,
+            disabled,
+            refused,
+            seam_missing,
+        )
+    }
+)

@@ -126,7 +126,10 @@ CONFLICTS = [
     ({"tread_config": '{"routes": []}'}, ["tread_config", "remove it"]),
     ({"lora_type": "lycoris", "lycoris_config": "lycoris.json"}, ["lora_type", "lycoris", "standard"]),
     ({"peft_lora_mode": "singlora"}, ["peft_lora_mode", "singlora", "standard"]),
-    ({"base_model_precision": "int8-quanto"}, ["base_model_precision", "int8-quanto", "no_change"]),
+    (
+        {"model_type": "full", "base_model_precision": "int8-quanto"},
+        ["base_model_precision", "int8-quanto", "no_change", "LoRA"],
+    ),
     ({"fsdp_enable": True}, ["fsdp_enable", "without FSDP"]),
     ({"deepspeed_config": "ds.json"}, ["deepspeed_config", "without DeepSpeed"]),
     ({"scheduled_sampling_reflexflow": True}, ["scheduled_sampling_reflexflow", "set it to false"]),
@@ -158,6 +161,10 @@ def test_conflict_is_refused_in_one_line_that_names_key_value_and_way_out(change
 def test_every_row_of_the_table_of_conflicts_is_tried_here():
     tried = {key for changes, _ in CONFLICTS for key in changes} | {"ramtorch"}
     assert {conflict.key for conflict in HOST_CONFLICTS} <= tried
+
+
+def test_adapter_on_a_quantised_base_is_accepted():
+    assert load(SEED, base_model_precision="int8-quanto").twinflow_enabled
 
 
 def test_ramtorch_is_refused_too():

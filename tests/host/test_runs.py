@@ -97,6 +97,17 @@ def test_target_time_and_time_sign_are_trained_and_positive_time_stays_the_base_
     assert positive.abs().max() == 0
 
 
+@pytest.mark.host_runs("adversarial_lora", "adversarial_full")
+@pytest.mark.parametrize("name", ["adversarial_lora", "adversarial_full"])
+def test_network_tells_target_times_and_signs_apart_once_it_has_been_trained(name, runs):
+    """Both start from zero, as the pre-trained network, which knows neither."""
+    first, *_, last = (step["apart"] for step in runs[name].check().of("step"))
+    assert first == {"sign": 0.0, "target_time": 0.0, "repeated": 0.0}
+    assert last["sign"] > 1e-5
+    assert last["target_time"] > 1e-5
+    assert last["repeated"] == 0.0
+
+
 # --- one step, asked again ----------------------------------------------------------------------------------------
 
 
@@ -150,12 +161,24 @@ def test_guidance_asks_the_teacher_with_the_prompt_and_with_the_empty_prompt(ste
 
 
 @pytest.mark.host_runs("adversarial_lora")
+def test_all_passes_of_the_loss_draw_the_same_dropout(steps):
+    for step in steps:
+        assert len({call["stream"] for call in step["calls"]}) == 1
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_loss_changes_with_guidance_on_all_but_twin_rows(steps):
+    for step in steps:
+        assert (step["loss"] == step["loss_without_guidance"]) == (step["roles"] == ["twin"])
+
+
+@pytest.mark.host_runs("adversarial_lora")
 def test_teacher_passes_run_on_ema_weights_and_rectifys_fields_on_the_students(steps):
     # In the first two windows EMA and student are the same weights still: the host starts with a decay of 0.
     for step in steps[8:]:
-        student, *others = step["calls"]
-        fields = [call for call in others if call["rows"] == 2]
-        teacher = [call for call in others if call["rows"] == 1]
+        [role], (student, *others) = step["roles"], step["calls"]
+        fields = others[-2:] if role == "one_step" else []
+        teacher = others[: len(others) - len(fields)]
         assert all(call["weights"] == student["weights"] for call in fields)
         assert all(call["weights"] != student["weights"] for call in teacher)
         assert len({call["weights"] for call in teacher}) <= 1

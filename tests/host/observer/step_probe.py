@@ -3,8 +3,30 @@
 Run by the observer inside a run of the host (OBSERVER_CODE).
 """
 
+from dataclasses import replace
+
 import torch
 import wrapt
+
+
+def how_far_apart(trainer, batch, rng_state):
+    """The largest difference that the time's sign and the target time make to the network's velocity on this batch."""
+    from simpletuner_twinflow.objective import Condition
+
+    x_t = batch["twinflow_rows"].x_t
+    predict, count = trainer.twinflow_adapter.predict_with(batch), len(x_t)
+
+    def velocity(t, r, sign):
+        torch.set_rng_state(rng_state)
+        times = (torch.full((count,), value) for value in (t, r, sign))
+        return predict(x_t, *times, Condition(tuple(range(count))))
+
+    ordinary = velocity(0.7, 0.7, 1.0)
+    return {
+        "sign": (velocity(0.7, 0.7, -1.0) - ordinary).abs().max().item(),
+        "target_time": (velocity(0.7, 0.3, 1.0) - ordinary).abs().max().item(),
+        "repeated": (velocity(0.7, 0.7, 1.0) - ordinary).abs().max().item(),
+    }
 
 
 def install(note):
@@ -33,6 +55,7 @@ def install(note):
                 {
                     "rows": prepared_batch["noisy_latents"].shape[0],
                     "graded": torch.is_grad_enabled(),
+                    "stream": torch.get_rng_state().sum().item(),
                     "prompt": prepared_batch["encoder_hidden_states"].float().sum(dim=(1, 2)).tolist(),
                     "pooled": prepared_batch["add_text_embeds"].float().sum(dim=1).tolist(),
                     "timesteps": prepared_batch["timesteps"].tolist(),
@@ -54,6 +77,12 @@ def install(note):
         with torch.no_grad():
             trainer.model_predict(prepared_batch=dict(batch))
         after_student_alone = torch.get_rng_state()
+        distiller, objective = trainer.distiller, trainer.distiller.objective
+        distiller.objective = replace(objective, enhanced_ratio=0.0)
+        torch.set_rng_state(begin)
+        without_guidance = wrapped(*args, **kwargs)[0].item()
+        distiller.objective = objective
+        apart = how_far_apart(trainer, batch, begin)
         torch.set_rng_state(after_step)
 
         note(
@@ -65,6 +94,9 @@ def install(note):
             weights_are_back=all(map(torch.equal, weights, (parameter.detach() for parameter in network.parameters()))),
             batch_is_untouched=set(batch) == keys,
             loss_dtype=str(result[0].dtype),
+            apart=apart,
+            loss=result[0].item(),
+            loss_without_guidance=without_guidance,
             calls=calls,
         )
         return result
