@@ -3,9 +3,27 @@
 The host's own classes say the rest: direction, timesteps, latents, conditioning.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Refusal(NamedTuple):
+    """A value of a host key that a family cannot be trained with."""
+
+    key: str
+    value: str  # a regular expression for the whole value
+    reason: str
+    way_out: str
+
+
+RANDOM_GUIDANCE = Refusal(
+    "flux_guidance_mode",
+    "random-range",
+    "each pass would draw a guidance scale of its own, and TwinFlow compares passes",
+    'set it to "constant"',
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +35,22 @@ class Family:
     rows_first: bool = False  # whether the time embedding sees B rows and then B fixed times of the network's own
     sigmas_of_data: bool = False  # whether batch["sigmas"] is the share of data in the sample, not of noise
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
+    unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
     network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
-    signed_time: str | None = None  # why it cannot be had; None where it can
+    refusals: tuple[Refusal, ...] = ()  # what of the family cannot be trained
 
 
 FAMILIES = {
     "sd3": Family(time_embedding="time_text_embed.timestep_embedder", host_sign="time_sign_embed"),
-    "flux": Family(time_embedding="time_text_embed.timestep_embedder", embeds_guidance=True),
+    "flux": Family(
+        time_embedding="time_text_embed.timestep_embedder", embeds_guidance=True, refusals=(RANDOM_GUIDANCE,)
+    ),
     "flux2": Family(
-        time_embedding="time_guidance_embed.timestep_embedder", host_sign="time_sign_embed", embeds_guidance=True
+        time_embedding="time_guidance_embed.timestep_embedder",
+        host_sign="time_sign_embed",
+        embeds_guidance=True,
+        refusals=(RANDOM_GUIDANCE,),
     ),
     "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder"),
     "z_image": Family(time_embedding="t_embedder.mlp"),
@@ -40,15 +64,61 @@ FAMILIES = {
     "hidream": Family(time_embedding="t_embedder.timestep_embedder", host_sign="t_embedder.time_sign_embed"),
     "kandinsky5_image": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
     "longcat_image": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
-    "wan": Family(time_embedding="condition_embedder.time_embedder", host_sign="condition_embedder.time_sign_embed"),
+    "wan": Family(
+        time_embedding="condition_embedder.time_embedder",
+        host_sign="condition_embedder.time_sign_embed",
+        refusals=(
+            Refusal(
+                "model_flavour",
+                "(i2v-14b-2.2|animegen-t2v)-(high|low)",
+                "it is one of two networks that share the noise levels, and TwinFlow's jumps cross all of them",
+                "use a flavour with one network",
+            ),
+        ),
+    ),
     "hunyuanvideo": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
+    # The host would have PEFT wrap FLUX.3's and MOSS-Image's sign embedding and put it into the adapter's file.
+    "flux3_image": Family(
+        time_embedding="timestep_embedder",
+        refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
+    ),
+    "krea2": Family(time_embedding="time_embed", host_sign="time_embed.time_sign_embed"),
+    "ernie": Family(time_embedding="time_embedding", host_sign="time_sign_embed"),
+    "moss_image": Family(time_embedding="time_embedding", unguided_scale=1.0),
+    # Its time embedding sees the batch's times and then as many times of clean conditioning images.
+    "z_image_omni": Family(time_embedding="t_embedder.mlp", host_sign="t_embedder.time_sign_embed", rows_first=True),
+    "kandinsky5_video": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
+    "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
 }
+
+# The host's second names of the same classes.
+FAMILIES |= {name.replace("_", "-"): FAMILIES[name] for name in ("kandinsky5_image", "kandinsky5_video")}
 
 DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
     "sd1x": Family(time_embedding="time_embedding"),  # with prediction_type "v_prediction" also SD 2
     "sdxl": Family(time_embedding="time_embedding"),
     "kolors": Family(time_embedding="time_embedding"),
     "pixart": Family(time_embedding="adaln_single.emb.timestep_embedder"),
+}
+
+
+REFUSED = {  # the host's other families, and why
+    "longcat_video": "its pipeline takes no prompt embeddings, so that validation could not draw with it",
+    "mageflow": "a sample's answer depends on its place in the batch, and TwinFlow also asks for parts of a batch",
+    "ltxvideo2": "it makes picture and sound at once, each with noise and a loss of its own",
+    "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
+    "cosmos3": "it makes picture, sound and actions at once, each with noise and a loss of its own",
+    "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
+    "minimaxmusic": "its network works out the time from the noise level itself, so it cannot be asked at another time",
+    "omnigen": "it reads the prompt's words while it predicts, so the empty prompt cannot take their place",
+    "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
+    "boogu_image": "its pipeline's time runs towards the data, and the few-step scheduler's towards the noise",
+    "zlab_i1": "its pipeline's time runs towards the data, and the few-step scheduler's towards the noise",
+    "anima": "it has not been proven: its pipeline brings its own schedulers",
+    "wan_s2v": "it has not been proven with speech",
+    "infinitetalk": "it has not been proven with speech",
+    "cosmos": "it predicts clean samples of another noise process",
+    "heartmula": "it predicts tokens, not a flow",
 }
 
 
@@ -64,15 +134,22 @@ def is_flow_matching(config: Mapping[str, Any]) -> bool:
 
 
 def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
-    """Why this run's model cannot be trained yet; None when it can."""
-    family = config.get("model_family")
-    known = ", ".join(sorted(FAMILIES))
-    unproven = "which TwinFlow has not been proven on yet"
-    way_out = f'Use one of: {known}; or SimpleTuner\'s own TwinFlow with twinflow_implementation: "host".'
+    """Why this run's model cannot be trained; None when it can."""
+    name = config.get("model_family")
     if not flow:
         return _diffusion_reason(config)
-    if family not in FAMILIES:
-        return f"model_family is {family!r}, {unproven}. {way_out}"
+    if name not in FAMILIES:
+        reason = REFUSED.get(name, "it has not been proven")
+        return (
+            f"model_family is {name!r}, which TwinFlow does not train: {reason}. Use one of: "
+            f'{", ".join(sorted(FAMILIES))}; or SimpleTuner\'s own TwinFlow with twinflow_implementation: "host".'
+        )
+    for refusal in FAMILIES[name].refusals:
+        if re.fullmatch(refusal.value, str(config.get(refusal.key))):
+            return (
+                f"{refusal.key} is {config[refusal.key]!r} with model_family {name!r}, which TwinFlow does not train: "
+                f"{refusal.reason}. Way out: {refusal.way_out}."
+            )
     return None
 
 

@@ -49,7 +49,7 @@ def settle_pipeline_calls(model: Any) -> None:
         settled |= dict.fromkeys(GUIDANCE & settled.keys(), 0.0)
         settled |= dict.fromkeys(STEPS & settled.keys(), options.target_step_count)
         if "guidance_scale" in settled:
-            settled["guidance_scale"] = embedded_guidance(model)
+            settled["guidance_scale"] = sampling_guidance(model)
         if (guider := getattr(model.pipeline, "guider", None)) is not None:
             guider.disable()  # a guider at scale 0 would follow no prompt at all
         return settled
@@ -57,12 +57,14 @@ def settle_pipeline_calls(model: Any) -> None:
     model.update_pipeline_call_kwargs = update_pipeline_call_kwargs
 
 
-def embedded_guidance(model: Any) -> float:
-    """The guidance scale that sampling gives the network: what it is trained with if it embeds one, else none."""
+def sampling_guidance(model: Any) -> float:
+    """The guidance scale to call a pipeline with: what the network is trained with if it embeds one, else none."""
     family, network = FAMILIES.get(model.config.model_family), model.get_trained_component(unwrap_model=True)
-    if family is None or not family.embeds_guidance or not network.config.get("guidance_embeds"):
+    if family is None:
         return 0.0
-    return float(model.config.flux_guidance_value)
+    if family.embeds_guidance and network.config.get("guidance_embeds"):
+        return float(model.config.flux_guidance_value)
+    return family.unguided_scale
 
 
 @uses(

@@ -48,6 +48,12 @@ class Cache:
         return cached_text(self.tiny, prompt_records[0]["prompt"])
 
 
+def host_config(family: str, folder: Path, **changes: Any) -> Any:
+    """A run's configuration, parsed by the host; the pipeline's folder holds no more than a scheduler."""
+    given = REQUIRED | {"model_family": family, "pretrained_model_name_or_path": str(folder)}
+    return loader.load_config(given | changes)
+
+
 def host_model(family: str, folder: Path, *, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """The host's model class with a parsed config of its own and a tiny random network.
 
@@ -58,10 +64,8 @@ def host_model(family: str, folder: Path, *, dtype: torch.dtype = torch.float32,
         changes: to the config.
     """
     tiny = ZOO[family]
-    given = REQUIRED | {"model_family": family, "pretrained_model_name_or_path": str(folder)}
-    if tiny.flavour:
-        given["model_flavour"] = tiny.flavour
-    config = loader.load_config(given | tiny.config | changes)
+    flavour = {"model_flavour": tiny.flavour} if tiny.flavour else {}
+    config = host_config(family, folder, **flavour | tiny.config | changes)
     config.weight_dtype, config.base_weight_dtype, config.flow_matching = dtype, dtype, True  # as the trainer does
     model = ModelRegistry.model_families()[family](config, Accelerator(cpu=True))
     model.check_user_config()

@@ -44,8 +44,9 @@ def draw(model, scheduler=None):
         "height": 64,
         "width": 64,
         **model.convert_text_embed_for_pipeline(cached_text(tiny, "a cat")),
-        **model.convert_negative_text_embed_for_pipeline(text_embedding=cached_text(tiny, "")),
     }
+    if model.uses_validation_negative_prompt() and tiny.negative_prompt:
+        given |= model.convert_negative_text_embed_for_pipeline(text_embedding=cached_text(tiny, ""))
     given = model.update_pipeline_call_kwargs(given) | tiny.call
     given = Validation._filter_pipeline_kwargs_for_call(None, pipeline, given)
     with torch.no_grad():

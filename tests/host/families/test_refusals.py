@@ -1,0 +1,44 @@
+"""What of the host's families cannot be trained is refused when a run starts, by name and with the reason."""
+
+import pytest
+from simpletuner.helpers.models.registry import ModelRegistry
+
+from simpletuner_twinflow import TwinFlowConfigError
+from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED
+from tests.host.families.build import host_config
+from tests.host.families.zoo import ZOO
+
+VALUES = [
+    ("flux", "flux_guidance_mode", "random-range", "constant"),
+    ("flux2", "flux_guidance_mode", "random-range", "constant"),
+    ("flux3_image", "model_flavour", "klein", "klein-base"),
+    ("wan", "model_flavour", "i2v-14b-2.2-high", "one network"),
+    ("wan", "model_flavour", "i2v-14b-2.2-low", "one network"),
+    ("wan", "model_flavour", "animegen-t2v-high", "one network"),
+]
+
+
+def test_every_flow_family_of_the_host_is_trained_or_refused_for_a_reason():
+    flow = {
+        name for name, family in ModelRegistry.model_families().items() if family.PREDICTION_TYPE.is_flow_prediction
+    }
+    assert flow - REFUSED.keys() == FAMILIES.keys()
+    proven = {name for name in FAMILIES if name.replace("-", "_") in ZOO}
+    assert proven == FAMILIES.keys(), "every family that is trained is in the shared suite"
+    assert not REFUSED.keys() & (FAMILIES.keys() | DIFFUSION_FAMILIES.keys())
+
+
+@pytest.mark.parametrize("family", [name for name in REFUSED if name not in ("cosmos", "heartmula")])
+def test_refused_family_is_named_with_its_reason(family, folder):
+    with pytest.raises(TwinFlowConfigError) as refusal:
+        host_config(family, folder)
+    assert f"model_family is '{family}'" in str(refusal.value)
+    assert REFUSED[family] in str(refusal.value)
+
+
+@pytest.mark.parametrize(("family", "key", "value", "way_out"), VALUES)
+def test_value_that_a_family_cannot_be_trained_with_is_refused(family, key, value, way_out, folder):
+    with pytest.raises(TwinFlowConfigError) as refusal:
+        host_config(family, folder, **{key: value})
+    for words in (f"{key} is '{value}'", family, way_out):
+        assert words in str(refusal.value)
