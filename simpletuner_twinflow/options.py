@@ -218,6 +218,13 @@ class TwinFlowOptions:
         "(the published LoRA recipe). none: not at all, so not with the adversarial branch.",
         choices=("training_only", "signed_time", "none"),
     )
+    export_weights: Literal["auto", "ema", "student"] = option(
+        "auto",
+        label="Exported weights",
+        help='Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. Checkpoints hold '
+        "both.",
+        choices=("auto", "ema", "student"),
+    )
     implementation: Literal["paper", "host"] = option(
         "paper",
         label="Implementation",

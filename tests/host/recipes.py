@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.host.export_recipes import EXPORT_RECIPES
 from tests.host.harness import FULL, SEED, TINY, Host, Run, Runs
 from tests.host.precision_recipes import PRECISION_RECIPES
 from tests.host.resume_recipes import RESUME_RECIPES
@@ -97,3 +98,4 @@ RECIPES = (
         )
     }
 )
+RECIPES |= EXPORT_RECIPES

@@ -1,0 +1,53 @@
+"""The command line, `simpletuner-twinflow COMMAND ...`. It needs torch and diffusers, not the trainer."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from simpletuner_twinflow.errors import TwinFlowError
+
+PROGRAM = "simpletuner-twinflow"
+# Each is a module of this package with HELP, add_arguments(parser) and run(arguments); torch is imported in run only.
+COMMANDS = ("sample",)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: by default those of the process.
+
+    Returns:
+        The exit code: 0; 1 for what could not be done, with one line on stderr; 130 when interrupted.
+
+    Raises:
+        SystemExit: 2, for arguments that are wrong in themselves.
+    """
+    parser = Parser(prog=PROGRAM, description="TwinFlow few-step models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        command = import_module(f"{__name__}.{name}")
+        subparser = commands.add_parser(
+            name, help=command.HELP, description=command.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    parsed = parser.parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except TwinFlowError as error:
+        print(f"{PROGRAM} {parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,170 @@
+"""`simpletuner-twinflow sample`: draw each prompt with each seed, and a contact sheet of all pictures."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from simpletuner_twinflow.errors import TwinFlowError
+
+HELP = "draw each prompt with each seed in a few steps; writes PNGs and a contact sheet"
+MOST_STEPS = 8
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("--pipeline", required=True, help="folder of a diffusers pipeline, or its name on the hub")
+    parser.add_argument("--lora", help="LoRA to load into it: a .safetensors file, its folder, or its name on the hub")
+    parser.add_argument("--prompt", required=True, action="append", help="may be given several times")
+    parser.add_argument("--steps", type=_steps, default=2, help=f"network calls per picture, 1 to {MOST_STEPS}")
+    parser.add_argument("--seed", type=int, action="append", help="may be given several times (default: 0)")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="N seeds, counted up from --seed")
+    parser.add_argument("--output", type=Path, default=Path("samples"), help="folder to write to")
+    parser.add_argument("--height", type=_positive, help="of a picture (default: the pipeline's)")
+    parser.add_argument("--width", type=_positive, help="of a picture (default: the pipeline's)")
+    parser.add_argument("--guidance", type=float, default=0.0, help="0 for models that have it trained in")
+    parser.add_argument("--max-sequence-length", type=_positive, help="of the prompt in tokens, as in training")
+    parser.add_argument("--device", default="auto", help="auto: cuda, mps or cpu, whichever is there first")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: float32 on cpu, bfloat16 elsewhere")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draw.
+
+    Raises:
+        TwinFlowError: One line that names what is missing or does not fit.
+    """
+    seeds = _seeds(arguments.seed, arguments.seeds)
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TwinFlowError(f"--output {arguments.output}: {error.strerror}.") from error
+    pipeline = load_pipeline(arguments.pipeline, arguments.lora, arguments.device, arguments.dtype)
+    how = {
+        "num_inference_steps": arguments.steps,
+        "guidance_scale": arguments.guidance,
+        "height": arguments.height,
+        "width": arguments.width,
+        "max_sequence_length": arguments.max_sequence_length,
+    }
+    rows = draw(pipeline, arguments.prompt, seeds, how, arguments.output)
+
+    from simpletuner_twinflow.cli.contact_sheet import contact_sheet
+
+    columns = [f"seed {seed}" for seed in seeds]
+    contact_sheet(rows, arguments.prompt, columns).save(arguments.output / "contact_sheet.png")
+    print(f"wrote {len(rows) * len(seeds)} pictures and contact_sheet.png to {arguments.output}")
+
+
+def load_pipeline(name: str, lora: str | None, device: str, dtype: str) -> Any:
+    """A stock pipeline on its device, with the few-step sampler for its kind of model.
+
+    Raises:
+        TwinFlowError: It cannot be found or loaded, or there is no sampler for it.
+    """
+    import diffusers
+    import torch
+    from packaging.version import Version
+
+    from simpletuner_twinflow.cli.samplers import few_step_scheduler
+
+    _must_be_there("--pipeline", name, needs="model_index.json")
+    if lora is not None:
+        _must_be_there("--lora", lora, needs="*.safetensors")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    try:
+        # diffusers 0.42 warns of the name that older versions know.
+        keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(name, **{keyword: getattr(torch, dtype)})
+        pipeline.scheduler = few_step_scheduler(pipeline.scheduler)
+        if lora is not None:
+            _load_lora(pipeline, lora)
+        return pipeline.to(device)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise TwinFlowError(f"{lora or name} could not be loaded: {_one_line(error)}") from error
+
+
+def draw(pipeline: Any, prompts: list[str], seeds: list[int], how: dict[str, Any], folder: Path) -> list[list[Any]]:
+    """One row of pictures a prompt, one column a seed; each is written to the folder as soon as it is drawn.
+
+    Raises:
+        TwinFlowError: The pipeline does not accept the call, or makes no still pictures.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    pipeline.set_progress_bar_config(disable=True)
+    how = {name: value for name, value in how.items() if value is not None}
+    rows: list[list[Any]] = [[] for _ in prompts]
+    with tqdm(total=len(prompts) * len(seeds), unit="picture") as progress:
+        for number, prompt in enumerate(prompts):
+            for seed in seeds:
+                # On the CPU, so that a seed means the same start on every device.
+                generator = torch.Generator().manual_seed(seed)
+                try:
+                    result = pipeline(prompt=prompt, generator=generator, **how)
+                except (TypeError, ValueError, RuntimeError) as error:
+                    raise TwinFlowError(f"{type(pipeline).__name__} failed: {_one_line(error)}") from error
+                if not hasattr(result, "images"):
+                    raise TwinFlowError(f"{type(pipeline).__name__} makes no still pictures.")
+                [image] = result.images
+                image.save(folder / f"{number:02d}-{_slug(prompt)}-seed{seed}.png")
+                rows[number].append(image)
+                progress.update()
+    return rows
+
+
+def _steps(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= MOST_STEPS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number of steps from 1 to {MOST_STEPS}")
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+
+
+def _seeds(given: list[int] | None, count: int | None) -> list[int]:
+    given = given or [0]
+    if count is None:
+        return given
+    if len(given) > 1:
+        raise TwinFlowError("--seeds counts up from one --seed; give --seed once, or leave --seeds out.")
+    return list(range(given[0], given[0] + count))
+
+
+def _must_be_there(option: str, name: str, needs: str) -> None:
+    """Refuse a path that is not there; a name that could be one on the hub is left to diffusers."""
+    path = Path(name)
+    if path.is_file() and path.suffix == Path(needs).suffix == ".safetensors":
+        return
+    if path.is_dir():
+        if not any(path.glob(needs)):
+            raise TwinFlowError(f"{option} {name}: the folder has no {needs}.")
+        return
+    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or path.suffix == ".safetensors":
+        raise TwinFlowError(f"{option} {name}: no such folder{' or .safetensors file' if option == '--lora' else ''}.")
+
+
+def _load_lora(pipeline: Any, lora: str) -> None:
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise TwinFlowError(f"{type(pipeline).__name__} takes no LoRA.")
+    path = Path(lora)
+    if path.is_file():
+        pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    else:
+        pipeline.load_lora_weights(lora)
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"\W+", "-", prompt).strip("-").lower()[:40] or "empty"

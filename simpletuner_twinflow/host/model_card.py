@@ -1,0 +1,152 @@
+"""The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.export import exported_weights, stock_scheduler_of
+from simpletuner_twinflow.host.loss import active_options
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.validation import embedded_guidance
+from simpletuner_twinflow.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.stock_scheduler import stock_scheduler, stock_settings
+
+DEVICE = '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"'
+
+
+@uses(
+    Seam("save_model_card", ("model", "repo_folder")),
+    Seam("_model_card_base_model", ("args",)),
+    Seam("_validation_resolution", ("args",)),
+    Seam("_output_attribute", ("args", "model")),
+    Seam("_output_save_call", ("args",)),
+)
+def describe_twinflow(module: ModuleType) -> None:
+    """Have the host's card say how a TwinFlow run was validated, what it exported, and how to draw with that."""
+
+    def save_model_card(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> None:
+        model = args[0] if args else kwargs["model"]
+        options = active_options(model.config)
+        if options is None or "repo_folder" not in kwargs:
+            return wrapped(*args, **kwargs)
+        own = {
+            "VALIDATION_SCHEDULER_NAME": "TwinFlowScheduler",
+            "custom_model_card_training_mode_info": _with_summary(model),
+        }
+        # A checkpoint's card keeps the host's code: what lies there is for resuming.
+        if Path(kwargs["repo_folder"]) in (Path(model.config.output_dir), Path(model.config.output_dir) / "pipeline"):
+            own["custom_model_card_code_example"] = lambda repo_id=None: _example(
+                module, model, _repository(repo_id) if model.config.push_to_hub else str(Path(kwargs["repo_folder"]))
+            )
+        settings = {
+            "validation_num_inference_steps": options.target_step_count,
+            "validation_guidance": embedded_guidance(model),
+        }
+        with _changed(model, own), _changed(model.config, settings):
+            return wrapped(*args, **kwargs)
+
+    wrap(module, "save_model_card", save_model_card)
+
+
+@contextmanager
+def _changed(owner: Any, values: dict[str, Any]) -> Iterator[None]:
+    """These attributes on this instance, for as long as the block lasts."""
+    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
+    vars(owner).update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            del vars(owner)[name]
+        vars(owner).update(before)
+
+
+def _with_summary(model: Any) -> Callable[[Any], str]:
+    options, family_info = active_options(model.config), model.custom_model_card_training_mode_info
+
+    def info(config: Any) -> str:
+        lines = (
+            family_info(config),
+            "- TwinFlow: few-step model, [arXiv:2512.05150](https://arxiv.org/abs/2512.05150)",
+            f"  - Target steps: `{options.target_step_count}`",
+            f"  - Guidance scale: `{embedded_guidance(model):g}` (guidance is trained in)",
+            f"  - Weights: {'EMA' if exported_weights(config) == 'ema' else 'student'}",
+            f"  - Adversarial branch: {'on' if options.adversarial_enabled else 'off'}",
+        )
+        return "\n".join(lines).strip()
+
+    return info
+
+
+def _call_parameters(model: Any) -> Iterable[str]:
+    return inspect.signature(model.PIPELINE_CLASSES[model.DEFAULT_PIPELINE_TYPE].__call__).parameters
+
+
+def _repository(repo_id: str) -> str:
+    """With the user's name in front, where the run's settings left it out."""
+    from simpletuner.helpers.training.state_tracker import StateTracker
+
+    user = StateTracker.get_hf_username()
+    return f"{user}/{repo_id}" if user and "/" not in repo_id else repo_id
+
+
+def _example(metadata: ModuleType, model: Any, source: str) -> str:
+    """A snippet that runs, with diffusers alone where that has a scheduler to run it with."""
+    config, options = model.config, active_options(model.config)
+    steps, seed = options.target_step_count, config.validation_seed or config.seed or 42
+    prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
+    guidance = embedded_guidance(model)
+    own = ("from simpletuner_twinflow import TwinFlowScheduler", "pipeline.scheduler = TwinFlowScheduler()")
+    imports, scheduler = ["import torch", "from diffusers import DiffusionPipeline"], []
+    if stock_scheduler_of(model) is None:
+        imports.append("from simpletuner_twinflow import TwinFlowDiffusionScheduler")
+        scheduler = ["pipeline.scheduler = TwinFlowDiffusionScheduler.from_config(pipeline.scheduler.config)"]
+        note = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
+    else:
+        if config.model_type != "full":  # a pipeline brings its scheduler
+            imports[1] += ", FlowMatchEulerDiscreteScheduler"
+            scheduler = [f"pipeline.scheduler = FlowMatchEulerDiscreteScheduler({stock_settings(steps)})"]
+        note = _difference(steps) + "\n\n" + "\n".join(("```python", own[0], "", own[1], "```"))
+    lines = [*imports, "", *_loading(metadata, config, source), *scheduler, f"pipeline.to({DEVICE})", ""]
+    lines.append(
+        f"torch.manual_seed({seed})  # the noise between steps, which stock pipelines take from the global stream"
+    )
+    lines.append("model_output = pipeline(")
+    arguments = [f"prompt={prompt!r}", f"num_inference_steps={steps}", f"guidance_scale={guidance}"]
+    if "max_sequence_length" in _call_parameters(model) and config.tokenizer_max_length:
+        # The stock default is another length, and another length is another condition.
+        arguments.append(f"max_sequence_length={config.tokenizer_max_length}")
+    arguments += [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
+    arguments.append(f"generator=torch.Generator().manual_seed({seed})")
+    lines += [f"    {argument}," for argument in arguments]
+    lines += [f").{metadata._output_attribute(config, model)}", metadata._output_save_call(config).strip()]
+    return "\n".join(("", "```python", *lines, "```", "", note, ""))
+
+
+def _loading(metadata: ModuleType, config: Any, source: str) -> list[str]:
+    dtype = f"torch.{str(config.weight_dtype).removeprefix('torch.')}"
+    if config.model_type == "full":
+        return [f"pipeline = DiffusionPipeline.from_pretrained({source!r}, torch_dtype={dtype})"]
+    local = config.pretrained_model_name_or_path
+    base = metadata._model_card_base_model(config) if config.push_to_hub else local
+    return [
+        f"pipeline = DiffusionPipeline.from_pretrained({base!r}, torch_dtype={dtype})",
+        f"pipeline.load_lora_weights({source!r})",
+    ]
+
+
+def _difference(steps: int) -> str:
+    """What sets the stock scheduler's pictures apart from those of the run's validation."""
+    stock = stock_scheduler(steps)
+    stock.set_timesteps(steps)
+    levels = ", ".join(f"{level:.4g}" for level in stock.sigmas[:-1].tolist())
+    trained = ", ".join(f"{level:.4g}" for level in TwinFlowScheduler().step_times(steps))
+    other_noise = ", and draws other noise between the steps than the validation did" if steps > 1 else ""
+    return (
+        f"This needs diffusers alone. Its scheduler asks the network at {levels}, where the model was trained for "
+        f"{trained}{other_noise}. For the validation's own pictures: `pip install simpletuner-twinflow`, and before "
+        "the call"
+    )

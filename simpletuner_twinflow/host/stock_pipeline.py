@@ -1,0 +1,83 @@
+"""The host's pipeline rebuilt from stock diffusers classes, complete, so that it loads where the host is not installed.
+
+The host saves its own network class and leaves the text encoders out; stock diffusers can load neither.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+logger = logging.getLogger("simpletuner_twinflow")
+
+
+def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], scheduler: Any | None) -> Any:
+    """A pipeline of the same name from stock diffusers, with the same weights (shared, not copied).
+
+    Args:
+        pipeline: the host's.
+        model: the host's `ModelFoundation`.
+        training_only: submodules of the network to leave out.
+        scheduler: to put in; None keeps the pipeline's.
+    """
+    stock_class = getattr(diffusers, type(pipeline).__name__, type(pipeline))
+    parts = {
+        name: getattr(pipeline, name, parameter.default)
+        for name, parameter in inspect.signature(stock_class.__init__).parameters.items()
+        if name != "self"
+    }
+    network_name = model.MODEL_TYPE.value
+    parts[network_name] = stock_network(model.get_trained_component(unwrap_model=True), training_only)
+    if scheduler is not None:
+        parts["scheduler"] = scheduler
+    return stock_class(**(parts | _text_encoders(model, parts)))
+
+
+def stock_network(network: nn.Module, training_only: Iterable[str]) -> nn.Module:
+    """The network as an instance of diffusers' class of the same name, without its training-only submodules.
+
+    A network that the stock class cannot hold stays of the host's class, and the log says so.
+    """
+    prefixes = tuple(f"{name}." for name in training_only)
+    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith(prefixes)}
+    for network_class in (getattr(diffusers, type(network).__name__, None), type(network)):
+        if network_class is None:
+            continue
+        accepted = inspect.signature(network_class.__init__).parameters
+        config = {name: value for name, value in network.config.items() if name in accepted}
+        config.pop("enable_time_sign_embed", None)  # the host's switch for one of the training-only submodules
+        with torch.device("meta"):
+            stock = network_class.from_config(config)
+        if stock.state_dict().keys() == weights.keys():
+            stock.load_state_dict(weights, assign=True)
+            return stock
+        odd = ", ".join(sorted(stock.state_dict().keys() ^ weights.keys())[:5])
+        logger.error(
+            "The trained network is not a %s.%s (%s ...): loading it will need SimpleTuner.",
+            network_class.__module__,
+            network_class.__name__,
+            odd,
+        )
+    return network
+
+
+def _text_encoders(model: Any, parts: dict[str, Any]) -> dict[str, Any]:
+    """The text encoders and tokenizers that the host unloads before it trains, read again on the CPU."""
+    names = [name for name in model.TEXT_ENCODER_CONFIGURATION or {} if name in parts]
+    if all(parts[name] is not None for name in names):
+        return {}
+    try:
+        model.load_text_encoder(move_to_device=False)
+    except OSError as error:
+        logger.error("The exported pipeline has no text encoders, take them from the base model: %s", error)
+        return {}
+    found: dict[str, Any] = {}
+    for name, encoder, tokenizer in zip(names, model.text_encoders, model.tokenizers, strict=True):
+        found[name] = encoder
+        if (tokenizer_name := name.replace("text_encoder", "tokenizer")) in parts:
+            found[tokenizer_name] = tokenizer
+    return found
