@@ -18,14 +18,6 @@ class Refusal(NamedTuple):
     way_out: str
 
 
-RANDOM_GUIDANCE = Refusal(
-    "flux_guidance_mode",
-    "random-range",
-    "each pass would draw a guidance scale of its own, and TwinFlow compares passes",
-    'set it to "constant"',
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What the host's classes do not say of a family."""
@@ -44,13 +36,21 @@ class Family:
 FAMILIES = {
     "sd3": Family(time_embedding="time_text_embed.timestep_embedder", host_sign="time_sign_embed"),
     "flux": Family(
-        time_embedding="time_text_embed.timestep_embedder", embeds_guidance=True, refusals=(RANDOM_GUIDANCE,)
+        time_embedding="time_text_embed.timestep_embedder",
+        embeds_guidance=True,
+        refusals=(
+            Refusal(
+                "flux_guidance_mode",
+                "random-range",
+                "each pass would draw a guidance scale of its own, and TwinFlow compares passes",
+                'set it to "constant"',
+            ),
+        ),
     ),
     "flux2": Family(
         time_embedding="time_guidance_embed.timestep_embedder",
         host_sign="time_sign_embed",
         embeds_guidance=True,
-        refusals=(RANDOM_GUIDANCE,),
     ),
     "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder"),
     "z_image": Family(time_embedding="t_embedder.mlp"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from simpletuner_twinflow.host.adapter import adapter_for
 from simpletuner_twinflow.objective import ObjectiveOptions
 from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
 from tests.host.families.oracle import install
@@ -42,3 +43,24 @@ def test_losses_and_gradients_are_finite_in_bf16(family, folder):
     gradients = {name: weight.grad for name, weight in model.model.named_parameters() if weight.grad is not None}
     assert all(gradient.isfinite().all() for gradient in gradients.values())
     assert gradients["twinflow_target_time.linear_2.weight"].abs().max() > 0
+
+
+@families
+def test_conditioning_is_trained_beside_a_lora(family, folder):
+    """The host's own adapter, as the trainer adds it after the modules and before they are made trainable again."""
+    model = host_model(family, folder, model_type="lora", lora_rank=2)
+    adapter = adapter_for(model)
+    adapter.attach_conditioning()
+    model.model.requires_grad_(False)
+    model.add_lora_adapter()
+    adapter.train_conditioning()
+    batch = host_batch(model, PROMPTS * 2)
+    losses_of(adapter, batch, ObjectiveOptions(adversarial=True)).total.backward()
+    trained = {name for name, weight in model.model.named_parameters() if weight.requires_grad}
+    conditioning = {f"{name}." for name in adapter.conditioning_modules()}
+    assert {name for name in trained if "lora" not in name} == {
+        name for name in trained if any(name.startswith(module) for module in conditioning)
+    }
+    moved = {name for name, weight in model.model.named_parameters() if weight.grad is not None and weight.grad.any()}
+    assert any("lora_B" in name for name in moved)
+    assert all(any(name.startswith(module) for name in moved) for module in conditioning)

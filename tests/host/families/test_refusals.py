@@ -10,7 +10,6 @@ from tests.host.families.zoo import ZOO
 
 VALUES = [
     ("flux", "flux_guidance_mode", "random-range", "constant"),
-    ("flux2", "flux_guidance_mode", "random-range", "constant"),
     ("flux3_image", "model_flavour", "klein", "klein-base"),
     ("wan", "model_flavour", "i2v-14b-2.2-high", "one network"),
     ("wan", "model_flavour", "i2v-14b-2.2-low", "one network"),

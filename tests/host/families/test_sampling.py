@@ -1,6 +1,8 @@
 """Every family's own pipeline draws in few steps with our scheduler, called as the host's validation calls it."""
 
 import inspect
+from functools import partial, wraps
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ from simpletuner.helpers.training.validation import Validation
 
 from simpletuner_twinflow.host.validation import settle_pipeline_calls
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
-from tests.host.families.build import adapter_of, host_model
-from tests.host.families.oracle import install
+from tests.host.families.build import adapter_of, host_batch, host_model
+from tests.host.families.oracle import install, named
 from tests.host.families.zoo import ZOO, cached_text
 
 POINT = 0.7
@@ -63,3 +65,41 @@ def test_exact_network_draws_its_data_in_any_number_of_steps(family, steps, fold
     install(model.model, ZOO[family], prompted=POINT, unprompted=-9.0)
     latents = draw(model)
     torch.testing.assert_close(latents, torch.full_like(latents, POINT), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "scale"), [("flux", 2.5), ("flux2", 1.0)])
+def test_network_that_embeds_guidance_is_given_the_scale_it_is_trained_with(family, scale, folder):
+    """The host trains FLUX.2 at scale 1 whatever the config says."""
+    model = host_model(family, folder, flux_guidance_value=2.5)
+    adapter_of(model)
+    settle_pipeline_calls(model)
+    trained, drawn = (scales(model, run) for run in (partial(predict, model), partial(draw, model)))
+    assert trained == drawn == {scale}
+
+
+@pytest.mark.parametrize("family", ["flux", "flux2"])
+def test_base_model_benchmark_keeps_its_own_steps_and_guidance(family, folder):
+    """The host switches the flag off around it."""
+    model = host_model(family, folder, flux_guidance_value=2.5)
+    settle_pipeline_calls(model)
+    model.config.twinflow_enabled = False
+    asked = {"num_inference_steps": 20, "guidance_scale": 5.0}
+    assert model.update_pipeline_call_kwargs(dict(asked)) == asked
+
+
+def predict(model):
+    model.model_predict(prepared_batch=host_batch(model))
+
+
+def scales(model, run):
+    """The guidance scales that the network is given in a run."""
+    real, seen = model.model.forward, set()
+
+    @wraps(real)
+    def forward(*args, **kwargs):
+        seen.update(named(real, args, kwargs)["guidance"].tolist())
+        return real(*args, **kwargs)
+
+    with patch.object(model.model, "forward", forward), torch.no_grad():
+        run()
+    return seen
