@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.host.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.host.export_recipes import EXPORT_RECIPES
 from tests.host.harness import FULL, SEED, TINY, Host, Run, Runs
 from tests.host.precision_recipes import PRECISION_RECIPES
@@ -98,4 +99,4 @@ RECIPES = (
         )
     }
 )
-RECIPES |= EXPORT_RECIPES
+RECIPES |= EXPORT_RECIPES | DIFF2FLOW_RECIPES
