@@ -116,7 +116,7 @@ def test_gradients_of_the_conditioning_are_the_same_with_gradient_checkpointing(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-@families
+@pytest.mark.parametrize("family", ["sd3", "flux", "chroma", "wan"])
 def test_compiled_network_is_conditioned_too(family, folder):
     """The hook is part of the graph: its times are inputs, not constants of the first call."""
     model = host_model(family, folder)
