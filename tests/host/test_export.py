@@ -23,6 +23,7 @@ FULL_RUNS = ("adversarial_full", "export_full_student")
 LORA_RUNS = ("export_lora", "export_lora_without_ema")
 EXPORTS = (*FULL_RUNS, *LORA_RUNS)
 NETWORK, ADAPTER = "diffusion_pytorch_model.safetensors", "pytorch_lora_weights.safetensors"
+BUFFER = "pos_embed.pos_embed"  # not trained; the host works it out anew for a checkpoint's EMA, close to the base's
 PROMPT, SIZE, VALIDATION_SEED = TINY["validation_prompt"], 64, TINY["seed"]
 WITHOUT_PLUGIN_AND_HOST = """
 import sys
@@ -82,6 +83,8 @@ def test_exported_pipeline_holds_the_weights_asked_for(name, kept, other, runs):
     found = load_file(output / "pipeline/transformer" / NETWORK)
     wanted, unwanted = (load_file(output / f"checkpoint-4/transformer{kind}" / NETWORK) for kind in (kept, other))
     assert wanted.keys() > found.keys()  # a checkpoint keeps what only training needs
+    base = load_file(ROOT / "demo/base/transformer" / NETWORK)
+    assert found.pop(BUFFER).equal(base[BUFFER])
     assert same(found, {key: wanted[key] for key in found})
     assert not same(found, {key: unwanted[key] for key in found})
 
@@ -203,7 +206,7 @@ def test_model_cards_code_runs_without_plugin_and_host_and_loads_without_a_notic
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    for notice in ("not used", "not expected", "newly initialized", "unexpected", "missing"):
+    for notice in ("not used when", "not expected", "newly initialized", "unexpected key", "missing key"):
         assert notice not in result.stderr.lower()
     drawn = pixels(Image.open(picture))
     assert drawn.shape == (SIZE, SIZE, 3)
