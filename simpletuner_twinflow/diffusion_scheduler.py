@@ -1,6 +1,7 @@
 """The few-step sampler for epsilon and v models, as a diffusers scheduler."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from diffusers import ConfigMixin, DDPMScheduler, SchedulerMixin
@@ -85,6 +86,11 @@ class TwinFlowDiffusionScheduler(SchedulerMixin, ConfigMixin):
             seed=seed,
         )
         self.set_timesteps(1)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
+        """As of any scheduler, but what another one had by default counts: the model was trained with it."""
+        return super().from_config(complete(config), **kwargs)
 
     @property
     def init_noise_sigma(self) -> float:
@@ -227,3 +233,11 @@ class TwinFlowDiffusionScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's configuration from which `from_config` of another class takes every value.
+
+    diffusers marks those that were left at their defaults, to have the other class use its own.
+    """
+    return {name: value for name, value in config.items() if not name.startswith("_")}

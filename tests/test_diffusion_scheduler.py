@@ -9,6 +9,7 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     PNDMScheduler,
@@ -217,6 +218,16 @@ def test_it_takes_over_from_stock_schedulers_with_their_noise_schedule_and_predi
     assert ours.path.prediction_type == "v_prediction"
     ours.set_timesteps(2)
     assert ours.levels.tolist() == pytest.approx([0.999, 0.6, 0.0])
+
+
+def test_what_a_stock_scheduler_had_by_default_is_taken_over_too():
+    ours = TwinFlowDiffusionScheduler.from_config(LCMScheduler().config)
+    assert (ours.config.beta_schedule, ours.config.beta_end) == ("scaled_linear", 0.012)
+    given, unused = TwinFlowDiffusionScheduler.from_config(
+        DDIMScheduler().config, prediction_type="v_prediction", return_unused_kwargs=True
+    )
+    assert given.path.prediction_type == "v_prediction"
+    assert "prediction_type" not in unused
 
 
 def test_the_configuration_survives_saving_and_loading(tmp_path):

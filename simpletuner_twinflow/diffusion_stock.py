@@ -1,0 +1,55 @@
+"""The closest that stock diffusers comes to `TwinFlowDiffusionScheduler`, for use where this package is not installed.
+
+`LCMScheduler` makes the sampler's own update: the clean estimate, noised afresh to the next level. It takes whole
+timesteps only. Given the sampler's, rounded (`stock_timesteps`), and the same generator, a picture differs by 0.0005 of
+the latents' scale; by its own even spacing it asks the network a little off the levels that were trained.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import LCMScheduler
+
+from simpletuner_twinflow.diffusion_scheduler import TwinFlowDiffusionScheduler, complete
+
+# A scheduler of training clips the clean estimate to [-1, 1] by default, which latents are not confined to.
+_ALWAYS = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading"}
+
+
+def stock_diffusion_scheduler(config: Mapping[str, Any], steps: int) -> LCMScheduler | None:
+    """A stock scheduler that starts at the model's last time and whose levels are near the sampler's.
+
+    Args:
+        config: of any scheduler with the model's noise schedule and kind of prediction.
+        steps: that the model is sampled in.
+
+    Returns:
+        The scheduler, or None for an epsilon model with zero terminal SNR: at the last time, where stock diffusers
+        begins, its prediction is divided by zero.
+    """
+    ours = TwinFlowDiffusionScheduler.from_config(config)
+    if ours.path.sigma_max < 1 and ours.alphas_cumprod[-1] == 0:
+        return None
+    ours.set_timesteps(steps)
+    levels, last = ours.path.sigma(ours.timesteps), ours.path.last_time
+
+    def distance(original_steps: int) -> float:
+        stock = _made(config, original_steps)
+        stock.set_timesteps(steps)
+        return float((ours.path.sigma(stock.timesteps) - levels).abs().max())
+
+    # Of these alone the first timestep is the model's last time.
+    divisors = [count for count in range(steps, last + 2) if (last + 1) % count == 0]
+    return _made(config, min(divisors, key=distance))
+
+
+def stock_timesteps(config: Mapping[str, Any], steps: int) -> list[int]:
+    """The sampler's timesteps, rounded, for a pipeline's argument `timesteps`; the first is the model's last time."""
+    ours = TwinFlowDiffusionScheduler.from_config(config)
+    ours.set_timesteps(steps)
+    _, *others = (round(time) for time in ours.timesteps.tolist())
+    return [ours.path.last_time, *others]
+
+
+def _made(config: Mapping[str, Any], original_steps: int) -> LCMScheduler:
+    return LCMScheduler.from_config(complete(config), original_inference_steps=original_steps, **_ALWAYS)

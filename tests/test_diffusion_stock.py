@@ -1,0 +1,68 @@
+"""How close stock diffusers comes to the few-step sampler of epsilon and v models."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, EulerDiscreteScheduler, LCMScheduler
+
+from simpletuner_twinflow import TwinFlowDiffusionScheduler
+from simpletuner_twinflow.diffusion_stock import stock_diffusion_scheduler, stock_timesteps
+from tests.test_diffusion_scheduler import KINDS, SDXL, ZERO_SNR, oracle_pipeline, scheduler_of
+
+STEPS = pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
+kinds = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS.keys())
+
+
+def picture(scheduler, settings, **how):
+    pipeline, prompt = oracle_pipeline(scheduler, settings)
+    pipeline.set_progress_bar_config(disable=True)
+    size = 16 * pipeline.vae_scale_factor
+    return pipeline(
+        **prompt, height=size, width=size, guidance_scale=0.0, output_type="latent", num_images_per_prompt=16,
+        generator=torch.Generator().manual_seed(0), **how,
+    ).images  # fmt: skip
+
+
+@kinds
+@STEPS
+def test_at_the_samplers_timesteps_it_draws_the_samplers_picture_from_the_same_seed(settings, steps):
+    ours = picture(scheduler_of(settings), settings, num_inference_steps=steps)
+    config = DDPMScheduler(**settings).config
+    stock = stock_diffusion_scheduler(config, steps)
+    theirs = picture(stock, settings, timesteps=stock_timesteps(config, steps))
+    assert (ours - theirs).square().mean().sqrt() < 0.001
+    assert stock_timesteps(config, steps)[0] == 999
+
+
+@kinds
+@STEPS
+def test_by_its_own_spacing_it_draws_nearly_the_same_picture(settings, steps):
+    ours = picture(scheduler_of(settings), settings, num_inference_steps=steps)
+    stock = stock_diffusion_scheduler(DDPMScheduler(**settings).config, steps)
+    theirs = picture(stock, settings, num_inference_steps=steps)
+    assert (ours - theirs).square().mean().sqrt() < 0.05
+    assert stock.timesteps[0] == 999
+    ours = scheduler_of(settings)
+    ours.set_timesteps(steps)
+    assert (ours.path.sigma(stock.timesteps) - ours.path.sigma(ours.timesteps)).abs().max() < 0.07
+
+
+@pytest.mark.parametrize("stock", [DDPMScheduler, EulerDiscreteScheduler])
+def test_it_takes_the_models_schedule_and_prediction_and_clips_nothing(stock, tmp_path):
+    made = stock_diffusion_scheduler(stock(**ZERO_SNR).config, 2)
+    made.save_pretrained(tmp_path)
+    loaded = LCMScheduler.from_pretrained(tmp_path)
+    expected = TwinFlowDiffusionScheduler(**ZERO_SNR)
+    torch.testing.assert_close(loaded.alphas_cumprod, expected.alphas_cumprod)
+    assert loaded.config.prediction_type == "v_prediction"
+    assert loaded.config.clip_sample is False  # DDPMScheduler's own default is to clip
+    loaded.set_timesteps(2)
+    assert loaded.timesteps[0] == 999
+
+
+def test_the_schedule_is_the_models_also_where_that_is_a_default():
+    made = stock_diffusion_scheduler(DDPMScheduler().config, 2)  # PixArt's
+    torch.testing.assert_close(made.alphas_cumprod, DDPMScheduler().alphas_cumprod)
+
+
+def test_an_epsilon_model_without_signal_at_its_last_time_has_none():
+    assert stock_diffusion_scheduler(DDPMScheduler(**SDXL, rescale_betas_zero_snr=True).config, 2) is None
