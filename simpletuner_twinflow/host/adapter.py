@@ -15,6 +15,7 @@ from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.objective import Condition
 from simpletuner_twinflow.options import TwinFlowOptions
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.stock_scheduler import stock_scheduler
 
 
 class FamilyAdapter:
@@ -85,6 +86,10 @@ class FamilyAdapter:
     def scheduler(self) -> SchedulerMixin:
         """The few-step sampler for this run's model."""
         return TwinFlowScheduler()
+
+    def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
+        """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""
+        return stock_scheduler(steps)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t; the family is asked, never `1000 t` assumed."""

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from diffusers import LCMScheduler
 from torch import Tensor
 
 from simpletuner_twinflow.diffusion import DiffusionPath
 from simpletuner_twinflow.diffusion_scheduler import TwinFlowDiffusionScheduler
+from simpletuner_twinflow.diffusion_stock import stock_diffusion_scheduler
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.adapter import FamilyAdapter
 from simpletuner_twinflow.host.conditioning import batch_keys
@@ -58,5 +60,13 @@ class DiffusionAdapter(FamilyAdapter):
 
     def scheduler(self) -> TwinFlowDiffusionScheduler:
         """The few-step sampler for this model."""
-        schedule = self.model.noise_schedule.config
-        return TwinFlowDiffusionScheduler.from_config(schedule, prediction_type=self.path.prediction_type)
+        return TwinFlowDiffusionScheduler.from_config(self.noise_schedule)
+
+    def stock_scheduler(self, steps: int) -> LCMScheduler | None:
+        """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""
+        return stock_diffusion_scheduler(self.noise_schedule, steps)
+
+    @property
+    def noise_schedule(self) -> dict[str, Any]:
+        """The configuration of the schedule that is trained, with the kind of prediction."""
+        return dict(self.model.noise_schedule.config) | {"prediction_type": self.path.prediction_type}

@@ -13,8 +13,6 @@ from typing import Any
 
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
-from simpletuner_twinflow.scheduler import TwinFlowScheduler
-from simpletuner_twinflow.stock_scheduler import stock_scheduler
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -31,9 +29,7 @@ def stock_scheduler_of(model: Any) -> Any | None:
     Args:
         model: the host's `ModelFoundation` of a TwinFlow run.
     """
-    if not isinstance(model.twinflow_adapter.scheduler(), TwinFlowScheduler):
-        return None
-    return stock_scheduler(active_options(model.config).target_step_count)
+    return model.twinflow_adapter.stock_scheduler(active_options(model.config).target_step_count)
 
 
 @uses(Seam("Trainer.init_distillation", ("self",)), Seam("Trainer._get_trainable_parameters", ("self",)))

@@ -7,6 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffusers import LCMScheduler
+
+from simpletuner_twinflow.diffusion_stock import stock_timesteps
 from simpletuner_twinflow.host.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
@@ -33,7 +36,7 @@ def describe_twinflow(module: ModuleType) -> None:
         if options is None or "repo_folder" not in kwargs:
             return wrapped(*args, **kwargs)
         own = {
-            "VALIDATION_SCHEDULER_NAME": "TwinFlowScheduler",
+            "VALIDATION_SCHEDULER_NAME": type(model.twinflow_adapter.scheduler()).__name__,
             "custom_model_card_training_mode_info": _with_summary(model),
         }
         # A checkpoint's card keeps the host's code: what lies there is for resuming.
@@ -101,21 +104,32 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     guidance = embedded_guidance(model)
     own = ("from simpletuner_twinflow import TwinFlowScheduler", "pipeline.scheduler = TwinFlowScheduler()")
     imports, scheduler = ["import torch", "from diffusers import DiffusionPipeline"], []
-    if stock_scheduler_of(model) is None:
+    stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
+    if stock is None:
         imports.append("from simpletuner_twinflow import TwinFlowDiffusionScheduler")
         scheduler = ["pipeline.scheduler = TwinFlowDiffusionScheduler.from_config(pipeline.scheduler.config)"]
         note = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
+    elif isinstance(stock, LCMScheduler):
+        if config.model_type != "full":
+            imports[1] += ", LCMScheduler"
+            scheduler = [f'pipeline.scheduler = LCMScheduler.from_pretrained({source!r}, subfolder="scheduler")']
+        asked = f"timesteps={stock_timesteps(stock.config, steps)}"
+        note = (
+            "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead "
+            "asks the network off the levels it was trained for."
+        )
     else:
         if config.model_type != "full":  # a pipeline brings its scheduler
             imports[1] += ", FlowMatchEulerDiscreteScheduler"
             scheduler = [f"pipeline.scheduler = FlowMatchEulerDiscreteScheduler({stock_settings(steps)})"]
         note = _difference(steps) + "\n\n" + "\n".join(("```python", own[0], "", own[1], "```"))
     lines = [*imports, "", *_loading(metadata, config, source), *scheduler, f"pipeline.to({DEVICE})", ""]
-    lines.append(
-        f"torch.manual_seed({seed})  # the noise between steps, which stock pipelines take from the global stream"
-    )
+    if not isinstance(stock, LCMScheduler):  # whose pipelines draw it from the generator
+        lines.append(
+            f"torch.manual_seed({seed})  # the noise between steps, which stock pipelines take from the global stream"
+        )
     lines.append("model_output = pipeline(")
-    arguments = [f"prompt={prompt!r}", f"num_inference_steps={steps}", f"guidance_scale={guidance}"]
+    arguments = [f"prompt={prompt!r}", asked, f"guidance_scale={guidance}"]
     if "max_sequence_length" in _call_parameters(model) and config.tokenizer_max_length:
         # The stock default is another length, and another length is another condition.
         arguments.append(f"max_sequence_length={config.tokenizer_max_length}")

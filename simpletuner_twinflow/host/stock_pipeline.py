@@ -44,9 +44,7 @@ def stock_network(network: nn.Module, training_only: Iterable[str]) -> nn.Module
     """
     prefixes = tuple(f"{name}." for name in training_only)
     weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith(prefixes)}
-    for network_class in (getattr(diffusers, type(network).__name__, None), type(network)):
-        if network_class is None:
-            continue
+    for network_class in (*_stock_classes(type(network)), type(network)):
         accepted = inspect.signature(network_class.__init__).parameters
         config = {name: value for name, value in network.config.items() if name in accepted}
         config.pop("enable_time_sign_embed", None)  # the host's switch for one of the training-only submodules
@@ -63,6 +61,19 @@ def stock_network(network: nn.Module, training_only: Iterable[str]) -> nn.Module
             odd,
         )
     return network
+
+
+def _stock_classes(host_class: type) -> list[type]:
+    """diffusers' classes that may hold such a network: the one of the same name, and those it inherits from."""
+    named = getattr(diffusers, host_class.__name__, None)
+    networks = [
+        base
+        for base in host_class.__mro__[1:]
+        if issubclass(base, diffusers.ModelMixin)
+        and base is not diffusers.ModelMixin
+        and getattr(diffusers, base.__name__, None) is base
+    ]
+    return networks if named is None else [named, *networks]
 
 
 def _text_encoders(model: Any, parts: dict[str, Any]) -> dict[str, Any]:
