@@ -72,6 +72,8 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
 
 def _remarks(family: Family, tiny: Tiny) -> list[str]:
     remarks = [f"refuses {refusal.key} {refusal.value}: {refusal.reason}" for refusal in family.refusals]
+    if family.data_ward:
+        remarks.append("its pipeline's time runs towards the data: sampled with `DataWardTwinFlowScheduler`")
     if not tiny.checkpointing:
         remarks.append("the host's gradient checkpointing raises, with or without TwinFlow")
     if not tiny.negative_prompt:

@@ -8,6 +8,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from simpletuner_twinflow.conditioning import TimeConditioning
+from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.flow import per_sample
 from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional
 from simpletuner_twinflow.host.conditioning import attach, batch_keys, conditioning_names
@@ -85,7 +86,7 @@ class FamilyAdapter:
 
     def scheduler(self) -> SchedulerMixin:
         """The few-step sampler for this run's model."""
-        return TwinFlowScheduler()
+        return DataWardTwinFlowScheduler() if self.family.data_ward else TwinFlowScheduler()
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""
@@ -93,6 +94,8 @@ class FamilyAdapter:
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t; the family is asked, never `1000 t` assumed."""
+        if self.family.data_ward:
+            return 1 - t
         if self._reference_timesteps is None:
             # The host tells its [0, 1] from its [0, 1000] families by a batch's largest timestep. Their ratio to sigma
             # says so for any batch; read once and kept on the CPU, since asking the device would wait for it.

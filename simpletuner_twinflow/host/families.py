@@ -25,6 +25,7 @@ class Family:
     time_embedding: str  # submodule of the network whose output embeds the time
     host_sign: str | None = None  # submodule: the host's sign embedding, where ordinary training passes it the sign
     rows_first: bool = False  # whether the time embedding sees B rows and then B fixed times of the network's own
+    data_ward: bool = False  # whether network and pipeline count time as 1 - t, which the host's converter leaves out
     sigmas_of_data: bool = False  # whether batch["sigmas"] is the share of data in the sample, not of noise
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
@@ -89,6 +90,7 @@ FAMILIES = {
     "z_image_omni": Family(time_embedding="t_embedder.mlp", host_sign="t_embedder.time_sign_embed", rows_first=True),
     "kandinsky5_video": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
     "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
+    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", data_ward=True),
 }
 
 # The host's second names of the same classes.
@@ -112,8 +114,7 @@ REFUSED = {  # the host's other families, and why
     "minimaxmusic": "its network works out the time from the noise level itself, so it cannot be asked at another time",
     "omnigen": "it reads the prompt's words while it predicts, so the empty prompt cannot take their place",
     "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
-    "boogu_image": "its pipeline's time runs towards the data, and the few-step scheduler's towards the noise",
-    "zlab_i1": "its pipeline's time runs towards the data, and the few-step scheduler's towards the noise",
+    "zlab_i1": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "anima": "it has not been proven: its pipeline brings its own schedulers",
     "wan_s2v": "it has not been proven with speech",
     "infinitetalk": "it has not been proven with speech",

@@ -9,8 +9,8 @@ import torch
 from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training.validation import Validation
 
+from simpletuner_twinflow.host.adapter import adapter_for
 from simpletuner_twinflow.host.validation import settle_pipeline_calls
-from simpletuner_twinflow.scheduler import TwinFlowScheduler
 from tests.host.families.build import adapter_of, host_batch, host_model
 from tests.host.families.oracle import install, named
 from tests.host.families.zoo import ZOO, cached_text
@@ -32,10 +32,10 @@ def pipeline_of(model, scheduler):
     return model.pipeline
 
 
-def draw(model, scheduler=None):
+def draw(model):
     """Latents of one prompt, drawn by the host's own way to call a pipeline."""
     tiny = ZOO[model.config.model_family]
-    pipeline = pipeline_of(model, scheduler or TwinFlowScheduler())
+    pipeline = pipeline_of(model, adapter_for(model).scheduler())
     pipeline.set_progress_bar_config(disable=True)
     given = {
         "prompt": None,
@@ -51,8 +51,12 @@ def draw(model, scheduler=None):
         given |= model.convert_negative_text_embed_for_pipeline(text_embedding=cached_text(tiny, ""))
     given = model.update_pipeline_call_kwargs(given) | tiny.call
     given = Validation._filter_pipeline_kwargs_for_call(None, pipeline, given)
+    decoded = []
+    if getattr(pipeline, "vae", None) is not None:
+        pipeline.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(args[0]))
     with torch.no_grad():
-        return pipeline(**given | {"output_type": "latent", "generator": torch.Generator().manual_seed(0)})[0]
+        drawn = pipeline(**given | {"output_type": "latent", "generator": torch.Generator().manual_seed(0)})
+    return decoded[0] if decoded else drawn[0]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKL, AutoencoderKLWan
 from diffusers.guiders import ClassifierFreeGuidance
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -43,6 +43,20 @@ def tokenizer_of_hidream() -> dict[str, Any]:
 def vae_of_wan() -> dict[str, Any]:
     """Its pipeline reads the number of channels."""
     vae = AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False])
+    return {"vae": vae}
+
+
+def vae_of_boogu() -> dict[str, Any]:
+    """Its pipeline always decodes; what the decoder is given are the latents."""
+    vae = AutoencoderKL(
+        latent_channels=4,
+        block_out_channels=(4,),
+        norm_num_groups=1,
+        sample_size=64,
+        scaling_factor=1.0,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
     return {"vae": vae}
 
 
@@ -477,6 +491,31 @@ ZOO = {
         time=thousandths,
         negative_prompt=False,
         call={"use_resolution_binning": False},
+    ),
+    "boogu_image": Tiny(
+        network={
+            "in_channels": 4,
+            "hidden_size": 32,
+            "num_layers": 1,
+            "num_double_stream_layers": 1,
+            "num_refiner_layers": 1,
+            "num_attention_heads": 2,
+            "num_kv_heads": 1,
+            "multiple_of": 16,
+            "axes_dim_rope": (4, 6, 6),
+            "axes_lens": (64, 32, 32),
+            "instruction_feature_configs": {
+                "instruction_feat_dim": 16,
+                "reduce_type": "mean",
+                "num_instruction_feat_layers": 1,
+            },
+        },
+        latents=(4, 8, 8),
+        text=EMBEDS,
+        time=data_share,
+        direction=-1,
+        parts=vae_of_boogu,
+        call={"device": "cpu", "height": 64, "width": 64},
     ),
 }
 
