@@ -147,8 +147,8 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         )
     if options.export_weights == "ema" and not config.get("use_ema"):
         yield (
-            'twinflow_export_weights is "ema", but use_ema is false: there will be no EMA weights to export. Set use_ema '
-            'to true, or twinflow_export_weights to "auto" or "student".'
+            'twinflow_export_weights is "ema", but use_ema is false: there will be no EMA weights to export. Set '
+            'use_ema to true, or twinflow_export_weights to "auto" or "student".'
         )
     # The host's own implementation is asked no more than the feature's documentation asks.
     conflicts = HOST_CONFLICTS if flow else HOST_CONFLICTS + DIFFUSION_CONFLICTS

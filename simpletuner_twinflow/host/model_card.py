@@ -13,7 +13,7 @@ from simpletuner_twinflow.diffusion_stock import stock_timesteps
 from simpletuner_twinflow.host.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
-from simpletuner_twinflow.host.validation import embedded_guidance
+from simpletuner_twinflow.host.validation import sampling_guidance
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
 from simpletuner_twinflow.stock_scheduler import stock_scheduler, stock_settings
 
@@ -46,7 +46,7 @@ def describe_twinflow(module: ModuleType) -> None:
             )
         settings = {
             "validation_num_inference_steps": options.target_step_count,
-            "validation_guidance": embedded_guidance(model),
+            "validation_guidance": sampling_guidance(model),
         }
         with _changed(model, own), _changed(model.config, settings):
             return wrapped(*args, **kwargs)
@@ -75,7 +75,7 @@ def _with_summary(model: Any) -> Callable[[Any], str]:
             family_info(config),
             "- TwinFlow: few-step model, [arXiv:2512.05150](https://arxiv.org/abs/2512.05150)",
             f"  - Target steps: `{options.target_step_count}`",
-            f"  - Guidance scale: `{embedded_guidance(model):g}` (guidance is trained in)",
+            f"  - Guidance scale: `{sampling_guidance(model):g}` (guidance is trained in)",
             f"  - Weights: {'EMA' if exported_weights(config) == 'ema' else 'student'}",
             f"  - Adversarial branch: {'on' if options.adversarial_enabled else 'off'}",
         )
@@ -101,7 +101,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     config, options = model.config, active_options(model.config)
     steps, seed = options.target_step_count, config.validation_seed or config.seed or 42
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
-    guidance = embedded_guidance(model)
+    guidance = sampling_guidance(model)
     own = ("from simpletuner_twinflow import TwinFlowScheduler", "pipeline.scheduler = TwinFlowScheduler()")
     imports, scheduler = ["import torch", "from diffusers import DiffusionPipeline"], []
     stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"

@@ -26,15 +26,23 @@ def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], sche
     """
     stock_class = getattr(diffusers, type(pipeline).__name__, type(pipeline))
     parts = {
-        name: getattr(pipeline, name, parameter.default)
+        name: _part(pipeline, name, parameter)
         for name, parameter in inspect.signature(stock_class.__init__).parameters.items()
-        if name != "self"
+        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     network_name = model.MODEL_TYPE.value
     parts[network_name] = stock_network(model.get_trained_component(unwrap_model=True), training_only)
     if scheduler is not None:
         parts["scheduler"] = scheduler
     return stock_class(**(parts | _text_encoders(model, parts)))
+
+
+def _part(pipeline: Any, name: str, parameter: inspect.Parameter) -> Any:
+    """A component of the pipeline or a value of its config; what the host's pipeline does not know stays at default."""
+    if name in vars(pipeline):
+        return vars(pipeline)[name]
+    default = None if parameter.default is parameter.empty else parameter.default
+    return pipeline.config.get(name, default)
 
 
 def stock_network(network: nn.Module, training_only: Iterable[str]) -> nn.Module:
