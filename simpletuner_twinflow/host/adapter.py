@@ -90,7 +90,7 @@ class FamilyAdapter:
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""
-        return stock_scheduler(steps)
+        return None if self.family.data_ward else stock_scheduler(steps)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t; the family is asked, never `1000 t` assumed."""

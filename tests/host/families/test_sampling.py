@@ -71,6 +71,12 @@ def test_exact_network_draws_its_data_in_any_number_of_steps(family, steps, fold
     torch.testing.assert_close(latents, torch.full_like(latents, POINT), rtol=1e-4, atol=1e-4)
 
 
+def test_stock_scheduler_is_offered_only_where_the_familys_pipeline_could_use_it(folder):
+    offered = {family: adapter_for(host_model(family, folder)).stock_scheduler(2) for family in ("sd3", "boogu_image")}
+    assert offered["sd3"] is not None
+    assert offered["boogu_image"] is None  # its pipeline's time runs towards the data
+
+
 @pytest.mark.parametrize(("family", "scale"), [("flux", 2.5), ("flux2", 1.0)])
 def test_network_that_embeds_guidance_is_given_the_scale_it_is_trained_with(family, scale, folder):
     """The host trains FLUX.2 at scale 1 whatever the config says."""
