@@ -221,8 +221,8 @@ class TwinFlowOptions:
     export_weights: Literal["auto", "ema", "student"] = option(
         "auto",
         label="Exported weights",
-        help='Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. Checkpoints hold '
-        "both.",
+        help='Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. Checkpoints '
+        "hold both.",
         choices=("auto", "ema", "student"),
     )
     implementation: Literal["paper", "host"] = option(

@@ -106,8 +106,11 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     imports, scheduler = ["import torch", "from diffusers import DiffusionPipeline"], []
     stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
     if stock is None:
-        imports.append("from simpletuner_twinflow import TwinFlowDiffusionScheduler")
-        scheduler = ["pipeline.scheduler = TwinFlowDiffusionScheduler.from_config(pipeline.scheduler.config)"]
+        ours = type(model.twinflow_adapter.scheduler())
+        imports.append(f"from {ours.__module__} import {ours.__name__}")
+        # A flow keeps to the trained levels, whatever shift the base model's scheduler has.
+        made = "()" if issubclass(ours, TwinFlowScheduler) else ".from_config(pipeline.scheduler.config)"
+        scheduler = [f"pipeline.scheduler = {ours.__name__}{made}"]
         note = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
     elif isinstance(stock, LCMScheduler):
         if config.model_type != "full":

@@ -5,14 +5,17 @@ The host saves its own network class and leaves the text encoders out; stock dif
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import diffusers
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 logger = logging.getLogger("simpletuner_twinflow")
+
+# The host's classes that are diffusers' under another name: this one adds a module for another method of the host's.
+STOCK_NAMES = {"FlowMapUNet2DConditionModel": "UNet2DConditionModel"}
 
 
 def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], scheduler: Any | None) -> Any:
@@ -52,36 +55,32 @@ def stock_network(network: nn.Module, training_only: Iterable[str]) -> nn.Module
     """
     prefixes = tuple(f"{name}." for name in training_only)
     weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith(prefixes)}
-    for network_class in (*_stock_classes(type(network)), type(network)):
-        accepted = inspect.signature(network_class.__init__).parameters
-        config = {name: value for name, value in network.config.items() if name in accepted}
-        config.pop("enable_time_sign_embed", None)  # the host's switch for one of the training-only submodules
-        with torch.device("meta"):
-            stock = network_class.from_config(config)
-        if stock.state_dict().keys() == weights.keys():
-            stock.load_state_dict(weights, assign=True)
-            return stock
-        odd = ", ".join(sorted(stock.state_dict().keys() ^ weights.keys())[:5])
-        logger.error(
-            "The trained network is not a %s.%s (%s ...): loading it will need SimpleTuner.",
-            network_class.__module__,
-            network_class.__name__,
-            odd,
-        )
+    name = STOCK_NAMES.get(type(network).__name__, type(network).__name__)
+    if (stock_class := getattr(diffusers, name, None)) is None:
+        logger.warning("diffusers has no %s: loading what this run exports needs SimpleTuner.", name)
+    for network_class in (stock_class, type(network)):
+        if network_class is not None and (built := _built(network_class, network.config, weights)) is not None:
+            return built
     return network
 
 
-def _stock_classes(host_class: type) -> list[type]:
-    """diffusers' classes that may hold such a network: the one of the same name, and those it inherits from."""
-    named = getattr(diffusers, host_class.__name__, None)
-    networks = [
-        base
-        for base in host_class.__mro__[1:]
-        if issubclass(base, diffusers.ModelMixin)
-        and base is not diffusers.ModelMixin
-        and getattr(diffusers, base.__name__, None) is base
-    ]
-    return networks if named is None else [named, *networks]
+def _built(network_class: type, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module | None:
+    """A network of this class with these weights; None where it has others, which the log then names."""
+    accepted = inspect.signature(network_class.__init__).parameters
+    own = {name: value for name, value in config.items() if name in accepted}
+    own.pop("enable_time_sign_embed", None)  # the host's switch for one of the training-only submodules
+    with torch.device("meta"):
+        built = network_class.from_config(own)
+    if odd := built.state_dict().keys() ^ weights.keys():
+        logger.error(
+            "The trained network is not %s.%s (%s, ...): loading it will need SimpleTuner.",
+            network_class.__module__,
+            network_class.__name__,
+            ", ".join(sorted(odd)[:5]),
+        )
+        return None
+    built.load_state_dict(weights, assign=True)
+    return built
 
 
 def _text_encoders(model: Any, parts: dict[str, Any]) -> dict[str, Any]:
