@@ -86,7 +86,7 @@ class TimeConditioning:
             owner: where the modules live; they are looked up at each pass, since a host may replace them.
             target_time: name there of the `TargetTimeEmbedding`.
             negative_time: name there of the `NegativeTimeEmbedding`; None where the sign takes another way.
-            rows_first: of an output of 2 B rows only the first B are a pass's rows, the others a fixed time of the
+            rows_first: the first B rows of an output are a pass's rows, any further ones a fixed time of the
                 network's own. By default n = B k rows are k tokens for each of the B samples in turn.
         """
         self._owner, self._target_time, self._negative_time = owner, target_time, negative_time
@@ -126,8 +126,8 @@ class TimeConditioning:
             return term.reshape(rows, *[1] * (output.ndim - 2), term.shape[-1])
         if output.ndim == 2 and found == rows:
             return term
-        if self._rows_first and found == 2 * rows:
-            return torch.cat([term, torch.zeros_like(term)])
+        if self._rows_first and output.ndim == 2 and found > rows:
+            return torch.cat([term, term.new_zeros(found - rows, term.shape[-1])])
         if output.ndim == 2 and not self._rows_first and found % rows == 0:
             return term.repeat_interleave(found // rows, dim=0)
         raise TwinFlowError(f"The time embedding's output {tuple(output.shape)} cannot be told apart into {rows} rows.")

@@ -24,7 +24,7 @@ class Family:
 
     time_embedding: str  # submodule of the network whose output embeds the time
     host_sign: str | None = None  # submodule: the host's sign embedding, where ordinary training passes it the sign
-    rows_first: bool = False  # whether the time embedding sees B rows and then B fixed times of the network's own
+    rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
     data_ward: bool = False  # whether network and pipeline count time as 1 - t, which the host's converter leaves out
     sigmas_of_data: bool = False  # whether batch["sigmas"] is the share of data in the sample, not of noise
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
@@ -53,7 +53,8 @@ FAMILIES = {
         host_sign="time_sign_embed",
         embeds_guidance=True,
     ),
-    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder"),
+    # Qwen-Image 2.1 embeds the time 0 for its prompt after the batch's times.
+    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", rows_first=True),
     "z_image": Family(time_embedding="t_embedder.mlp"),
     # The host adds Sana's and LTX-Video's sign behind all blocks, so it goes our way.
     "sana": Family(time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}),

@@ -36,11 +36,9 @@ def attach_to_trainer(module: ModuleType) -> None:
         wrapped(*args, **kwargs)
         if active_options(trainer.config) is not None:
             from simpletuner_twinflow.host.adapter import adapter_for
-            from simpletuner_twinflow.host.validation import settle_pipeline_calls
 
             trainer.twinflow_adapter = trainer.model.twinflow_adapter = adapter_for(trainer.model)
             trainer.twinflow_adapter.attach_conditioning()
-            settle_pipeline_calls(trainer.model)
 
     def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)

@@ -1,7 +1,8 @@
 """Few-step validation: our scheduler for student and EMA, the ordinary sampler for the base-model benchmark."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +25,9 @@ def offer_scheduler(module: ModuleType) -> None:
     module.TwinFlowScheduler = TwinFlowScheduler
 
 
-def settle_pipeline_calls(model: Any) -> None:
-    """Have the model's validation pipeline called as a TwinFlow model is to be sampled.
+@contextmanager
+def settled_pipeline_calls(model: Any) -> Iterator[None]:
+    """Have the model's pipeline called, inside this block, as a TwinFlow model is to be sampled.
 
     Steps and guidance are the run's also where a family replaces what validation asks for. A network that embeds the
     guidance scale is given the scale it is trained with: scale 0 is one it has never seen.
@@ -33,21 +35,19 @@ def settle_pipeline_calls(model: Any) -> None:
     Args:
         model: the host's `ModelFoundation` of a TwinFlow run.
     """
-    update, family = model.update_pipeline_call_kwargs, FAMILIES.get(model.config.model_family)
-    network = model.get_trained_component(unwrap_model=True)
+    family, network = FAMILIES.get(model.config.model_family), model.get_trained_component(unwrap_model=True)
     for name, value in (family.network_config if family else {}).items():
         if name not in network.config:
             network.register_to_config(**{name: value})
+    update, steps = model.update_pipeline_call_kwargs, active_options(model.config).target_step_count
 
     def update_pipeline_call_kwargs(pipeline_kwargs: dict) -> dict:
         updated = update(pipeline_kwargs)
-        if (options := active_options(model.config)) is None:
-            return updated  # the base-model benchmark
         accepted = inspect.signature(model.pipeline.__call__).parameters
         # A scale beside an embedded one has a default above 1 in some pipelines, so it is named even where nobody did.
         settled = updated | dict.fromkeys(REAL_GUIDANCE & accepted.keys(), 1.0)
         settled |= dict.fromkeys(GUIDANCE & settled.keys(), 0.0)
-        settled |= dict.fromkeys(STEPS & settled.keys(), options.target_step_count)
+        settled |= dict.fromkeys(STEPS & settled.keys(), steps)
         if "guidance_scale" in settled:
             settled["guidance_scale"] = sampling_guidance(model)
         if (guider := getattr(model.pipeline, "guider", None)) is not None:
@@ -55,6 +55,10 @@ def settle_pipeline_calls(model: Any) -> None:
         return settled
 
     model.update_pipeline_call_kwargs = update_pipeline_call_kwargs
+    try:
+        yield
+    finally:
+        model.update_pipeline_call_kwargs = update
 
 
 def sampling_guidance(model: Any) -> float:
@@ -83,9 +87,12 @@ def attach_to_validation(module: ModuleType) -> None:
     module.SCHEDULER_NAME_MAP["twinflow"] = host_scheduler
 
     def run_validations(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
-        validation_type = args[1] if len(args) > 1 else kwargs.get("validation_type")
-        if validation_type != "base_model" or active_options(validation.config) is None:
+        if active_options(validation.config) is None:
             return wrapped(*args, **kwargs)
+        validation_type = args[1] if len(args) > 1 else kwargs.get("validation_type")
+        if validation_type != "base_model":
+            with settled_pipeline_calls(validation.model):
+                return wrapped(*args, **kwargs)
         # The host reads this flag for the scheduler, the steps and the guidance of every validation.
         validation.config.twinflow_enabled = False
         try:

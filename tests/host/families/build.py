@@ -14,7 +14,7 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 
 from simpletuner_twinflow.host.adapter import FamilyAdapter, adapter_for
 from simpletuner_twinflow.host.batches import EMPTY_PROMPT
-from tests.host.families.zoo import ZOO, cached_text
+from tests.host.families.zoo import ZOO, Tiny, cached_text, family_of
 
 PROMPTS = ("a cat", "a dog on grass", "sea", "two red birds")
 REQUIRED = {
@@ -41,8 +41,8 @@ class Cache:
     id = "text"
     data_backend = SimpleNamespace(id="text")
 
-    def __init__(self, family: str) -> None:
-        self.tiny = ZOO[family]
+    def __init__(self, tiny: Tiny) -> None:
+        self.tiny = tiny
 
     def compute_prompt_embeddings_with_model(self, prompt_records: list) -> dict:
         return cached_text(self.tiny, prompt_records[0]["prompt"])
@@ -54,16 +54,16 @@ def host_config(family: str, folder: Path, **changes: Any) -> Any:
     return loader.load_config(given | changes)
 
 
-def host_model(family: str, folder: Path, *, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+def host_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """The host's model class with a parsed config of its own and a tiny random network.
 
     Args:
-        family: of the zoo.
+        name: of the zoo.
         folder: holds `scheduler/`, all that a model reads of a pipeline before its network is loaded.
         dtype: of the network.
         changes: to the config.
     """
-    tiny = ZOO[family]
+    tiny, family = ZOO[name], family_of(name)
     flavour = {"model_flavour": tiny.flavour} if tiny.flavour else {}
     config = host_config(family, folder, **flavour | tiny.config | changes)
     config.weight_dtype, config.base_weight_dtype, config.flow_matching = dtype, dtype, True  # as the trainer does
@@ -72,10 +72,11 @@ def host_model(family: str, folder: Path, *, dtype: torch.dtype = torch.float32,
     arguments = model.pretrained_load_args({})
     network = model.MODEL_CLASS(**tiny.network, **{k: v for k, v in arguments.items() if k == "enable_time_sign_embed"})
     generator = torch.Generator().manual_seed(3)
-    for name, parameter in network.named_parameters():
-        if "time_sign_embed" not in name:  # zero at the start, as after loading a pre-trained network
+    for key, parameter in network.named_parameters():
+        if "time_sign_embed" not in key:  # zero at the start, as after loading a pre-trained network
             torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     model.model = network.to(dtype)
+    model.tiny = tiny
     return model
 
 
@@ -96,8 +97,8 @@ def host_batch(model: Any, prompts: tuple[str, ...] = PROMPTS, *, seed: int = 5,
         seed: of latents, noise and times.
         latent: the value of every latent; None for random ones.
     """
-    family = model.config.model_family
-    cache, tiny = Cache(family), ZOO[family]
+    tiny = model.tiny
+    cache = Cache(tiny)
     StateTracker.set_default_text_embed_cache(cache)
     records = [{"prompt": prompt, "key": prompt, "metadata": {}} for prompt in prompts]
     empty = [{"prompt": "", "key": "", "metadata": {}} for _ in prompts]
@@ -115,7 +116,7 @@ def host_batch(model: Any, prompts: tuple[str, ...] = PROMPTS, *, seed: int = 5,
         "conditioning_latents": None,
         "is_i2v_data": False,
         EMPTY_PROMPT: collate.compute_prompt_embeddings(empty, cache, model),
-    }
+    } | tiny.conditions(len(prompts))
     return model.prepare_batch(batch, state={"global_step": 0, "args": vars(model.config)})
 
 

@@ -26,9 +26,11 @@ def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted
         t = tiny.time(given[tiny.timestep].float())
 
         def exact(x: Tensor, like: Tensor, t: Tensor) -> Tensor:
+            if x.ndim == 3 and x.shape[1] < like.shape[1]:  # the output begins with the prompt's tokens
+                return torch.cat([like[:, : -x.shape[1]], exact(x, like[:, -x.shape[1] :], t)], dim=1)
             x = x[tuple(slice(size) for size in like.shape)]  # what is concatenated to the sample comes after it
             assert x.shape == like.shape
-            return tiny.direction * (x - point) / t.reshape(-1, *[1] * (x.ndim - 1))
+            return tiny.direction * (x - point) / t.reshape(*t.shape, *[1] * (x.ndim - t.ndim))
 
         return replaced(output, given[tiny.hidden], t, exact)
 

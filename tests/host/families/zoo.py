@@ -5,7 +5,7 @@ given for the time t (t = 1 is noise), and whether it returns z - x (+1) or x - 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -79,6 +79,8 @@ class Tiny:
     hidden: str = "hidden_states"  # the network's names of its inputs
     timestep: str = "timestep"
     parts: Callable[[], dict[str, Any]] = dict  # of the pipeline, where it does not do without
+    conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
+    draws: bool = True  # whether its pipeline is in the suite
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
     negative_prompt: bool = True  # whether the host's own conversion of a negative prompt works
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
@@ -518,6 +520,52 @@ ZOO = {
         call={"device": "cpu", "height": 64, "width": 64},
     ),
 }
+
+
+def edited(name: str, flavour: str | None, conditions: Callable[[int], dict[str, Any]], **changes: Any) -> Tiny:
+    """A family of the zoo with a reference image in each sample; its pipeline would need the image, not its latents."""
+    tiny = ZOO[name]
+    return replace(tiny, flavour=flavour, conditions=conditions, draws=False, **changes)
+
+
+ZOO |= {
+    "flux kontext": edited(
+        "flux",
+        "kontext",
+        lambda rows: {"conditioning_latents": [torch.full((rows, 16, 8, 8), 0.3)]},
+        network=ZOO["flux"].network | {"in_channels": 64},
+        latents=(16, 8, 8),
+    ),
+    "longcat_image edit": edited(
+        "longcat_image", "edit", lambda rows: {"conditioning_latents": torch.full((rows, 16, 8, 8), 0.3)}
+    ),
+    "kandinsky5_video i2v": edited(
+        "kandinsky5_video",
+        None,
+        lambda rows: {"conditioning_latents": torch.full((rows, 4, 1, 8, 8), 0.3), "is_i2v_data": True},
+    ),
+    "qwen_image v2.1": Tiny(
+        network={
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "context_in_dim": 16,
+            "mlp_ratio": 2,
+            "axes_dims_rope": (4, 6, 6),
+        },
+        latents=(4, 8, 8),
+        text=EMBEDS,
+        time=same,
+        flavour="v2.1",
+    ),
+}
+
+
+def family_of(name: str) -> str:
+    """The family of an entry of the zoo; a second word is a flavour."""
+    return name.split()[0]
 
 
 def cached_text(tiny: Tiny, prompt: str) -> dict[str, Tensor]:
