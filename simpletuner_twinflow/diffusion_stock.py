@@ -5,6 +5,7 @@ timesteps only. Given the sampler's, rounded (`stock_timesteps`), and the same g
 the latents' scale; by its own even spacing it asks the network a little off the levels that were trained.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,4 +53,6 @@ def stock_timesteps(config: Mapping[str, Any], steps: int) -> list[int]:
 
 
 def _made(config: Mapping[str, Any], original_steps: int) -> LCMScheduler:
-    return LCMScheduler.from_config(complete(config), original_inference_steps=original_steps, **_ALWAYS)
+    accepted = inspect.signature(LCMScheduler.__init__).parameters
+    given = {name: value for name, value in complete(config).items() if name in accepted}
+    return LCMScheduler(**given | _ALWAYS | {"original_inference_steps": original_steps})
