@@ -1,14 +1,20 @@
 """The real host trains, validates and checkpoints epsilon and v models with TwinFlow."""
 
+import json
 import math
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
 from simpletuner_twinflow import TwinFlowDiffusionScheduler
+from simpletuner_twinflow.diffusion_stock import stock_timesteps
 from tests.host.diffusion_pipelines import BETAS
 
 RUNS = {"sdxl_lora": "epsilon", "sdxl_v_full": "v_prediction"}
@@ -20,6 +26,12 @@ each_run = pytest.mark.parametrize("name", both)
 def scheduler_of(name):
     settings = {"prediction_type": RUNS[name], "rescale_betas_zero_snr": name == "sdxl_v_full"}
     return TwinFlowDiffusionScheduler(**BETAS, **settings)
+
+
+def draw(pipeline, **steps):
+    pipeline.set_progress_bar_config(disable=True)
+    given = {"prompt": "a handwritten digit 3", "height": 64, "width": 64, "output_type": "latent"}
+    return pipeline(**given, **steps, guidance_scale=0.0, generator=torch.Generator().manual_seed(1)).images
 
 
 @each_run
@@ -82,25 +94,17 @@ def test_a_lora_checkpoint_holds_the_conditioning_and_its_adapter_loads_in_stock
     assert any(weight.abs().max() > 0 for key, weight in trained.items() if "linear_2" in key)
     assert trained["twinflow_negative_time.weight"].abs().max() > 0
     pipeline = StableDiffusionXLPipeline.from_pretrained(run.folder.parent / "tiny_sdxl")
-    pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = TwinFlowDiffusionScheduler.from_config(pipeline.scheduler.config)
-
-    def draw():
-        given = {"prompt": "a handwritten digit 3", "height": 64, "width": 64, "output_type": "latent"}
-        return pipeline(
-            **given, num_inference_steps=2, guidance_scale=0.0, generator=torch.Generator().manual_seed(1)
-        ).images
-
-    before = draw()
+    before = draw(pipeline, num_inference_steps=2)
     pipeline.load_lora_weights(run.output, weight_name="pytorch_lora_weights.safetensors")
     assert pipeline.get_active_adapters()
-    after = draw()
+    after = draw(pipeline, num_inference_steps=2)
     assert torch.isfinite(after).all()
     assert (after - before).abs().max() > 1e-4
 
 
 @pytest.mark.host_runs("sdxl_v_full")
-def test_a_full_model_has_moved_and_loads_in_stock_diffusers(runs):
+def test_a_full_model_has_moved_and_its_checkpoints_keep_the_conditioning(runs):
     run = runs["sdxl_v_full"].check()
     exported = UNet2DConditionModel.from_pretrained(run.output / "pipeline" / "unet")
     base = UNet2DConditionModel.from_pretrained(run.folder.parent / "tiny_sdxl_v" / "unet")
@@ -110,3 +114,37 @@ def test_a_full_model_has_moved_and_loads_in_stock_diffusers(runs):
     for part in ("unet", "unet_ema"):
         weights = load_file(run.output / "checkpoint-4" / part / "diffusion_pytorch_model.safetensors")
         assert weights["twinflow_negative_time.weight"].abs().max() > 0
+
+
+@pytest.mark.host_runs("sdxl_v_full")
+def test_the_exported_pipeline_is_of_stock_classes_and_draws_with_its_own_scheduler_what_ours_draws(runs):
+    folder = runs["sdxl_v_full"].check().output / "pipeline"
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    assert {value[0] for value in index.values() if isinstance(value, list)} == {"diffusers", "transformers", None}
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder)
+    assert isinstance(pipeline.scheduler, LCMScheduler)
+    stock = draw(pipeline, timesteps=stock_timesteps(pipeline.scheduler.config, 2))
+    pipeline.scheduler = TwinFlowDiffusionScheduler.from_config(pipeline.scheduler.config)
+    ours = draw(pipeline, num_inference_steps=2)
+    assert (stock - ours).abs().max() < 0.02 * ours.std()
+
+
+@each_run
+def test_the_cards_code_runs_without_plugin_and_host(name, runs):
+    run = runs[name].check()
+    folder = run.output / "pipeline" if name == "sdxl_v_full" else run.output
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "TwinFlowDiffusionScheduler" in card
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    blocked = 'import sys\nsys.modules |= {"simpletuner": None, "simpletuner_twinflow": None}\n'
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    result = subprocess.run(
+        [sys.executable, "-c", blocked + code],
+        cwd=run.folder,
+        env=clean | {"SIMPLETUNER_TWINFLOW_DISABLED": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert Image.open(run.folder / "output.png").size == (64, 64)
