@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -121,3 +122,9 @@ def validate(config: Any) -> None:
         return
     refuse_broken_seams()
     check_conflicts(vars(config), options)
+    if options.implementation == "paper" and options.enhanced_ratio > 0 and not config.caption_dropout_probability:
+        logging.getLogger("simpletuner_twinflow").warning(
+            "twinflow_enhanced_ratio is %s and caption_dropout_probability 0: guidance is measured against the empty "
+            "prompt, which is then never trained and drifts. Set caption_dropout_probability to 0.1, the default.",
+            options.enhanced_ratio,
+        )

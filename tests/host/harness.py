@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.digits import write_digits
-from demo.train import cpu_environment, write_run
+from demo.train import cpu_environment, datasets, write_run
 
 ROOT = Path(__file__).parents[2]
 OBSERVER = Path(__file__).parent / "observer"
@@ -88,6 +88,7 @@ class Host:
         config: dict[str, Any],
         *,
         command: str = "accelerate",
+        images: list[dict[str, Any]] | None = None,
         environment: dict[str, str] | None = None,
         timeout: int = 600,
     ) -> Run:
@@ -98,6 +99,7 @@ class Host:
             config: the user's keys; paths to model and data are filled in.
             command: "simpletuner" (console script), "accelerate" (as that script starts it) or "bare" (the same in an
                 environment that does not have the plugin).
+            images: the host's entries for the image sets, in place of the digits.
             environment: further environment variables.
             timeout: seconds.
         """
@@ -108,6 +110,9 @@ class Host:
             "output_dir": "output",
         }
         write_run(folder, config | paths, self.images)
+        if images is not None:
+            _, text = datasets(self.images)
+            (folder / "config/data.json").write_text(json.dumps([*images, text]), encoding="utf-8")
         events = folder / "events.jsonl"
         events.unlink(missing_ok=True)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "SIMPLETUNER"))}

@@ -1,7 +1,12 @@
 """The runs of the real host that the tests look at. About a minute each, so many tests share few of them."""
 
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from demo.digits import write_digits
+from demo.train import datasets
 from tests.host.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.host.export_recipes import EXPORT_RECIPES
 from tests.host.harness import FULL, SEED, TINY, Host, Run, Runs
@@ -43,6 +48,26 @@ def adversarial_full(host: Host, runs: Runs) -> Run:
     """Full fine-tune, everything on, each step probed."""
     probe = {"OBSERVER_CODE": PROBE_EACH_STEP}
     return host.train("adversarial_full", SEED | TINY | FULL | ADVERSARIAL, environment=probe)
+
+
+def shapes(host: Host, runs: Runs) -> Run:
+    """Two image sets with batch sizes of their own, in two aspect ratios each, of few images."""
+    [square, _] = datasets(host.images)
+    sets = [wide_and_square(host.folder / name, count, name) for name, count in (("first", 5), ("second", 4))]
+    sets[1]["train_batch_size"] = 3
+    for image_set in sets:
+        image_set |= {key: square[key] for key in square if key not in image_set}
+    config = SEED | TINY | FULL | ADVERSARIAL | {"train_batch_size": 2, "gradient_accumulation_steps": 2}
+    config |= {"validation_disable": True, "max_train_steps": 6, "aspect_bucket_alignment": 32}
+    return host.train("shapes", config, images=sets, environment={"OBSERVER_CODE": PROBE_EACH_STEP})
+
+
+def wide_and_square(folder: Path, count: int, name: str) -> dict[str, Any]:
+    """An image set of so many square digits and as many that are half as wide again."""
+    write_digits(folder, limit=2 * count)
+    for path in sorted(folder.glob("*.png"))[count:]:
+        Image.open(path).resize((96, 64)).save(path)
+    return {"id": name, "instance_data_dir": str(folder), "cache_dir_vae": f"cache/vae-{name}", "repeats": 0}
 
 
 def off_with_plugin(host: Host, runs: Runs) -> Run:
@@ -91,6 +116,7 @@ RECIPES = (
             off_with_plugin,
             off_without_plugin,
             adversarial_full,
+            shapes,
             full,
             hosts_own,
             disabled,

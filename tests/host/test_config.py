@@ -140,7 +140,7 @@ CONFLICTS = [
     ({"train_text_encoder": True}, ["train_text_encoder", "set train_text_encoder to false"]),
     ({"context_parallel_size": 2}, ["context_parallel_size", "2", "set it to 1"]),
     ({"musubi_blocks_to_swap": 4}, ["musubi_blocks_to_swap", "4", "set it to 0"]),
-    ({"model_family": "omnigen"}, ["model_family", "omnigen", "sd3"]),
+    ({"model_family": "anima"}, ["model_family", "anima", "sd3"]),
     ({"model_family": "sdxl"}, ["prediction_type", "diff2flow_enabled", "twinflow_allow_diff2flow"]),
     ({"model_family": "sdxl", "diff2flow_enabled": True}, ["diff2flow_enabled", "twinflow_allow_diff2flow"]),
 ]
@@ -161,6 +161,20 @@ def test_conflict_is_refused_in_one_line_that_names_key_value_and_way_out(change
 def test_every_row_of_the_table_of_conflicts_is_tried_here():
     tried = {key for changes, _ in CONFLICTS for key in changes} | {"ramtorch"}
     assert {conflict.key for conflict in HOST_CONFLICTS} <= tried
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"caption_dropout_probability": 0.0}, True),
+        ({"caption_dropout_probability": 0.1}, False),
+        ({"caption_dropout_probability": 0.0, "twinflow_enhanced_ratio": 0.0}, False),
+        ({"caption_dropout_probability": 0.0, "twinflow_enabled": False}, False),
+    ],
+)
+def test_guidance_against_an_untrained_empty_prompt_is_warned_of(changes, warned, caplog):
+    load(SEED, **changes)
+    assert ("caption_dropout_probability 0:" in caplog.text) == warned
 
 
 def test_adapter_on_a_quantised_base_is_accepted():

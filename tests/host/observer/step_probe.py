@@ -87,6 +87,7 @@ def install(note):
 
         note(
             kind="step",
+            shape=list(batch["latents"].shape),
             roles=[str(role) for role in batch["twinflow_rows"].roles],
             stream_moved=not torch.equal(begin, after_step),
             stream_is_the_students=torch.equal(after_step, after_student_alone),
