@@ -35,14 +35,16 @@ def describe_twinflow(module: ModuleType) -> None:
         options = active_options(model.config)
         if options is None or "repo_folder" not in kwargs:
             return wrapped(*args, **kwargs)
+        output, folder = Path(model.config.output_dir), Path(kwargs["repo_folder"])
+        final = folder in (output, output / "pipeline")
         own = {
             "VALIDATION_SCHEDULER_NAME": type(model.twinflow_adapter.scheduler()).__name__,
-            "custom_model_card_training_mode_info": _with_summary(model),
+            "custom_model_card_training_mode_info": _with_summary(model, final),
         }
         # A checkpoint's card keeps the host's code: what lies there is for resuming.
-        if Path(kwargs["repo_folder"]) in (Path(model.config.output_dir), Path(model.config.output_dir) / "pipeline"):
+        if final:
             own["custom_model_card_code_example"] = lambda repo_id=None: _example(
-                module, model, _repository(repo_id) if model.config.push_to_hub else str(Path(kwargs["repo_folder"]))
+                module, model, _repository(repo_id) if model.config.push_to_hub else str(folder)
             )
         settings = {
             "validation_num_inference_steps": options.target_step_count,
@@ -67,8 +69,10 @@ def _changed(owner: Any, values: dict[str, Any]) -> Iterator[None]:
         vars(owner).update(before)
 
 
-def _with_summary(model: Any) -> Callable[[Any], str]:
+def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
     options, family_info = active_options(model.config), model.custom_model_card_training_mode_info
+    kinds = {"ema": "EMA", "student": "student"}
+    weights = kinds[exported_weights(model.config)] if final else "a checkpoint's, to resume from"
 
     def info(config: Any) -> str:
         lines = (
@@ -76,7 +80,7 @@ def _with_summary(model: Any) -> Callable[[Any], str]:
             "- TwinFlow: few-step model, [arXiv:2512.05150](https://arxiv.org/abs/2512.05150)",
             f"  - Target steps: `{options.target_step_count}`",
             f"  - Guidance scale: `{sampling_guidance(model):g}` (guidance is trained in)",
-            f"  - Weights: {'EMA' if exported_weights(config) == 'ema' else 'student'}",
+            f"  - Weights: {weights}",
             f"  - Adversarial branch: {'on' if options.adversarial_enabled else 'off'}",
         )
         return "\n".join(lines).strip()
