@@ -61,7 +61,7 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
         guidance += ", or the scale it is trained with if the network embeds one"
     cells = [
         name,
-        TIMES[tiny.time],
+        TIMES[tiny.time] if tiny.signed_time else TIMES[tiny.time].split(" (")[0],
         "z - x" if tiny.direction == 1 else "x - z",
         f"`{family.time_embedding}`",
         f"host's `{family.host_sign}`" if family.host_sign else "ours",
@@ -73,8 +73,10 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
 
 def _remarks(family: Family, tiny: Tiny) -> list[str]:
     remarks = [f"refuses {refusal.key} {refusal.value}: {refusal.reason}" for refusal in family.refusals]
-    if family.data_ward:
+    if family.data_ward or family.sigmas_of_data:
         remarks.append("its pipeline's time runs towards the data: sampled with `DataWardTwinFlowScheduler`")
+    if family.whole_batch:
+        remarks.append("a sample's answer depends on its batch, so each of TwinFlow's passes is made on all of it")
     if not tiny.checkpointing:
         remarks.append("the host's gradient checkpointing raises, with or without TwinFlow")
     if not tiny.negative_prompt:

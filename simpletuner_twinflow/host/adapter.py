@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from simpletuner_twinflow.conditioning import TimeConditioning
 from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.flow import per_sample
-from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional
+from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional, without_words
 from simpletuner_twinflow.host.conditioning import attach, batch_keys, conditioning_names
 from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.layout import on_whole_batch
 from simpletuner_twinflow.objective import Condition
 from simpletuner_twinflow.options import TwinFlowOptions
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
@@ -78,19 +79,25 @@ class FamilyAdapter:
         def predict(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, condition: Condition) -> Tensor:
             rows = select_rows(batch, condition.rows)
             if condition.unconditional:
-                rows = unconditional(rows, self.text_destinations)
+                words = self.family.reads_words
+                rows = without_words(rows) if words else unconditional(rows, self.text_destinations)
             there = self.at(rows, x_t, t, r, sign)
             return self.velocity(self.model.model_predict(prepared_batch=dict(there)), there)
 
-        return predict
+        return on_whole_batch(predict, len(batch["latents"])) if self.family.whole_batch else predict
 
     def scheduler(self) -> SchedulerMixin:
         """The few-step sampler for this run's model."""
-        return DataWardTwinFlowScheduler() if self.family.data_ward else TwinFlowScheduler()
+        return DataWardTwinFlowScheduler() if self._data_ward else TwinFlowScheduler()
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""
-        return None if self.family.data_ward else stock_scheduler(steps)
+        return None if self._data_ward else stock_scheduler(steps)
+
+    @property
+    def _data_ward(self) -> bool:
+        """Whether the family's pipeline counts time as the share of data."""
+        return self.family.data_ward or self.family.sigmas_of_data
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t; the family is asked, never `1000 t` assumed."""

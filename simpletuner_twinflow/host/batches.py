@@ -50,6 +50,11 @@ def unconditional(batch: Mapping[str, Any], destinations: Mapping[str, Sequence[
     return swapped
 
 
+def without_words(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the host batch with empty prompts, for a family that reads the words themselves when it predicts."""
+    return dict(batch) | {"prompts": [""] * len(batch["prompts"])}
+
+
 def _like(value: Any, counterpart: Any) -> Any:
     """The value on the device and in the dtype of what it stands for."""
     if isinstance(value, Tensor) and isinstance(counterpart, Tensor):

@@ -26,7 +26,9 @@ class Family:
     host_sign: str | None = None  # submodule: the host's sign embedding, where ordinary training passes it the sign
     rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
     data_ward: bool = False  # whether network and pipeline count time as 1 - t, which the host's converter leaves out
-    sigmas_of_data: bool = False  # whether batch["sigmas"] is the share of data in the sample, not of noise
+    sigmas_of_data: bool = False  # whether also batch["sigmas"] is 1 - t, which the host's converter knows of
+    whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
+    reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
@@ -91,7 +93,28 @@ FAMILIES = {
     "z_image_omni": Family(time_embedding="t_embedder.mlp", host_sign="t_embedder.time_sign_embed", rows_first=True),
     "kandinsky5_video": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
     "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
+    # Mage-Flow packs a batch into one sequence, in which a sample's positions depend on its place.
+    "mageflow": Family(
+        time_embedding="time_text_embed.timestep_embedder", host_sign="time_sign_embed", whole_batch=True
+    ),
     "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", data_ward=True),
+    # OmniGen's blocks see the time as a token; its other time embedding is for the output alone.
+    "omnigen": Family(
+        time_embedding="time_token",
+        sigmas_of_data=True,
+        whole_batch=True,
+        reads_words=True,
+        unguided_scale=1.0,
+        refusals=(
+            Refusal("model_type", "lora", "the host cannot add an adapter to its network", 'set it to "full"'),
+            Refusal(
+                "twinflow_time_conditioning",
+                "signed_time",
+                "the host keeps its time above 0",
+                'set it to "training_only"',
+            ),
+        ),
+    ),
 }
 
 # The host's second names of the same classes.
@@ -107,13 +130,11 @@ DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
 
 REFUSED = {  # the host's other families, and why
     "longcat_video": "its pipeline takes no prompt embeddings, so that validation could not draw with it",
-    "mageflow": "a sample's answer depends on its place in the batch, and TwinFlow also asks for parts of a batch",
     "ltxvideo2": "it makes picture and sound at once, each with noise and a loss of its own",
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
     "cosmos3": "it makes picture, sound and actions at once, each with noise and a loss of its own",
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "minimaxmusic": "it has not been proven with music",
-    "omnigen": "it reads the prompt's words while it predicts, so the empty prompt cannot take their place",
     "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "zlab_i1": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "anima": "its pipeline steps with samplers of its own, so the few-step scheduler cannot take their place",

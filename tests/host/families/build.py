@@ -14,7 +14,7 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 
 from simpletuner_twinflow.host.adapter import FamilyAdapter, adapter_for
 from simpletuner_twinflow.host.batches import EMPTY_PROMPT
-from tests.host.families.zoo import ZOO, Tiny, cached_text, family_of
+from tests.host.families.zoo import ZOO, Tiny, cached_text, family_of, tokenizer_of_words
 
 PROMPTS = ("a cat", "a dog on grass", "sea", "two red birds")
 REQUIRED = {
@@ -102,7 +102,7 @@ def host_batch(model: Any, prompts: tuple[str, ...] = PROMPTS, *, seed: int = 5,
     StateTracker.set_default_text_embed_cache(cache)
     records = [{"prompt": prompt, "key": prompt, "metadata": {}} for prompt in prompts]
     empty = [{"prompt": "", "key": "", "metadata": {}} for _ in prompts]
-    text = collate.compute_prompt_embeddings(records, cache, model)
+    text = collate.compute_prompt_embeddings(records, cache, model) if tiny.text else {}
     torch.manual_seed(seed)
     latents = torch.randn(len(prompts), *tiny.latents)
     batch = {
@@ -115,16 +115,17 @@ def host_batch(model: Any, prompts: tuple[str, ...] = PROMPTS, *, seed: int = 5,
         "batch_time_ids": None,
         "conditioning_latents": None,
         "is_i2v_data": False,
-        EMPTY_PROMPT: collate.compute_prompt_embeddings(empty, cache, model),
+        EMPTY_PROMPT: collate.compute_prompt_embeddings(empty, cache, model) if tiny.text else {},
     } | tiny.conditions(len(prompts))
     return model.prepare_batch(batch, state={"global_step": 0, "args": vars(model.config)})
 
 
 def pipeline_folder(folder: Path) -> Path:
-    """A folder with the scheduler's configuration in it; also the working directory, where the host looks for files."""
+    """A folder with a scheduler's configuration and a tokenizer; the host looks for files there."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    tokenizer_of_words().save_pretrained(folder / "tokenizer")
     os.chdir(folder)
     StateTracker.config_path = str(folder)
     return folder

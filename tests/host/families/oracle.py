@@ -23,9 +23,14 @@ def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted
     def forward(*args: Any, **kwargs: Any) -> Any:
         output, given = real(*args, **kwargs), named(real, args, kwargs)
         point = unprompted if is_empty_prompt(tiny, given) else prompted
-        t = tiny.time(given[tiny.timestep].float())
+        if tiny.reads_words:  # a pipeline may ask with and without the prompt in one pass
+            known = (given["input_ids"] > 1).any(dim=1)
+            point = torch.where(known, prompted, unprompted).reshape(-1, 1, 1, 1)
+        t = torch.atleast_1d(tiny.time(given[tiny.timestep].float()))
 
         def exact(x: Tensor, like: Tensor, t: Tensor) -> Tensor:
+            if x.shape[0] == 1 < t.shape[0]:  # the samples' tokens in one sequence
+                return exact(x[0], like[0], t.repeat_interleave(x.shape[1] // t.shape[0])).unsqueeze(0)
             if x.ndim == 3 and x.shape[1] < like.shape[1]:  # the output begins with the prompt's tokens
                 return torch.cat([like[:, : -x.shape[1]], exact(x, like[:, -x.shape[1] :], t)], dim=1)
             x = x[tuple(slice(size) for size in like.shape)]  # what is concatenated to the sample comes after it
@@ -56,6 +61,8 @@ def named(forward: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
 
 def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
     """Whether a network was given the empty prompt, of which every embedding must agree."""
+    if tiny.reads_words:
+        return not (given["input_ids"] > 1).any()
     found = list(tensors({name: value for name, value in given.items() if name not in (tiny.hidden, tiny.timestep)}))
     empty = {
         name: any((tensor.float() == value.flatten()[0]).any() for tensor in found)

@@ -14,6 +14,8 @@ VALUES = [
     ("wan", "model_flavour", "i2v-14b-2.2-high", "one network"),
     ("wan", "model_flavour", "i2v-14b-2.2-low", "one network"),
     ("wan", "model_flavour", "animegen-t2v-high", "one network"),
+    ("omnigen", "model_type", "lora", "full"),
+    ("omnigen", "twinflow_time_conditioning", "signed_time", "training_only"),
 ]
 
 

@@ -7,7 +7,13 @@ from simpletuner_twinflow.host.stock_pipeline import stock_network
 from tests.host.families.build import adapter_of, host_model
 from tests.host.families.zoo import ZOO
 
-WITHOUT = {"flux3_image", "moss_image", "z_image_omni", "boogu_image"}  # families that diffusers does not have
+WITHOUT = {
+    "flux3_image",
+    "moss_image",
+    "z_image_omni",
+    "boogu_image",
+    "mageflow",
+}  # families that diffusers does not have
 
 
 @pytest.mark.parametrize("family", ZOO)

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderKLWan
 from diffusers.guiders import ClassifierFreeGuidance
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -34,6 +35,16 @@ def data_share(given: Tensor) -> Tensor:
     return 1 - given
 
 
+VOCABULARY = ("<unknown>", "<end>", "cat", "dog", "grass", "sea", "two", "red", "birds")
+
+
+def tokenizer_of_words() -> PreTrainedTokenizerFast:
+    """Knows the nouns of the tests' prompts and no word of a template."""
+    words = Tokenizer(WordLevel({word: place for place, word in enumerate(VOCABULARY)}, unk_token="<unknown>"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
+
+
 def tokenizer_of_hidream() -> dict[str, Any]:
     """Its pipeline reads the end-of-sentence token."""
     words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
@@ -46,11 +57,13 @@ def vae_of_wan() -> dict[str, Any]:
     return {"vae": vae}
 
 
-def vae_of_boogu() -> dict[str, Any]:
-    """Its pipeline always decodes; what the decoder is given are the latents."""
+def decoder_of(channels: int, blocks: int = 1) -> dict[str, Any]:
+    """A VAE for pipelines that always decode, or ask for one; what its decoder is given are the latents."""
     vae = AutoencoderKL(
-        latent_channels=4,
-        block_out_channels=(4,),
+        latent_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=(4,) * blocks,
         norm_num_groups=1,
         sample_size=64,
         scaling_factor=1.0,
@@ -79,6 +92,9 @@ class Tiny:
     hidden: str = "hidden_states"  # the network's names of its inputs
     timestep: str = "timestep"
     parts: Callable[[], dict[str, Any]] = dict  # of the pipeline, where it does not do without
+    reads_words: bool = False  # whether the network is given words and not embeddings
+    lora: bool = True  # whether the host can add an adapter
+    signed_time: bool = True  # whether its time can be negative
     conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
     draws: bool = True  # whether its pipeline is in the suite
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
@@ -516,7 +532,7 @@ ZOO = {
         text=EMBEDS,
         time=data_share,
         direction=-1,
-        parts=vae_of_boogu,
+        parts=lambda: decoder_of(4),
         call={"device": "cpu", "height": 64, "width": 64},
     ),
 }
@@ -538,6 +554,50 @@ ZOO |= {
     ),
     "longcat_image edit": edited(
         "longcat_image", "edit", lambda rows: {"conditioning_latents": torch.full((rows, 16, 8, 8), 0.3)}
+    ),
+    "mageflow": Tiny(
+        network={
+            "in_channels": 16,
+            "out_channels": 16,
+            "context_in_dim": 16,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "depth": 1,
+            "axes_dim": [4, 6, 6],
+            "param_dtype": "float32",
+        },
+        latents=(16, 4, 4),
+        text=EMBEDS,
+        time=same,
+        hidden="img",
+        timestep="timesteps",
+        parts=lambda: decoder_of(16),
+    ),
+    "omnigen": Tiny(
+        network={
+            "in_channels": 4,
+            "hidden_size": 32,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "intermediate_size": 32,
+            "num_layers": 1,
+            "pad_token_id": 0,
+            "vocab_size": len(VOCABULARY),
+            "max_position_embeddings": 128,
+            "original_max_position_embeddings": 128,
+            "pos_embed_max_size": 64,
+            "time_step_dim": 32,
+            "rope_scaling": {"long_factor": [1.0] * 8, "short_factor": [1.0] * 8, "type": "su"},
+        },
+        latents=(4, 8, 8),
+        text={},
+        time=data_share,
+        direction=-1,
+        reads_words=True,
+        signed_time=False,
+        parts=lambda: decoder_of(4, blocks=4) | {"tokenizer": tokenizer_of_words()},
+        lora=False,
+        call={"prompt": "a cat"},
     ),
     "kandinsky5_video i2v": edited(
         "kandinsky5_video",
