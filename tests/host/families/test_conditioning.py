@@ -7,6 +7,7 @@ import torch
 
 from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host.batches import unconditional, without_words
+from simpletuner_twinflow.host.conditioning import ConditionedClass
 from simpletuner_twinflow.objective import Condition
 from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
 from tests.host.families.oracle import is_empty_prompt, named, tensors
@@ -114,6 +115,16 @@ def test_gradients_of_the_conditioning_are_the_same_with_gradient_checkpointing(
     found = gradients()
     assert all(gradient.abs().max() > 0 for gradient in expected.values())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@families
+def test_network_made_anew_from_its_configuration_has_the_same_parameters(family, folder):
+    """The host fills such a network with the averaged weights, one by one and in order, to save them."""
+    model = host_model(family, folder)
+    adapter = adapter_of(model)
+    anew = ConditionedClass(type(model.model), adapter.family).from_config(model.model.config)
+    shapes = [[(name, weight.shape) for name, weight in network.named_parameters()] for network in (anew, model.model)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux", "chroma", "wan"])
