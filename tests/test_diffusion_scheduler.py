@@ -175,6 +175,22 @@ def test_in_bf16_the_samples_stay_near():
     assert (made[0] - made[1].float()).square().mean().sqrt() < 0.02
 
 
+def test_between_the_steps_nothing_is_lost_to_rounding():
+    scheduler = scheduler_of(
+        SDXL | {"prediction_type": "v_prediction"}, style="any", stochastic_ratio=0.0, level_max=0.9
+    )
+    scheduler.set_timesteps(40)
+    start = torch.randn(64, 16).bfloat16()
+    x, exact = start, flow_state(start.double(), scheduler.levels[:1].expand(64))
+    for time, level, following in zip(scheduler.timesteps, scheduler.levels, scheduler.levels[1:], strict=False):
+        v = torch.full_like(x, 0.25)
+        velocity = scheduler.path.velocity(v, x, level.expand(64)).double()
+        exact = exact - float(level - following) * velocity
+        x = scheduler.step(v, time, x).prev_sample
+    assert x.dtype == torch.bfloat16
+    assert torch.equal(x, exact.bfloat16())
+
+
 def test_image_to_image_begins_at_the_level_of_its_first_step():
     pipeline, prompt = tiny_sd(scheduler_of(SDXL), kind=StableDiffusionImg2ImgPipeline)
     times = []
