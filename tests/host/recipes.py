@@ -67,7 +67,7 @@ def wide_and_square(folder: Path, count: int, name: str) -> dict[str, Any]:
     write_digits(folder, limit=2 * count)
     for path in sorted(folder.glob("*.png"))[count:]:
         Image.open(path).resize((96, 64)).save(path)
-    return {"id": name, "instance_data_dir": str(folder), "cache_dir_vae": f"cache/vae-{name}", "repeats": 0}
+    return {"id": name, "instance_data_dir": str(folder), "cache_dir_vae": f"cache/vae-{name}", "repeats": 1}
 
 
 def off_with_plugin(host: Host, runs: Runs) -> Run:

@@ -1,4 +1,4 @@
-"""Low precision: bf16 networks, a quantised base, recomputed activations; losses, times and averages stay float32."""
+"""bf16 networks, a quantised base, recomputed activations, torch.compile: losses, times and averages stay float32."""
 
 import math
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 
 RUNS = ["low_lora", "low_full"]
+STEPPED = [*RUNS, "compiled_lora"]
 
 
-@pytest.mark.host_runs(*RUNS)
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.host_runs(*STEPPED)
+@pytest.mark.parametrize("name", STEPPED)
 def test_losses_are_finite_float32_and_the_step_leaves_everything_as_it_was(name, runs):
     steps = runs[name].check().of("step")
     assert len(steps) == 3
@@ -23,8 +24,8 @@ def test_losses_are_finite_float32_and_the_step_leaves_everything_as_it_was(name
         assert values["grad_absmax"] > 0
 
 
-@pytest.mark.host_runs(*RUNS)
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.host_runs(*STEPPED)
+@pytest.mark.parametrize("name", STEPPED)
 def test_target_time_and_sign_are_trained(name, runs):
     last = runs[name].check().of("step")[-1]["apart"]
     assert last["sign"] > 0

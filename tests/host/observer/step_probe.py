@@ -43,7 +43,9 @@ def install(note):
     def probe(wrapped, trainer, args, kwargs):
         batch = args[0] if args else kwargs["prepared_batch"]
         network = trainer.model.get_trained_component(unwrap_model=True)
-        weights = [parameter.detach().clone() for parameter in network.parameters()]
+        # A quantised base's weights are not to be added up, and nobody touches them.
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        weights = [parameter.detach().clone() for parameter in trained]
         keys = set(batch)
         begin = torch.get_rng_state()
 
@@ -61,7 +63,7 @@ def install(note):
                     "timesteps": prepared_batch["timesteps"].tolist(),
                     "target_time": prepared_batch["twinflow_target_time"].tolist(),
                     "sign": prepared_batch["twinflow_time_sign"].tolist(),
-                    "weights": sum(parameter.double().sum().item() for parameter in network.parameters()),
+                    "weights": sum(parameter.double().sum().item() for parameter in trained),
                 }
             )
             return original(prepared_batch=prepared_batch, **options)
@@ -92,7 +94,7 @@ def install(note):
             stream_moved=not torch.equal(begin, after_step),
             stream_is_the_students=torch.equal(after_step, after_student_alone),
             loss_is_repeatable=torch.equal(result[0], again[0]),
-            weights_are_back=all(map(torch.equal, weights, (parameter.detach() for parameter in network.parameters()))),
+            weights_are_back=all(map(torch.equal, weights, (parameter.detach() for parameter in trained))),
             batch_is_untouched=set(batch) == keys,
             loss_dtype=str(result[0].dtype),
             apart=apart,
