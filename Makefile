@@ -25,9 +25,10 @@ lint: setup
 demo: setup
 	$(BIN)/python -m demo.run
 
-# Hours on two cores; an interrupted run resumes.
+# Two hours on two cores; an interrupted run resumes.
 bench: setup
 	$(BIN)/python -m benchmarks.digits
+	$(BIN)/python -m benchmarks.sd3
 
 clean:
 	rm -rf .venv output

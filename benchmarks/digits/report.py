@@ -32,11 +32,11 @@ _TITLES = (*_COLUMNS, "passes", "time")
 
 _LEGEND = """
 Scikit-learn's 8 x 8 digits, a class-conditional perceptron pre-trained on the time alone, {steps} steps of batch 128,
-{seeds} training seed(s): mean ± standard deviation. FD: Frechet distance to the real digits in a classifier's
-features, 2,000 samples, lower is better. EMA weights if not said otherwise; 1, 2 and 4 steps with fresh noise and
-target time 0, 50 steps along the ODE. Class agreement and diversity (real digits: 1) are those of 1 step. Passes: a
-row and step, in passes without gradient; one with gradient counts for three. Time: processor time of a step against
-ours in full.
+{seeds} training seed(s): mean ± standard deviation, or one seed where there is none. FD: Frechet distance to the real
+digits in a classifier's features, 2,000 samples, lower is better. EMA weights if not said otherwise; 1, 2 and 4 steps
+with fresh noise and target time 0, 50 steps along the ODE. Class agreement and diversity (real digits: 1) are those of
+1 step. Passes: a row and step, in passes without gradient; one with gradient counts for three. Time: processor time of
+a step against ours in full.
 """
 
 

@@ -4,7 +4,6 @@ A full fine-tune saves and resumes the conditioning's weights with the network a
 file of their own beside the adapter, so that the adapter loads wherever a LoRA does: sampling needs none of them.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.adapter import FamilyAdapter
 from simpletuner_twinflow.host.conditioning import ConditionedClass
 from simpletuner_twinflow.host.loss import active_options
@@ -45,18 +45,19 @@ def save_conditioning(adapter: FamilyAdapter, folder: Path) -> None:
 
 
 def load_conditioning(adapter: FamilyAdapter, folder: Path) -> None:
-    """Read the conditioning's weights back; a checkpoint of a run without TwinFlow has none, and says so."""
-    modules = adapter.conditioning_modules()
+    """Read the conditioning's weights back from a checkpoint's folder.
+
+    Raises:
+        TwinFlowError: the checkpoint has lost them.
+        RuntimeError: they are those of another network.
+    """
+    modules, file = adapter.conditioning_modules(), folder / CONDITIONING_FILE
     if not modules:
         return
-    file = folder / CONDITIONING_FILE
     if not file.exists():
-        logging.getLogger("simpletuner_twinflow").warning(
-            "%s has no %s: it was trained without TwinFlow, whose time conditioning starts from zero.",
-            folder,
-            CONDITIONING_FILE,
+        raise TwinFlowError(
+            f"{file} is missing: the checkpoint's run kept the time conditioning's weights there. Resume from another."
         )
-        return
     weights = load_file(file)
     for name, module in modules.items():
         own = {key.removeprefix(f"{name}."): weight for key, weight in weights.items() if key.startswith(f"{name}.")}

@@ -15,7 +15,7 @@ from torch import Tensor
 from simpletuner_twinflow.host.adapter import FamilyAdapter
 from simpletuner_twinflow.host.checkpoints import load_conditioning, save_conditioning
 from simpletuner_twinflow.host.meter import WindowMeter
-from simpletuner_twinflow.host.resume import save_trained
+from simpletuner_twinflow.host.resume import save_trained, saved_by
 from simpletuner_twinflow.layout import has_active_dropout, on_whole_batch
 from simpletuner_twinflow.objective import ObjectiveOptions, Predict, compute_losses, prepare_rows
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -118,7 +118,8 @@ class TwinFlowDistiller(DistillationBase):
 
     def on_load_checkpoint(self, ckpt_dir: str) -> None:
         """Resume what the host does not."""
-        if self.trainer.config.model_type == "lora":
+        saved = saved_by(Path(ckpt_dir))
+        if self.trainer.config.model_type == "lora" and saved is not None and saved.conditioning:
             load_conditioning(self.adapter, Path(ckpt_dir))
 
     def _has_dropout(self) -> bool:

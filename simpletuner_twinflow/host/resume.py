@@ -120,6 +120,8 @@ def attach_to_loading(module: ModuleType) -> None:
                 ", ".join(current.conditioning) or "none in this mode",
             )
             saved = current.without(current.conditioning)
+        elif active and (missing := [name for name in current.conditioning if name not in saved.conditioning]):
+            logger.warning("%s has no %s: it starts from zero.", folder, ", ".join(missing))
         elif not active:
             logger.warning("%s was trained with TwinFlow; this run goes on without it.", folder)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)

@@ -1,11 +1,16 @@
 """What is on disk when a run dies is enough to go on from, to the bit; and the flag may be turned between runs."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.checkpoints import load_conditioning, save_conditioning
 from simpletuner_twinflow.host.resume import STATE_FILE
 from tests.host.harness import Run
 
@@ -147,7 +152,6 @@ def test_turned_run_goes_on_from_the_weights_optimizer_and_averages_it_finds(nam
 
 @pytest.mark.host_runs("turned_full")
 def test_network_of_a_run_without_twinflow_has_nothing_left_of_it(runs):
-    import json
 
     _, _, without = runs["turned_full"]
     folder = without.check().output / "checkpoint-6/transformer"
@@ -155,3 +159,13 @@ def test_network_of_a_run_without_twinflow_has_nothing_left_of_it(runs):
         key for key in load_file(folder / "diffusion_pytorch_model.safetensors") if "twinflow" in key or "sign" in key
     ]
     assert not json.loads((folder / "config.json").read_text(encoding="utf-8"))["enable_time_sign_embed"]
+
+
+def test_conditioning_comes_back_from_its_file_and_its_loss_is_an_error(tmp_path):
+    modules = [{"time": nn.Linear(2, 2)} for _ in range(2)]
+    written, read = (SimpleNamespace(conditioning_modules=lambda own=own: own) for own in modules)
+    with pytest.raises(TwinFlowError, match=r"twinflow_conditioning.safetensors is missing"):
+        load_conditioning(read, tmp_path)
+    save_conditioning(written, tmp_path)
+    load_conditioning(read, tmp_path)
+    assert torch.equal(modules[0]["time"].weight, modules[1]["time"].weight)
