@@ -9,6 +9,18 @@ RUNS = ["low_lora", "low_full"]
 STEPPED = [*RUNS, "compiled_lora"]
 
 
+@pytest.mark.host_runs("low_lora", "compiled_lora")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("low_lora", "Quantising SD3Transformer2DModel. Using int8-quanto."),
+        ("compiled_lora", "DynamoBackend.AOT_EAGER"),
+    ],
+)
+def test_host_did_quantise_and_compile(name, said, runs):
+    assert said in runs[name].check().log
+
+
 @pytest.mark.host_runs(*STEPPED)
 @pytest.mark.parametrize("name", STEPPED)
 def test_losses_are_finite_float32_and_the_step_leaves_everything_as_it_was(name, runs):
