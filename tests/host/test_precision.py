@@ -13,7 +13,7 @@ STEPPED = [*RUNS, "compiled_lora"]
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("low_lora", "Quantising SD3Transformer2DModel. Using int8-quanto."),
+        ("low_lora", "SD3Transformer2DModel. Using int8-quanto."),
         ("compiled_lora", "DynamoBackend.AOT_EAGER"),
     ],
 )
