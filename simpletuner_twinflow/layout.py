@@ -25,7 +25,7 @@ def on_whole_batch(predict: Predict, size: int) -> Predict:
     The other rows are zeros at time 0, computed and thrown away. A row that is asked for twice takes two passes.
 
     Args:
-        predict: passes on any rows.
+        predict: passes on any rows, each of which starts the random numbers anew.
         size: rows of the batch that the graded pass is made on.
     """
 

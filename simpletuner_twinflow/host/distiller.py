@@ -95,14 +95,15 @@ class TwinFlowDistiller(DistillationBase):
         output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
         prediction = self.adapter.velocity(output, prepared_batch)
         passes = self.adapter.predict_with(prepared_batch)
+        student, teacher = _replaying(passes, student_rng), self._teacher(passes, student_rng)
         if self._has_dropout():
-            passes = on_whole_batch(passes, len(rows.roles))
+            student, teacher = (on_whole_batch(predict, len(rows.roles)) for predict in (student, teacher))
         losses = compute_losses(
             rows,
             prediction,
             self.objective,
-            student=_replaying(passes, student_rng),
-            teacher=self._teacher(passes, student_rng),
+            student,
+            teacher,
             generator=_generator(stream + 1, device),
         )
         self.meter.add(micro_batch, losses.terms, rows)

@@ -113,7 +113,7 @@ def test_hook_is_applied_once_to_a_module(module):
 def test_registering_the_hooks_again_wraps_nothing_twice():
     from simpletuner.helpers.training.trainer import Trainer
 
-    before = vars(Trainer)["init_distillation"]
+    before = vars(Trainer)["_compute_model_prediction_loss"]
     register_hooks()
-    assert vars(Trainer)["init_distillation"] is before
+    assert vars(Trainer)["_compute_model_prediction_loss"] is before
     assert not hasattr(before.__wrapped__, "__wrapped__")

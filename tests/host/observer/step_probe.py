@@ -73,17 +73,18 @@ def install(note):
         trainer.model.model_predict = original
         after_step = torch.get_rng_state()
 
+        distiller, objective = trainer.distiller, trainer.distiller.objective
+        distiller.objective = replace(objective, enhanced_ratio=0.0)
+        torch.set_rng_state(begin)
+        without_guidance = wrapped(*args, **kwargs)[0].item()
+        distiller.objective = objective
+        # Last of all, so that the terms that the host logs are the step's own.
         torch.set_rng_state(begin)
         again = wrapped(*args, **kwargs)
         torch.set_rng_state(begin)
         with torch.no_grad():
             trainer.model_predict(prepared_batch=dict(batch))
         after_student_alone = torch.get_rng_state()
-        distiller, objective = trainer.distiller, trainer.distiller.objective
-        distiller.objective = replace(objective, enhanced_ratio=0.0)
-        torch.set_rng_state(begin)
-        without_guidance = wrapped(*args, **kwargs)[0].item()
-        distiller.objective = objective
         apart = how_far_apart(trainer, batch, begin)
         torch.set_rng_state(after_step)
 
