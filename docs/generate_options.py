@@ -17,7 +17,10 @@ This page is generated from `simpletuner_twinflow/options.py` by `docs/generate_
 | key | default | allowed | what it does |
 |---|---|---|---|
 """
-OURS = "\nKeys marked with * are the plugin's own; the others are the ones that SimpleTuner documents for TwinFlow.\n"
+OURS = """
+Keys marked with * are the plugin's own; the others are the ones that SimpleTuner documents for TwinFlow. What each was
+measured to be worth: [benchmarks.md](benchmarks.md).
+"""
 
 
 def render() -> str:
