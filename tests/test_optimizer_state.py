@@ -29,7 +29,9 @@ def test_parameters_trained_before_go_on_with_their_own_state_and_others_start_a
     parameters, optimizer, saved = trained(saved_names, groups)
     step(parameters, optimizer)
     _, resumed, current = trained(current_names, groups)
-    resumed.load_state_dict(fit_optimizer_state(optimizer.state_dict(), saved, current))
+    fitted = fit_optimizer_state(optimizer.state_dict(), saved, current)
+    assert [number for group in fitted["param_groups"] for number in group["params"]] == [*range(len(current_names))]
+    resumed.load_state_dict(fitted)
     for group, names, before in zip(resumed.param_groups, current, saved, strict=True):
         for parameter, name in zip(group["params"], names, strict=True):
             if name in before:

@@ -42,6 +42,7 @@ def test_config_without_the_keys_gives_the_defaults():
         ("twinflow_role_shares", {"onestep": 1}, "one_step, near, any_step, twin"),
         ("twinflow_role_shares", {"near": -1}, "from 0 up"),
         ("twinflow_role_shares", {"near": True}, "from 0 up"),
+        ("twinflow_role_shares", {"near": float("inf")}, "from 0 up"),
         ("twinflow_role_shares", {"near": 0.0}, "at least one above 0"),
         ("twinflow_role_shares", ["near"], "a JSON object"),
     ],
