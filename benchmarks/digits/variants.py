@@ -87,7 +87,7 @@ _VARIANTS = (
     _objective("guidance_range", "guidance 0.5 at times 0.3 to 1 only", enhanced_ratio=0.5, enhanced_range=(0.3, 1.0)),
     Variant(
         name="documented",
-        text="the documented defaults: guidance 0.5 (10 % of labels dropped), no adversarial branch",
+        text="documented defaults, 10 % of labels dropped",
         objective=replace(FULL, adversarial=False, enhanced_ratio=0.5),
         label_dropout=0.1,
     ),

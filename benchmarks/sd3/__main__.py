@@ -91,7 +91,7 @@ def scores_of(folder: Path, seed: int, steps: int, console: Console) -> dict[str
                 images = sample(pipeline, labels, range(SAMPLES), calls, **how)
                 scores[name] |= {f"frechet {calls}": examiner.frechet(images)}
                 scores[name] |= {f"agreement {calls}": examiner.agreement(images, labels)}
-                rows.append((f"{name}, {calls}", images[:20]))
+                rows.append((f"{name.replace(' own', '')}, {calls}", images[:20]))
     contact_sheet(seeded / "comparison.png", rows, title="The same base, by config")
     file.write_text(json.dumps(scores, indent=1), encoding="utf-8")
     return scores
