@@ -85,7 +85,7 @@ def _updater(progress: Progress, task: Any) -> Callable[[int, int], None]:
 
 
 def trained_pipeline(folder: Path, name: str) -> StableDiffusion3Pipeline:
-    """The base pipeline with the network that a run exported (the host exports EMA weights, and no text encoders)."""
+    """The base pipeline with the network that a run exported; a plain run's export has no text encoders."""
     network = SD3Transformer2DModel.from_pretrained(run_folder(folder, name) / "output/pipeline/transformer")
     return StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base", transformer=network)
 

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.host.loss import active_options
+from simpletuner_twinflow.host.loss import HOST_SIGN_EMBED, active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 from simpletuner_twinflow.optimizer_state import Groups, fit_optimizer_state
 
 STATE_FILE = "twinflow_state.json"
-SIGN_EMBEDDING = "enable_time_sign_embed"  # key of the network's configuration
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -154,10 +153,10 @@ def _fit_next_state(optimizer: torch.optim.Optimizer, saved: Groups, current: Gr
 @contextmanager
 def _own_configuration(network: nn.Module) -> Iterator[None]:
     """Keep the network's own word on the sign embedding: the host takes over the checkpoint's configuration."""
-    has_sign = dict(network.config).get(SIGN_EMBEDDING)
+    has_sign = dict(network.config).get(HOST_SIGN_EMBED)
     yield
     if has_sign is not None:
-        network.register_to_config(**{SIGN_EMBEDDING: has_sign})
+        network.register_to_config(**{HOST_SIGN_EMBED: has_sign})
 
 
 @contextmanager

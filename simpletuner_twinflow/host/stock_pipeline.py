@@ -12,6 +12,8 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
+from simpletuner_twinflow.host.loss import HOST_SIGN_EMBED
+
 logger = logging.getLogger("simpletuner_twinflow")
 
 # The host's classes that are diffusers' under another name: this one adds a module for another method of the host's.
@@ -68,7 +70,7 @@ def _built(network_class: type, config: Mapping[str, Any], weights: Mapping[str,
     """A network of this class with these weights; None where it has others, which the log then names."""
     accepted = inspect.signature(network_class.__init__).parameters
     own = {name: value for name, value in config.items() if name in accepted}
-    own.pop("enable_time_sign_embed", None)  # the host's switch for one of the training-only submodules
+    own.pop(HOST_SIGN_EMBED, None)  # the host's switch for one of the training-only submodules
     with torch.device("meta"):
         built = network_class.from_config(own)
     if odd := built.state_dict().keys() ^ weights.keys():

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +13,7 @@ from safetensors.torch import load_file
 from simpletuner_twinflow import TwinFlowDiffusionScheduler
 from simpletuner_twinflow.diffusion_stock import stock_timesteps
 from tests.host.diffusion_pipelines import BETAS
+from tests.host.harness import run_without_plugin_and_host
 
 RUNS = {"sdxl_lora": "epsilon", "sdxl_v_full": "v_prediction"}
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
@@ -136,15 +134,6 @@ def test_the_cards_code_runs_without_plugin_and_host(name, runs):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "TwinFlowDiffusionScheduler" in card
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
-    blocked = 'import sys\nsys.modules |= {"simpletuner": None, "simpletuner_twinflow": None}\n'
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    result = subprocess.run(
-        [sys.executable, "-c", blocked + code],
-        cwd=run.folder,
-        env=clean | {"SIMPLETUNER_TWINFLOW_DISABLED": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_without_plugin_and_host(code, run.folder)
     assert result.returncode == 0, result.stderr[-3000:]
     assert Image.open(run.folder / "output.png").size == (64, 64)

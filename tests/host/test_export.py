@@ -1,10 +1,7 @@
 """What a run leaves behind: does it load and draw where neither the plugin nor the host is installed?"""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +14,7 @@ from torch import Tensor
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions, TwinFlowScheduler
 from simpletuner_twinflow.host.checkpoints import CONDITIONING_FILE
 from simpletuner_twinflow.host.conflicts import check_conflicts
-from tests.host.harness import ROOT, SEED, TINY, Run
+from tests.host.harness import ROOT, SEED, TINY, Run, run_without_plugin_and_host
 
 FULL_RUNS = ("adversarial_full", "export_full_student")
 LORA_RUNS = ("export_lora", "export_lora_without_ema")
@@ -25,10 +22,6 @@ EXPORTS = (*FULL_RUNS, *LORA_RUNS)
 NETWORK, ADAPTER = "diffusion_pytorch_model.safetensors", "pytorch_lora_weights.safetensors"
 BUFFER = "pos_embed.pos_embed"  # not trained; the host works it out anew for a checkpoint's EMA, close to the base's
 PROMPT, SIZE, VALIDATION_SEED = TINY["validation_prompt"], 64, TINY["seed"]
-WITHOUT_PLUGIN_AND_HOST = """
-import sys
-sys.modules |= {"simpletuner": None, "simpletuner_twinflow": None}  # importing them raises ImportError
-"""
 
 
 def exported(run: Run):
@@ -196,15 +189,7 @@ def test_model_cards_code_runs_without_plugin_and_host_and_loads_without_a_notic
     code = re.findall(r"```python\n(.*?)```", card(run), re.DOTALL)[0]
     picture = run.folder / "output.png"
     picture.unlink(missing_ok=True)
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PLUGIN_AND_HOST + code],
-        cwd=run.folder,
-        env=clean | {"SIMPLETUNER_TWINFLOW_DISABLED": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_without_plugin_and_host(code, run.folder)
     assert result.returncode == 0, result.stderr[-3000:]
     for notice in ("not used when", "not expected", "newly initialized", "unexpected key", "missing key"):
         assert notice not in result.stderr.lower()
