@@ -13,9 +13,9 @@ from simpletuner.helpers.distillation.common import DistillationBase
 from torch import Tensor
 
 from simpletuner_twinflow.host.adapter import FamilyAdapter
-from simpletuner_twinflow.host.checkpoints import load_conditioning, save_conditioning
+from simpletuner_twinflow.host.checkpoints import save_conditioning
 from simpletuner_twinflow.host.meter import WindowMeter
-from simpletuner_twinflow.host.resume import save_trained, saved_by
+from simpletuner_twinflow.host.saved_run import save_run
 from simpletuner_twinflow.layout import has_active_dropout, on_whole_batch
 from simpletuner_twinflow.objective import ObjectiveOptions, Predict, compute_losses, prepare_rows
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -111,18 +111,13 @@ class TwinFlowDistiller(DistillationBase):
         return losses.total
 
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
-        """Save what the host does not: what this run trains, and under LoRA the conditioning's weights."""
-        if not self.trainer.accelerator.is_main_process:
+        """Save what the host does not: what this run trains and how, and under LoRA the conditioning."""
+        trainer, folder = self.trainer, Path(ckpt_dir)
+        if not trainer.accelerator.is_main_process:
             return
-        save_trained(self.trainer.model, self.trainer.optimizer, Path(ckpt_dir))
-        if self.trainer.config.model_type == "lora":
-            save_conditioning(self.adapter, Path(ckpt_dir))
-
-    def on_load_checkpoint(self, ckpt_dir: str) -> None:
-        """Resume what the host does not."""
-        saved = saved_by(Path(ckpt_dir))
-        if self.trainer.config.model_type == "lora" and saved is not None and saved.conditioning:
-            load_conditioning(self.adapter, Path(ckpt_dir))
+        save_run(trainer.model, trainer.optimizer, trainer.accelerator.num_processes, folder)
+        if trainer.config.model_type == "lora":
+            save_conditioning(self.adapter, trainer.ema_model, folder)
 
     def _has_dropout(self) -> bool:
         if self._dropout is None:

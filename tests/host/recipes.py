@@ -7,10 +7,12 @@ from PIL import Image
 
 from demo.digits import write_digits
 from demo.train import datasets
+from tests.host.damage_recipes import DAMAGE_RECIPES
 from tests.host.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.host.export_recipes import EXPORT_RECIPES
 from tests.host.harness import FULL, SEED, TINY, Host, Run, Runs
 from tests.host.precision_recipes import PRECISION_RECIPES
+from tests.host.rank_recipes import RANK_RECIPES
 from tests.host.resume_recipes import RESUME_RECIPES
 
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
@@ -148,4 +150,4 @@ RECIPES = (
         )
     }
 )
-RECIPES |= EXPORT_RECIPES | DIFF2FLOW_RECIPES
+RECIPES |= EXPORT_RECIPES | DIFF2FLOW_RECIPES | RANK_RECIPES | DAMAGE_RECIPES

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions, TwinFlowScheduler
-from simpletuner_twinflow.host.checkpoints import CONDITIONING_FILE
+from simpletuner_twinflow.host.checkpoint_files import CONDITIONING_FILE
 from simpletuner_twinflow.host.conflicts import check_conflicts
 from tests.host.harness import ROOT, SEED, TINY, Run, run_without_plugin_and_host
 

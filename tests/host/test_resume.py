@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.host.checkpoints import load_conditioning, save_conditioning
-from simpletuner_twinflow.host.resume import STATE_FILE
+from simpletuner_twinflow.host.checkpoint_files import CONDITIONING_FILE, STATE_FILE
+from simpletuner_twinflow.host.checkpoints import load_conditioning, read_conditioning, save_conditioning
 from tests.host.harness import Run
 
 SIGKILL = 9
@@ -56,7 +56,7 @@ FILES = {
     "killed_lora": [
         "pytorch_lora_weights.safetensors",
         "ema/pytorch_lora_weights.safetensors",
-        "twinflow_conditioning.safetensors",
+        str(CONDITIONING_FILE),
     ],
     "killed_full": [
         "transformer/diffusion_pytorch_model.safetensors",
@@ -164,8 +164,16 @@ def test_network_of_a_run_without_twinflow_has_nothing_left_of_it(runs):
 def test_conditioning_comes_back_from_its_file_and_its_loss_is_an_error(tmp_path):
     modules = [{"time": nn.Linear(2, 2)} for _ in range(2)]
     written, read = (SimpleNamespace(conditioning_modules=lambda own=own: own) for own in modules)
-    with pytest.raises(TwinFlowError, match=r"twinflow_conditioning.safetensors is missing"):
-        load_conditioning(read, tmp_path)
-    save_conditioning(written, tmp_path)
-    load_conditioning(read, tmp_path)
+    with pytest.raises(TwinFlowError, match=r"time_conditioning\.pt is missing"):
+        read_conditioning(tmp_path)
+    save_conditioning(written, None, tmp_path)
+    weights, averages = read_conditioning(tmp_path)
+    load_conditioning(read, weights, tmp_path)
     assert torch.equal(modules[0]["time"].weight, modules[1]["time"].weight)
+    assert averages == {}
+
+
+def test_conditioning_of_another_network_is_an_error_that_names_the_file(tmp_path):
+    other = SimpleNamespace(conditioning_modules=lambda: {"time": nn.Linear(3, 2)})
+    with pytest.raises(TwinFlowError, match=r"time_conditioning\.pt is of another network"):
+        load_conditioning(other, nn.Linear(2, 2).state_dict(prefix="time."), tmp_path)

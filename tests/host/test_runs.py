@@ -12,7 +12,7 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from simpletuner_twinflow import TwinFlowOptions
-from simpletuner_twinflow.host.checkpoints import CONDITIONING_FILE
+from simpletuner_twinflow.host.checkpoints import read_conditioning
 from simpletuner_twinflow.wandb_logger import CHART_KEY, COLUMNS, TITLE
 from tests.host.harness import ROOT, SEED, Run
 
@@ -100,8 +100,8 @@ def test_scan_of_a_large_image_set_loses_nothing_and_lets_the_run_end(runs):
 @pytest.mark.parametrize("name", ["adversarial_lora", "adversarial_full"])
 def test_target_time_and_time_sign_are_trained_and_positive_time_stays_the_base_model(name, runs):
     output = runs[name].check().output / "checkpoint-4"
-    file = "transformer/diffusion_pytorch_model.safetensors" if name == "adversarial_full" else CONDITIONING_FILE
-    found = load_file(output / file)
+    file = "transformer/diffusion_pytorch_model.safetensors"
+    found = load_file(output / file) if name == "adversarial_full" else read_conditioning(output)[0]
     assert found["twinflow_target_time.linear_2.weight"].abs().max() > 0
     positive, negative = found["time_sign_embed.weight"]
     assert negative.abs().max() > 0
@@ -275,8 +275,8 @@ def test_run_resumes_from_its_checkpoint_and_goes_on(runs):
 def test_resumed_run_starts_from_the_trained_conditioning(runs):
     first, resumed = runs["seed_lora"]
     name = "twinflow_target_time.linear_1.weight"  # random at the start of a run that does not resume
-    before = load_file(first.output / "checkpoint-4" / CONDITIONING_FILE)[name]
-    after = load_file(resumed.output / "checkpoint-6" / CONDITIONING_FILE)[name]
+    before = read_conditioning(first.output / "checkpoint-4")[0][name]
+    after = read_conditioning(resumed.output / "checkpoint-6")[0][name]
     assert (after - before).abs().max() < 0.01
 
 
