@@ -72,6 +72,14 @@ class FamilyAdapter:
         }
         return there if self.conditioning is None else there | batch_keys(self.family, r, sign)
 
+    def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the host batch that asks the network for the velocity, r = t, at the times that it has."""
+        t = self.sigma(batch)
+        there = dict(batch)
+        if self.time_conditioning == "signed_time":
+            there["timesteps"] = self._timesteps(t / 2, batch)
+        return there if self.conditioning is None else there | batch_keys(self.family, t, torch.ones_like(t))
+
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, Condition], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""
 

@@ -93,6 +93,32 @@ def test_scan_of_a_large_image_set_loses_nothing_and_lets_the_run_end(runs):
     assert len(run.step_logs()) == 1
 
 
+# --- failures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.host_runs("failing_chart")
+def test_chart_that_cannot_be_drawn_takes_no_values_along(runs):
+    assert_every_step_logs(runs["failing_chart"], ALL_TERMS, steps=2)
+
+
+@pytest.mark.host_runs("not_finite")
+def test_loss_that_is_not_finite_names_the_term(runs):
+    run = runs["not_finite"]
+    assert run.code != 0
+    assert "simpletuner-twinflow: twinflow/rcgm is nan." in run.log
+
+
+@pytest.mark.host_runs("evaluated")
+def test_evaluation_loss_asks_the_network_for_the_velocity(runs):
+    """At r = t; a pass without target time would be one at r = 0."""
+    passes = runs["evaluated"].check().of("evaluation")
+    assert len(passes) >= 3
+    for event in passes:
+        assert event["twinflow_target_time"] == pytest.approx([time / 1000 for time in event["timesteps"]], abs=1e-6)
+        assert set(event["twinflow_sign"]) == {1.0}
+    assert len({event["timesteps"][0] for event in passes}) == 3
+
+
 # --- conditioning -------------------------------------------------------------------------------------------------
 
 
