@@ -67,17 +67,18 @@ def attach_to_loading(module: ModuleType) -> None:
     def load_model_hook(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         folder = Path(args[1] if len(args) > 1 else kwargs["input_dir"])
         active = active_options(manager.args) is not None
-        if active:
-            refuse_damaged(folder, manager.args)
-        run = saved_by(folder)
-        if run is None and not active:
-            return wrapped(*args, **kwargs)
-        optimizer, *_ = manager.accelerator._optimizers
-        current = Trained.of(manager.model, optimizer)
-        saved = current.without(current.conditioning) if run is None else run.trained
-        # Everything is read and checked before anything is loaded, so that what cannot be loaded leaves no trace.
-        weights, averages = _conditioning_of(manager, folder, saved)
-        shadows = _read_ema(manager, folder, saved, averages)
+        with _told(manager):
+            if active:
+                refuse_damaged(folder, manager.args)
+            run = saved_by(folder)
+            if run is None and not active:
+                return wrapped(*args, **kwargs)
+            optimizer, *_ = manager.accelerator._optimizers
+            current = Trained.of(manager.model, optimizer)
+            saved = current.without(current.conditioning) if run is None else run.trained
+            # All is read and checked before anything is loaded, so that what cannot be loaded leaves no trace.
+            weights, averages = _conditioning_of(manager, folder, saved)
+            shadows = _read_ema(manager, folder, saved, averages)
         _tell_changes(manager, folder, run, current)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
@@ -98,6 +99,17 @@ def attach_to_loading(module: ModuleType) -> None:
     wrap(module, "SaveHookManager._load_ema_state", load_ema_state)
 
 
+@contextmanager
+def _told(manager: Any) -> Iterator[None]:
+    """Say why a checkpoint is not loaded where the host deletes it for that, which it does without a word."""
+    try:
+        yield
+    except TwinFlowError as error:
+        if manager.args.delete_invalid_checkpoints and manager.accelerator.is_main_process:
+            logger.warning("%s SimpleTuner deletes this checkpoint, since delete_invalid_checkpoints is true.", error)
+        raise
+
+
 def refuse_damaged(folder: Path, config: Any) -> None:
     """End the attempt to resume from a checkpoint that is not whole, before anything of it is loaded.
 
@@ -112,10 +124,13 @@ def refuse_damaged(folder: Path, config: Any) -> None:
     if problem is None and config.resume_from_checkpoint == LATEST and not is_finished(folder):
         problem = f"{folder} was not finished when its run ended"
     if problem is not None:
-        raise TwinFlowError(
-            f"{problem}. Set resume_from_checkpoint to another checkpoint, or delete_invalid_checkpoints to true to "
-            "have SimpleTuner delete this one and go on from the one before it."
+        way_out = (
+            ""
+            if config.delete_invalid_checkpoints
+            else " Set resume_from_checkpoint to another checkpoint, or delete_invalid_checkpoints to true to have "
+            "SimpleTuner delete this one and go on from the one before it."
         )
+        raise TwinFlowError(f"{problem}.{way_out}")
 
 
 def _conditioning_of(manager: Any, folder: Path, saved: Trained) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:

@@ -1,6 +1,7 @@
 """What is on disk when a run dies is enough to go on from, to the bit; and the flag may be turned between runs."""
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,6 @@ from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoint_files import CONDITIONING_FILE, STATE_FILE
 from simpletuner_twinflow.host.checkpoints import load_conditioning, read_conditioning, save_conditioning
 from tests.host.harness import Run
-
-SIGKILL = 9
 
 
 def losses(run: Run) -> dict[int, dict[str, float]]:
@@ -49,7 +48,7 @@ def tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def was_killed(run: Run) -> bool:
-    return run.code != 0 and f"Signals.SIGKILL: {SIGKILL}" in run.log
+    return run.code == -signal.SIGKILL
 
 
 FILES = {
