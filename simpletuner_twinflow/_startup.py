@@ -23,8 +23,10 @@ class HostFinder:
         if fullname == HOST:
             sys.meta_path.remove(self)
             from simpletuner_twinflow._hooks import register_hooks
+            from simpletuner_twinflow._preflight import refuse_early
 
             register_hooks()
+            refuse_early()
         return None
 
 
