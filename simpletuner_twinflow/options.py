@@ -354,10 +354,8 @@ def misspelt(keys: Iterable[str]) -> list[str]:
     known = TwinFlowOptions.keys()
     wrong = [key for key in dict.fromkeys(keys) if key.lower().startswith(NAME) and key not in known]
     nearest = {key: difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)[0] for key in wrong}
-    return [
-        f"{key} is not a TwinFlow key; did you mean {near}? All keys: {', '.join(known)}"
-        for key, near in nearest.items()
-    ]
+    lines = [f"{key} is not a TwinFlow key; did you mean {near}? " for key, near in nearest.items()]
+    return [line + f"All keys: {', '.join(known)}" if line is lines[0] else line.strip() for line in lines]
 
 
 def from_text(key: str, text: str) -> Any:
@@ -387,7 +385,8 @@ def _plain_type(annotation: Any) -> type:
 def _refusal(item: dataclasses.Field, value: Any) -> str:
     key, info = PREFIX + item.name, item.metadata["info"]
     meant = next((choice for choice in info.choices or () if str(value).strip().lower() == choice), None)
-    way_out = f'"{meant}"' if meant else "a value in that range"
+    one_of = "one of these" if info.choices else "a value in that range" if info.maximum is not None else "such a value"
+    way_out = f'"{meant}"' if meant else "true or false" if _plain_type(item.type) is bool else one_of
     found = value if info.read and isinstance(value, str) and value else shown(value)
     return (
         f"{key} is {found[:SHOWN]}; allowed: {info.range_text}. Set it to {way_out} or remove it "

@@ -138,7 +138,7 @@ DATASET_CONFLICTS = (
         "slider_strength",
         lambda value: value is not None and as_number(value) != 1.0,
         "a slider's sign would apply to the student and not to the teacher",
-        "remove slider_strength",
+        "set it to 1.0 or remove it",
     ),
 )
 
@@ -198,8 +198,8 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         yield (
             f'model_flavour is "schnell" while flux_fast_schedule is {_found(config, "flux_fast_schedule")}: '
             "SimpleTuner trains it on that schedule's few times, and TwinFlow needs times from the whole path. Way "
-            "out: set flux_fast_schedule to false and i_know_what_i_am_doing to true, without which SimpleTuner refuses "
-            'that, or use model_flavour "dev".'
+            "out: set flux_fast_schedule to false and i_know_what_i_am_doing to true, which SimpleTuner asks for "
+            'then, or use model_flavour "dev".'
         )
     yield from _dataset_problems(config.get("data_backend_config"))
     # A model that is neither a flow nor bridged has had its line above.
@@ -213,7 +213,7 @@ def _dataset_problems(path: Any) -> Iterator[str]:
     where = f"data_backend_config is {shown(path)}"
     try:
         datasets = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # JSON and Unicode errors are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
         yield f"{where}, which cannot be read as JSON: {error}. Mend the file."
         return
     if not isinstance(datasets, list) or not all(isinstance(dataset, dict) for dataset in datasets):
