@@ -387,9 +387,9 @@ def _refusal(item: dataclasses.Field, value: Any) -> str:
     meant = next((choice for choice in info.choices or () if str(value).strip().lower() == choice), None)
     one_of = "one of these" if info.choices else "a value in that range" if info.maximum is not None else "such a value"
     way_out = f'"{meant}"' if meant else "true or false" if _plain_type(item.type) is bool else one_of
-    found = value if info.read and isinstance(value, str) and value else shown(value)
+    found = _cut(value) if info.read and isinstance(value, str) and value else shown(value)
     return (
-        f"{key} is {found[:SHOWN]}; allowed: {info.range_text}. Set it to {way_out} or remove it "
+        f"{key} is {found}; allowed: {info.range_text}. Set it to {way_out} or remove it "
         f"(default {_as_json(item.default)})."
     )
 
@@ -426,6 +426,10 @@ def shown(value: Any) -> str:
         text = json.dumps(value, default=str)
     except ValueError:  # a whole number of more digits than Python writes out
         text = f"a whole number of {value.bit_length()} bits"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
