@@ -24,13 +24,13 @@ measured to be worth: [benchmarks.md](benchmarks.md).
 
 ## What is refused, what is overridden
 
-- A wrong value, a misspelt key, or a key of SimpleTuner's or of a dataset that TwinFlow cannot honour ends the run before
-  anything is imported or loaded: all problems of the configuration at once, a line each, with the key, the value found,
-  what is allowed and the way out. `simpletuner train` refuses within two seconds.
+- A wrong value, a misspelt key, or a key of SimpleTuner's or of a dataset that TwinFlow cannot honour ends the run
+  before anything is loaded: all problems of the configuration at once, a line each, with the key, the value found, what
+  is allowed and the way out. `simpletuner train` refuses within seconds, before it imports anything.
 - Keys of the plugin without `twinflow_enabled` are refused, since the run would train without TwinFlow. With
   `"twinflow_enabled": false` all of them are idle, right or wrong.
-- What TwinFlow overrides (the validation's guidance, steps and scheduler) or cannot make sense of (an `ema_decay` outside
-  of 0 to 1, an `ema_update_interval` above 1) is said once when the run starts.
+- What TwinFlow overrides (the validation's guidance, steps and scheduler) or cannot make sense of (an `ema_decay` not
+  within 0 to 1, an `ema_update_interval` above 1) is said once when the run starts.
 """
 
 

@@ -41,4 +41,4 @@ def starts_training(argv: list[str]) -> bool:
     program = PurePath(argv[0]) if argv and argv[0] else PurePath("-")
     if program.parts[-2:] == ("simpletuner", "train.py"):
         return True
-    return program.stem == "simpletuner" and "train" in argv[1:2]
+    return program.stem == "simpletuner" and next((word for word in argv[1:] if word[:1] != "-"), "") == "train"

@@ -74,10 +74,10 @@ def hidden(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
         for name in names:
             parent, _, child = name.rpartition(".")
             owner = network.get_submodule(parent)
-            module = owner.get_submodule(child)
-            # None keeps the place, and with it the order of the parameters that optimizer and EMA go by.
-            setattr(owner, child, None)
-            back.callback(setattr, owner, child, module)
+            # None keeps the place, and with it the order of the parameters that optimizer and EMA go by. Assigned in
+            # the table itself: some of the host's networks answer an assignment of None with one beside it.
+            back.callback(owner._modules.__setitem__, child, owner._modules[child])
+            owner._modules[child] = None
         yield
 
 
