@@ -104,6 +104,8 @@ def validate_at_start_up(module: ModuleType) -> None:
 
     def load(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
         from_command_line = not (args[0] if args else kwargs.get("args"))
+        if from_command_line and isinstance(refused := sys.exception(), TwinFlowError):
+            raise refused  # the trainer would go on with a saved configuration in place of the one it was given
         try:
             config = wrapped(*args, **kwargs)
             if config is not None:

@@ -1,6 +1,7 @@
 """What TwinFlow cannot be combined with: a row a conflict, each with its own message, checked before a model loads."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ def as_number(value: Any) -> float | None:
         return None
 
 
+WITHOUT_SHARDS = "choose plain data-parallel training in the accelerate config"
 OWN_LOSS = "TwinFlow replaces the training loss, so this term would be left out"
 
 HOST_CONFLICTS = (
@@ -97,6 +99,15 @@ HOST_CONFLICTS = (
     Conflict("ramtorch", is_set, "streamed weights cannot be swapped for the teacher's", "set ramtorch to false"),
     Conflict(
         "musubi_blocks_to_swap", is_positive, "swapped blocks cannot be exchanged for the teacher's", "set it to 0"
+    ),
+)
+
+# What an accelerate config switches on behind the host's keys; variables that the launcher sets for the trainer.
+LAUNCHER_CONFLICTS = (
+    Conflict("ACCELERATE_USE_FSDP", is_set, "sharded weights cannot be swapped for the teacher's", WITHOUT_SHARDS),
+    Conflict("ACCELERATE_USE_DEEPSPEED", is_set, "sharded weights cannot be swapped for the teacher's", WITHOUT_SHARDS),
+    Conflict(
+        "ACCELERATE_USE_MEGATRON_LM", is_set, "sharded weights cannot be swapped for the teacher's", WITHOUT_SHARDS
     ),
 )
 
@@ -201,6 +212,10 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             "out: set flux_fast_schedule to false and i_know_what_i_am_doing to true, which SimpleTuner asks for "
             'then, or use model_flavour "dev".'
         )
+    if options.implementation == "paper":
+        for conflict in LAUNCHER_CONFLICTS:
+            if conflict.applies(value := os.environ.get(conflict.key, "")):
+                yield _describe(conflict, value)
     yield from _dataset_problems(config.get("data_backend_config"))
     # A model that is neither a flow nor bridged has had its line above.
     if options.implementation == "paper" and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):

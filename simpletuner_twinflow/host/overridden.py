@@ -14,6 +14,7 @@ SAMPLING_KEYS: dict[str, tuple[Any, ...]] = {
     "validation_guidance_rescale": (0.0,),
     "validation_guidance_skip_layers": (),
     "validation_noise_scheduler": (),
+    "inference_scheduler_timestep_spacing": ("trailing",),
 }
 
 

@@ -192,6 +192,27 @@ def test_ramtorch_is_refused_too():
         check_conflicts(vars(config) | {"ramtorch": True}, TwinFlowOptions.from_mapping(vars(config)))
 
 
+@pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_sharding_that_an_accelerate_config_switches_on_is_refused(plugin, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "true")
+    with pytest.raises(TwinFlowConfigError, match=rf"ACCELERATE_USE_{plugin} is .*in the accelerate config"):
+        load(SEED)
+    assert load(SEED, twinflow_implementation="host").twinflow_enabled
+    monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "false")
+    assert load(SEED).twinflow_enabled
+
+
+@pytest.mark.parametrize(
+    ("strategy", "refused"), [("range", True), ("earlier", False), ("later", False), ("none", False)]
+)
+def test_epsilon_model_needs_times_from_the_whole_path(strategy, refused):
+    if not refused:
+        assert load(DIFF2FLOW, timestep_bias_strategy=strategy).twinflow_enabled
+        return
+    with pytest.raises(TwinFlowConfigError, match=r'timestep_bias_strategy is "range".*use "earlier"'):
+        load(DIFF2FLOW, timestep_bias_strategy=strategy)
+
+
 def test_conflicts_have_a_message_each():
     messages = set()
     for changes, _ in CONFLICTS:

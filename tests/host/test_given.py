@@ -6,6 +6,7 @@ import os
 import pytest
 from simpletuner.helpers.configuration import cli_utils, cmd_args, env_file, loader
 from simpletuner.helpers.training.state_tracker import StateTracker
+from simpletuner.helpers.training.trainer import Trainer
 
 from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host.given import as_mapping
@@ -157,6 +158,15 @@ def test_dataset_that_the_host_skips_is_no_conflict(word, dataset, tmp_path):
     assert refusal(SEED, data_backend_config=str(path))
     path.write_text(json.dumps([{"id": "a", word: True} | dataset]), encoding="utf-8")
     assert load(SEED, data_backend_config=str(path)).twinflow_enabled
+
+
+def test_refused_configuration_of_a_trainer_is_not_replaced_by_a_saved_one(tmp_path):
+    """The host falls back on `config/config.json` after any failure to read what it was given."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.json").write_text(json.dumps(OFF | REQUIRED_BY_HOST), encoding="utf-8")
+    assert loader.load_config(None).twinflow_enabled is False
+    with pytest.raises(TwinFlowConfigError, match="twinflow_delta_t is 7"):
+        Trainer(config=SEED | REQUIRED_BY_HOST | {"twinflow_delta_t": 7})
 
 
 SCHNELL = {"model_family": "flux", "model_flavour": "schnell"}

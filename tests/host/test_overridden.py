@@ -25,6 +25,7 @@ def first_rank(monkeypatch):
         ({"validation_num_inference_steps": 30}, ["validation_num_inference_steps 30"]),
         ({"twinflow_target_step_count": 1}, ["1 step without guidance", "validation_num_inference_steps 2"]),
         ({"validation_noise_scheduler": "euler"}, ['validation_noise_scheduler "euler"']),
+        ({"inference_scheduler_timestep_spacing": "linspace"}, ['inference_scheduler_timestep_spacing "linspace"']),
         ({"ema_decay": 1.5}, ["ema_decay is 1.5", "(1 + step) / (10 + step)", "between 0 and 1"]),
         ({"ema_decay": -0.5}, ["ema_decay is -0.5", "no average"]),
         ({"ema_decay": 1.5, "ema_warmup_steps": 5}, ["ema_decay is 1.5", "will diverge"]),
