@@ -387,7 +387,8 @@ def _refusal(item: dataclasses.Field, value: Any) -> str:
     meant = next((choice for choice in info.choices or () if str(value).strip().lower() == choice), None)
     one_of = "one of these" if info.choices else "a value in that range" if info.maximum is not None else "such a value"
     way_out = f'"{meant}"' if meant else "true or false" if _plain_type(item.type) is bool else one_of
-    found = _cut(value) if info.read and isinstance(value, str) and value else shown(value)
+    text = " ".join(value.split()) if info.read and isinstance(value, str) else ""  # JSON is read, not quoted again
+    found = _cut(text) if text else shown(value)
     return (
         f"{key} is {found}; allowed: {info.range_text}. Set it to {way_out} or remove it "
         f"(default {_as_json(item.default)})."

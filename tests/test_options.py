@@ -136,6 +136,11 @@ def test_text_is_read_as_what_it_stands_for(key, text, value):
     assert (read, type(read)) == (value, type(value))
 
 
+def test_text_of_several_lines_is_shown_in_one():
+    _, refused = TwinFlowOptions.read({"twinflow_role_shares": '{\n  "onestep": 1\n}'})
+    assert 'twinflow_role_shares is { "onestep": 1 }; allowed' in refused["twinflow_role_shares"]
+
+
 def test_long_value_is_cut():
     assert len(shown("x" * 1000)) < 100
     assert "16610 bits" in shown(10**5000)
