@@ -187,3 +187,10 @@ def test_shares_that_cannot_be_dealt_are_refused(shares, words):
 def test_a_deal_of_no_rows_is_refused(batch_size, window_rows):
     with pytest.raises(TwinFlowError, match="at least one row"):
         RoleDealer(QUARTERS, seed=0, rank=0).deal(batch_size, 0, window_rows)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e300])
+def test_only_the_proportions_of_shares_count(scale):
+    shares = {Role.near: 0.1 * scale, Role.one_step: 0.3 * scale}
+    dealt = RoleDealer(shares, seed=0, rank=0).deal(8, window=0, window_rows=8)
+    assert (dealt.count(Role.near), dealt.count(Role.one_step)) == (2, 6)

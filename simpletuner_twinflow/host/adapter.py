@@ -1,6 +1,7 @@
 """Between the objective's tensors and one of the host's model families: the family's batch, times and direction."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from simpletuner_twinflow.conditioning import TimeConditioning
 from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.flow import per_sample
 from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional, without_words
-from simpletuner_twinflow.host.conditioning import attach, batch_keys, conditioning_names
+from simpletuner_twinflow.host.conditioning import attach, batch_keys, conditioning_names, hidden
 from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.layout import on_whole_batch
 from simpletuner_twinflow.objective import Condition
@@ -43,6 +44,11 @@ class FamilyAdapter:
             return {}
         network = self.model.get_trained_component(unwrap_model=True)
         return {name: network.get_submodule(name) for name in conditioning_names(self.family)}
+
+    def conditioning_hidden(self) -> AbstractContextManager[None]:
+        """A block in which the network does not show these modules, to whoever adapts what it finds."""
+        network = self.model.get_trained_component(unwrap_model=True)
+        return hidden(network, self.conditioning_modules())
 
     def train_conditioning(self) -> None:
         """Train the conditioning beside an adapter; PEFT, which freezes all but its own weights, must be through."""

@@ -145,15 +145,10 @@ REFUSED = {  # the host's other families, and why
 }
 
 
-def is_flow_matching(config: Mapping[str, Any]) -> bool:
-    """Whether the run's model predicts a flow velocity, by the host's own classes."""
-    from simpletuner.helpers.models.registry import ModelRegistry
-
-    family = ModelRegistry.model_families().get(config.get("model_family"))
-    if family is None:
-        return True  # the host refuses an unknown family itself
+def predicts_flow(config: Mapping[str, Any]) -> bool:
+    """Whether the run's model predicts a flow velocity; a family that is not trained at all counts as one that does."""
     overridden = config.get("prediction_type") in ("epsilon", "v_prediction", "sample")
-    return family.PREDICTION_TYPE.is_flow_prediction and not overridden
+    return config.get("model_family") not in DIFFUSION_FAMILIES and not overridden
 
 
 def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:

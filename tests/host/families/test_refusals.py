@@ -4,8 +4,8 @@ import pytest
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED
-from tests.host.families.build import host_config
+from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
+from tests.host.families.build import host_config, host_model
 from tests.host.families.zoo import ZOO, family_of
 
 VALUES = [
@@ -44,3 +44,18 @@ def test_value_that_a_family_cannot_be_trained_with_is_refused(family, key, valu
         host_config(family, folder, **{key: value})
     for words in (f"{key} is '{value}'", family, way_out):
         assert words in str(refusal.value)
+
+
+def test_way_out_of_schnell_is_one_that_the_hosts_model_takes(folder):
+    slow = {"model_flavour": "schnell", "flux_fast_schedule": False, "disable_assistant_lora": True}
+    with pytest.raises(SystemExit):
+        host_model("flux", folder, **slow, twinflow_enabled=False)
+    model = host_model("flux", folder, **slow, i_know_what_i_am_doing=True)
+    assert model.config.twinflow_enabled
+    assert model.config.model_flavour == "schnell"
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *DIFFUSION_FAMILIES])
+def test_what_a_family_predicts_is_what_the_hosts_class_says(family):
+    hosts = ModelRegistry.model_families()[family]
+    assert predicts_flow({"model_family": family}) == hosts.PREDICTION_TYPE.is_flow_prediction
