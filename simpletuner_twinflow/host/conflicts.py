@@ -192,14 +192,14 @@ def _adapter_problems(config: Config) -> Iterator[str]:
         return
     if is_set(precision := config.get("base_model_precision")) and precision != "no_change":
         yield (
-            f"lora_init_type is {_json(init)} and base_model_precision {_json(precision)}: it changes the base weights, "
-            'and quantised ones cannot be changed so. Way out: set base_model_precision to "no_change", or '
+            f"lora_init_type is {_json(init)} and base_model_precision {_json(precision)}: it changes the base's "
+            'weights, which quantised ones do not allow. Way out: set base_model_precision to "no_change", or '
             'lora_init_type to "default" or "gaussian".'
         )
     if is_set(config.get("init_lora")):
         yield (
-            f"lora_init_type is {_json(init)} and init_lora {_json(config['init_lora'])}: it takes its own start out of "
-            "the base weights, on which the given adapter then means something else. Way out: set lora_init_type to "
+            f"lora_init_type is {_json(init)} and init_lora {_json(config['init_lora'])}: it takes its own start out "
+            "of the base's weights, on which the given adapter then means something else. Way out: set lora_init_type to "
             '"default", or remove init_lora.'
         )
 
