@@ -199,8 +199,8 @@ def _adapter_problems(config: Config) -> Iterator[str]:
     if is_set(config.get("init_lora")):
         yield (
             f"lora_init_type is {_json(init)} and init_lora {_json(config['init_lora'])}: it takes its own start out "
-            "of the base's weights, on which the given adapter then means something else. Way out: set lora_init_type to "
-            '"default", or remove init_lora.'
+            "of the base's weights, on which the given adapter then means something else. Way out: set lora_init_type "
+            'to "default", or remove init_lora.'
         )
 
 
