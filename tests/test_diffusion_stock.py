@@ -66,3 +66,23 @@ def test_the_schedule_is_the_models_also_where_that_is_a_default():
 
 def test_an_epsilon_model_without_signal_at_its_last_time_has_none():
     assert stock_diffusion_scheduler(DDPMScheduler(**SDXL, rescale_betas_zero_snr=True).config, 2) is None
+
+
+@pytest.mark.parametrize("made_for", range(1, 9))
+def test_exported_scheduler_works_or_refuses_at_every_number_of_steps(made_for):
+    settings = KINDS["v_prediction"]
+    stock = stock_diffusion_scheduler(DDPMScheduler(**settings).config, made_for)
+    path, served = scheduler_of(settings).path, []
+    for steps in range(1, 9):
+        try:
+            stock.set_timesteps(steps)
+        except ValueError as refusal:
+            assert "num_inference_steps" in str(refusal)  # noqa: PT017 - it works or it refuses
+            continue
+        served.append(steps)
+        times = stock.timesteps.tolist()
+        assert times[0] == 999
+        assert times == sorted(set(times), reverse=True)
+        assert path.sigma(stock.timesteps).isfinite().all()
+    assert served == list(range(1, max(served) + 1))
+    assert max(served) == (8 if made_for != 4 else 5)
