@@ -16,6 +16,7 @@ from simpletuner_twinflow.diffusion_scheduler import TwinFlowDiffusionScheduler,
 MOST_STEPS = 8
 _NEARLY = 0.005  # of the flow's time: what of its nearness a scheduler may give up to serve all numbers of steps
 # A scheduler of training clips the clean estimate to [-1, 1] by default, which latents are not confined to.
+_MODELS_OWN = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 _ALWAYS = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading"}
 
 
@@ -51,11 +52,12 @@ def stock_diffusion_scheduler(config: Mapping[str, Any], steps: int) -> LCMSched
 
 
 def stock_diffusion_settings(scheduler: LCMScheduler) -> dict[str, Any]:
-    """The arguments that make such a scheduler anew: those that are not the class's own defaults."""
+    """The arguments that make such a scheduler anew: the model's own in full, of the rest what is not by default."""
     defaults = inspect.signature(LCMScheduler.__init__).parameters
-    # Betas that were saved come back as a list, which is their form in code too.
     return {
-        name: value for name, value in scheduler.config.items() if name in defaults and value != defaults[name].default
+        name: value
+        for name, value in scheduler.config.items()
+        if name in defaults and (name in _MODELS_OWN or value != defaults[name].default)
     }
 
 
