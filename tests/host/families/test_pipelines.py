@@ -7,7 +7,8 @@ from simpletuner.helpers.models.registry import ModelRegistry
 from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.pipelines import PIPELINES
 
-CLASSES = ModelRegistry.model_families()
+FOUND = ModelRegistry.model_families()
+CLASSES = {name: FOUND[name] if isinstance(FOUND[name], type) else FOUND[name].get_real_class() for name in FOUND}
 TRAINED = {name: family for name, family in (FAMILIES | DIFFUSION_FAMILIES).items() if name in CLASSES}
 # An edit or a video from a picture; a "text-to-image" pipeline stands here too where the host has one for both.
 KINDS = (PipelineTypes.TEXT2IMG, PipelineTypes.IMG2IMG, PipelineTypes.IMG2VIDEO)
