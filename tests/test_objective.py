@@ -1,5 +1,6 @@
 """What the rows of a training step are trained on."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -224,3 +225,47 @@ def test_the_sampler_steps_of_a_run_decide_what_is_trained():
 
     assert trained((1.0,)) == {1.0}
     assert trained((0.999, 0.6)) == {0.999, 0.6}
+
+
+@pytest.mark.parametrize(
+    ("t", "r", "weight"), [(1.0, 0.0, 1.0), (0.8, 0.3, 1 + math.tan(math.pi / 5)), (0.5, 0.0, 1.7265425)]
+)
+def test_a_walked_row_is_weighted_by_how_far_it_goes(t, r, weight):
+    rows = only(prepared((ANY,)), [0])
+    rows.t.fill_(t)
+    rows.r.fill_(r)
+    prediction = torch.randn_like(rows.x_t)
+    options = ObjectiveOptions(enhanced_ratio=0.0)
+    plain, weighted = (
+        losses_of(rows, prediction, replace(options, time_weighting=on)).terms["rcgm"].total for on in (False, True)
+    )
+    torch.testing.assert_close(weighted, weight * plain)
+
+
+def test_each_row_has_its_own_weight():
+    """Near rows are weighted alike wherever they are: 1 + tan(pi / 2.5), and a one-step row from t = 1 by 1."""
+    options = ObjectiveOptions(enhanced_ratio=0.0, time_weighting=True, step_times=(1.0,))
+    rows = prepared((ONE, NEAR, NEAR), options)
+    prediction = torch.randn_like(rows.x_t)
+    near = squared_error(prediction, rows.velocity)[1:].sum()
+    losses, plain = (losses_of(rows, prediction, replace(options, time_weighting=on)) for on in (True, False))
+    torch.testing.assert_close(losses.terms["real_velocity"].total, near * 4.0776835)
+    torch.testing.assert_close(losses.terms["rcgm"].total, plain.terms["rcgm"].total)
+
+
+@pytest.mark.parametrize("delta_t", [0.25, 0.5])
+@pytest.mark.parametrize("order", [1, 3])
+def test_the_finite_difference_is_as_long_as_asked(delta_t, order):
+    """From t = 1 to r = 0 under a teacher that is `a` everywhere: I = (1 - D) a, so R = (F - (1 - D) a) / D - v."""
+    options = ObjectiveOptions(
+        enhanced_ratio=0.0, delta_t=delta_t, target_clamp=1e6, step_times=(1.0,), estimate_order=order
+    )
+    rows = prepared((ONE,) * 3, options)
+    prediction, a = torch.randn(2, *rows.x_t.shape)
+    residual = (prediction - (1 - delta_t) * a) / delta_t - rows.velocity
+    found = losses_of(rows, prediction, options, teacher=lambda x, *_: a).terms["rcgm"].total
+    torch.testing.assert_close(found, residual.square().mean((1, 2)).sum(), rtol=1e-4, atol=0)
+    clamped = (
+        losses_of(rows, prediction, replace(options, target_clamp=0.25), teacher=lambda x, *_: a).terms["rcgm"].total
+    )
+    torch.testing.assert_close(clamped, residual.clamp(-0.25, 0.25).square().mean((1, 2)).sum(), rtol=1e-4, atol=0)
