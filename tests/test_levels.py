@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import retrieve_timesteps
 
+from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 from simpletuner_twinflow.levels import SamplerSettings
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
@@ -146,3 +147,13 @@ def test_levels_that_would_not_fall_are_refused():
 def test_second_order_from_pure_noise_is_refused():
     with pytest.raises(TwinFlowConfigError, match="sigma_max below 1"):
         TwinFlowScheduler(style="multi", solver_order=2, sigma_max=1.0).set_timesteps(3)
+
+
+@pytest.mark.parametrize("kind", [TwinFlowScheduler, DataWardTwinFlowScheduler])
+def test_timesteps_are_counted_in_the_models_own_number_of_them(kind):
+    scheduler = kind(num_train_timesteps=500)
+    scheduler.set_timesteps(2)
+    expected = [0.999 * 500, 0.6 * 500] if kind is TwinFlowScheduler else [0.001, 0.4]
+    assert scheduler.timesteps.tolist() == pytest.approx(expected, abs=1e-6)
+    assert scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0.0])
+    assert scheduler.index_for_timestep(expected[1]) == 1

@@ -135,6 +135,23 @@ DIFFUSION_CONFLICTS = (
     Conflict("refiner_training", is_set, "a refiner knows a part of the times, TwinFlow needs all", "set it to false"),
 )
 
+# Of a LoRA, in which the host itself fails; see host/adapter_file.py for those that can be trained.
+ADAPTER_CONFLICTS = (
+    Conflict(
+        "lora_init_type",
+        lambda value: value == "loftq",
+        "the host gives PEFT no settings for it, so the adapter cannot be made",
+        'use "default", "gaussian", "pissa" or "olora"',
+    ),
+    Conflict(
+        "use_dora",
+        is_set,
+        'the host asks PEFT for an initialisation "default" that does not exist, so the adapter cannot be made',
+        "set use_dora to false",
+    ),
+)
+MOVES_BASE = ("pissa", "olora")  # the values of lora_init_type that change the frozen base weights
+
 # The host reads a data config's switches as Python does: any text is "on".
 DATASET_CONFLICTS = (
     Conflict("is_regularisation_data", bool, "its parent target would be ignored", "remove the dataset"),
@@ -216,10 +233,34 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         for conflict in LAUNCHER_CONFLICTS:
             if conflict.applies(value := os.environ.get(conflict.key, "")):
                 yield _describe(conflict, value)
+    if config.get("model_type") == "lora" and options.implementation == "paper":
+        yield from _adapter_problems(config)
     yield from _dataset_problems(config.get("data_backend_config"))
     # A model that is neither a flow nor bridged has had its line above.
     if options.implementation == "paper" and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):
         yield reason
+
+
+def _adapter_problems(config: Config) -> Iterator[str]:
+    """What an adapter cannot be started as."""
+    for conflict in ADAPTER_CONFLICTS:
+        if conflict.applies(config.get(conflict.key)):
+            yield _describe(conflict, config.get(conflict.key))
+    init = config.get("lora_init_type")
+    if init not in MOVES_BASE:
+        return
+    if is_set(precision := config.get("base_model_precision")) and precision != "no_change":
+        yield (
+            f"lora_init_type is {shown(init)} and base_model_precision {shown(precision)}: it changes the base's "
+            'weights, which quantised ones do not allow. Way out: set base_model_precision to "no_change", or '
+            'lora_init_type to "default" or "gaussian".'
+        )
+    if is_set(config.get("init_lora")):
+        yield (
+            f"lora_init_type is {shown(init)} and init_lora {shown(config['init_lora'])}: it takes its own start out "
+            "of the base's weights, on which the given adapter then means something else. Way out: set lora_init_type "
+            'to "default", or remove init_lora.'
+        )
 
 
 def _dataset_problems(path: Any) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusers import LCMScheduler
 
-from simpletuner_twinflow.diffusion_stock import stock_timesteps
+from simpletuner_twinflow.diffusion_stock import stock_diffusion_settings, stock_timesteps
 from simpletuner_twinflow.host.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
@@ -117,9 +117,9 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         scheduler = [f"pipeline.scheduler = {ours.__name__}{made}"]
         note = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
     elif isinstance(stock, LCMScheduler):
-        if config.model_type != "full":
+        if config.model_type != "full":  # which has no scheduler of its own, and on the hub no folder for one
             imports[1] += ", LCMScheduler"
-            scheduler = [f'pipeline.scheduler = LCMScheduler.from_pretrained({source!r}, subfolder="scheduler")']
+            scheduler = ["pipeline.scheduler = LCMScheduler(", *_arguments(stock_diffusion_settings(stock)), ")"]
         asked = f"timesteps={stock_timesteps(stock.config, steps)}"
         note = (
             "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead "
@@ -145,6 +145,11 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     lines += [f"    {argument}," for argument in arguments]
     lines += [f").{metadata._output_attribute(config, model)}", metadata._output_save_call(config).strip()]
     return "\n".join(("", "```python", *lines, "```", "", note, ""))
+
+
+def _arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as code, a line each."""
+    return [f"    {name}={value!r}," for name, value in settings.items()]
 
 
 def _loading(metadata: ModuleType, config: Any, source: str) -> list[str]:

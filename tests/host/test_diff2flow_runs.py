@@ -135,6 +135,9 @@ def test_the_cards_code_runs_without_plugin_and_host(name, runs):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "TwinFlowDiffusionScheduler" in card
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    # On the hub an adapter stands alone: the host uploads no folder beside it.
+    assert "subfolder" not in code
+    assert ("LCMScheduler(" in code) == (name != "sdxl_v_full")
     result = run_without_plugin_and_host(code, run.folder)
     assert result.returncode == 0, result.stderr[-3000:]
     assert Image.open(run.folder / "output.png").size == (64, 64)
