@@ -292,3 +292,14 @@ def test_rectify_is_measured_by_the_runs_distance():
     losses = losses_of(rows, options=replace(FULL, loss="barron"), student=fields, teacher=fields)
     expected = 0.09 / (0.09 / 1.01e-6 + 1) ** 0.5 / 1e-3
     torch.testing.assert_close(losses.terms["rectify"].total, torch.tensor(expected), rtol=1e-4, atol=0)
+
+
+def test_the_teachers_walk_starts_where_the_guided_velocity_leads():
+    """From t = 1 by D = 0.25: `x_s = z - 0.25 (v + 0.5 * 2)` under a teacher whose two fields differ by 2."""
+    options = ObjectiveOptions(enhanced_ratio=0.5, delta_t=0.25, estimate_order=1, step_times=(1.0,))
+    rows = prepared((ONE,), options)
+    teacher = Recorder(lambda x, t, r, sign, condition: torch.full_like(x, 0.0 if condition.unconditional else 2.0))
+    losses_of(rows, options=options, teacher=teacher)
+    x_s, s, r = teacher.calls[-1][:3]
+    assert (s.tolist(), r.tolist()) == ([0.75], [0.0])
+    torch.testing.assert_close(x_s, rows.z - 0.25 * (rows.z - rows.x + 1.0))
