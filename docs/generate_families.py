@@ -25,13 +25,11 @@ image take the same way and have not been proven.
 ## Flow matching
 
 t is 1 at noise. "Returns" is the network's raw output, x data and z noise. The time column also says what the network
-is given with `twinflow_time_conditioning: "signed_time"`, where u = t - r / 2, and -u on the twin path. "Sign" is where
-`training_only` adds the time sign: in the host's own embedding, or beside the target time where that one is out of use,
-behind all blocks, or would end up in an adapter's file. "Guidance" is the scale that validation calls the pipeline
-with.
+is given with `twinflow_time_conditioning: "signed_time"`, where u = t - r / 2, and -u on the twin path. "Joins" is
+where `training_only` adds target time and time sign. "Guidance" is the scale that validation calls the pipeline with.
 
-| family | time given (signed) | returns | target time joins | sign | guidance | remarks |
-|---|---|---|---|---|---|---|
+| family | time given (signed) | returns | joins | guidance | remarks |
+|---|---|---|---|---|---|
 """
 DIFFUSION = """
 ## Epsilon and v prediction
@@ -64,7 +62,6 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
         TIMES[tiny.time] if tiny.signed_time else TIMES[tiny.time].split(" (")[0],
         "z - x" if tiny.direction == 1 else "x - z",
         f"`{family.time_embedding}`",
-        f"host's `{family.host_sign}`" if family.host_sign else "ours",
         guidance,
         "; ".join(_remarks(family, tiny)),
     ]

@@ -11,7 +11,7 @@ from simpletuner_twinflow.conditioning import TimeConditioning
 from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.flow import per_sample
 from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional, without_words
-from simpletuner_twinflow.host.conditioning import attach, batch_keys, conditioning_names
+from simpletuner_twinflow.host.conditioning import CONDITIONING, attach, batch_keys
 from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.layout import on_whole_batch
 from simpletuner_twinflow.objective import Condition
@@ -42,7 +42,7 @@ class FamilyAdapter:
         if self.conditioning is None:
             return {}
         network = self.model.get_trained_component(unwrap_model=True)
-        return {name: network.get_submodule(name) for name in conditioning_names(self.family)}
+        return {name: network.get_submodule(name) for name in CONDITIONING}
 
     def train_conditioning(self) -> None:
         """Train the conditioning beside an adapter; PEFT, which freezes all but its own weights, must be through."""
@@ -70,7 +70,7 @@ class FamilyAdapter:
             "sigmas": sigmas,
             "timesteps": self._timesteps(asked, batch),
         }
-        return there if self.conditioning is None else there | batch_keys(self.family, r, sign)
+        return there if self.conditioning is None else there | batch_keys(r, sign)
 
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, Condition], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""

@@ -23,7 +23,6 @@ class Family:
     """What the host's classes do not say of a family."""
 
     time_embedding: str  # submodule of the network whose output embeds the time
-    host_sign: str | None = None  # submodule: the host's sign embedding, where ordinary training passes it the sign
     rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
     data_ward: bool = False  # whether network and pipeline count time as 1 - t, which the host's converter leaves out
     sigmas_of_data: bool = False  # whether also batch["sigmas"] is 1 - t, which the host's converter knows of
@@ -37,7 +36,7 @@ class Family:
 
 
 FAMILIES = {
-    "sd3": Family(time_embedding="time_text_embed.timestep_embedder", host_sign="time_sign_embed"),
+    "sd3": Family(time_embedding="time_text_embed.timestep_embedder"),
     "flux": Family(
         time_embedding="time_text_embed.timestep_embedder",
         embeds_guidance=True,
@@ -52,25 +51,22 @@ FAMILIES = {
     ),
     "flux2": Family(
         time_embedding="time_guidance_embed.timestep_embedder",
-        host_sign="time_sign_embed",
         embeds_guidance=True,
     ),
     # Qwen-Image 2.1 embeds the time 0 for its prompt after the batch's times.
     "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", rows_first=True),
     "z_image": Family(time_embedding="t_embedder.mlp"),
-    # The host adds Sana's and LTX-Video's sign behind all blocks, so it goes our way.
     "sana": Family(time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}),
     "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
-    "auraflow": Family(time_embedding="time_step_proj", host_sign="time_sign_embed"),
+    "auraflow": Family(time_embedding="time_step_proj"),
     # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.
-    "chroma": Family(time_embedding="distilled_guidance_layer", host_sign="time_sign_embed"),
+    "chroma": Family(time_embedding="distilled_guidance_layer"),
     "lumina2": Family(time_embedding="time_caption_embed.timestep_embedder"),
-    "hidream": Family(time_embedding="t_embedder.timestep_embedder", host_sign="t_embedder.time_sign_embed"),
-    "kandinsky5_image": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
-    "longcat_image": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
+    "hidream": Family(time_embedding="t_embedder.timestep_embedder"),
+    "kandinsky5_image": Family(time_embedding="time_embeddings"),
+    "longcat_image": Family(time_embedding="time_embed.timestep_embedder"),
     "wan": Family(
         time_embedding="condition_embedder.time_embedder",
-        host_sign="condition_embedder.time_sign_embed",
         refusals=(
             Refusal(
                 "model_flavour",
@@ -80,22 +76,21 @@ FAMILIES = {
             ),
         ),
     ),
-    "hunyuanvideo": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
-    # The host would have PEFT wrap FLUX.3's and MOSS-Image's sign embedding and put it into the adapter's file.
+    "hunyuanvideo": Family(time_embedding="time_embed.timestep_embedder"),
     "flux3_image": Family(
         time_embedding="timestep_embedder",
         refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
     ),
-    "krea2": Family(time_embedding="time_embed", host_sign="time_embed.time_sign_embed"),
-    "ernie": Family(time_embedding="time_embedding", host_sign="time_sign_embed"),
+    "krea2": Family(time_embedding="time_embed"),
+    "ernie": Family(time_embedding="time_embedding"),
     "moss_image": Family(time_embedding="time_embedding", unguided_scale=1.0),
     # Its time embedding sees the batch's times and then as many times of clean conditioning images.
-    "z_image_omni": Family(time_embedding="t_embedder.mlp", host_sign="t_embedder.time_sign_embed", rows_first=True),
-    "kandinsky5_video": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
+    "z_image_omni": Family(time_embedding="t_embedder.mlp", rows_first=True),
+    "kandinsky5_video": Family(time_embedding="time_embeddings"),
     "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
     # Mage-Flow packs a batch into one sequence, in which a sample's positions depend on its place.
     "mageflow": Family(
-        time_embedding="time_text_embed.timestep_embedder", host_sign="time_sign_embed", whole_batch=True
+        time_embedding="time_text_embed.timestep_embedder", whole_batch=True
     ),
     "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", data_ward=True),
     # OmniGen's blocks see the time as a token; its other time embedding is for the output alone.

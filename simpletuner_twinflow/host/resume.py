@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.host.loss import HOST_SIGN_EMBED, active_options
+from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 from simpletuner_twinflow.optimizer_state import Groups, fit_optimizer_state
 
@@ -125,7 +125,7 @@ def attach_to_loading(module: ModuleType) -> None:
             logger.warning("%s was trained with TwinFlow; this run goes on without it.", folder)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
-        with _own_configuration(network), _forgiven(module, {*saved.conditioning} ^ {*current.conditioning}):
+        with _forgiven(module, {*saved.conditioning} ^ {*current.conditioning}):
             wrapped(*args, **kwargs)
         _load_ema(manager, folder, network, saved, current)
         return None
@@ -148,15 +148,6 @@ def _fit_next_state(optimizer: torch.optim.Optimizer, saved: Groups, current: Gr
         return fit_optimizer_state(state_dict, saved, current)
 
     handle = optimizer.register_load_state_dict_pre_hook(fit)
-
-
-@contextmanager
-def _own_configuration(network: nn.Module) -> Iterator[None]:
-    """Keep the network's own word on the sign embedding: the host takes over the checkpoint's configuration."""
-    has_sign = dict(network.config).get(HOST_SIGN_EMBED)
-    yield
-    if has_sign is not None:
-        network.register_to_config(**{HOST_SIGN_EMBED: has_sign})
 
 
 @contextmanager

@@ -567,6 +567,7 @@ ZOO |= {
             "param_dtype": "float32",
         },
         latents=(16, 4, 4),
+        config={"attention_mechanism": "diffusers"},  # the default asks the hub for a kernel
         text=EMBEDS,
         time=same,
         hidden="img",
@@ -619,6 +620,7 @@ ZOO |= {
         text=EMBEDS,
         time=same,
         flavour="v2.1",
+        config={"disable_assistant_lora": True},  # the hub has it
     ),
 }
 
