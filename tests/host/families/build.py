@@ -70,6 +70,7 @@ def host_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, *
     config.weight_dtype, config.base_weight_dtype, config.flow_matching = dtype, dtype, True  # as the trainer does
     model = ModelRegistry.model_families()[family](config, Accelerator(cpu=True))
     model.check_user_config()
+    vars(config).update(tiny.checked)
     config.pretrained_model_name_or_path = str(written(model, tiny, folder, folder / "networks" / name))
     model.load_model()
     model.tiny = tiny

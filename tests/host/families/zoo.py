@@ -89,6 +89,7 @@ class Tiny:
     direction: int = 1  # of the network's raw output
     flavour: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    checked: dict[str, Any] = field(default_factory=dict)  # config that the host's check would have none of
     hidden: str = "hidden_states"  # the network's names of its inputs
     timestep: str = "timestep"
     parts: Callable[[], dict[str, Any]] = dict  # of the pipeline, where it does not do without
@@ -567,7 +568,7 @@ ZOO |= {
             "param_dtype": "float32",
         },
         latents=(16, 4, 4),
-        config={"attention_mechanism": "diffusers"},  # the default asks the hub for a kernel
+        checked={"attention_mechanism": "diffusers"},  # the host turns every choice into a kernel from the hub
         text=EMBEDS,
         time=same,
         hidden="img",
