@@ -1,0 +1,1 @@
+"""What demo, benchmarks and tests share: tiny pipelines, and runs of the real trainer on them."""

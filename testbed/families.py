@@ -1,0 +1,171 @@
+"""Takes model families through the whole trainer, from files on disk to pictures that stock diffusers draws.
+
+python -m testbed.families [names]        all that can be built tiny, or those named; the table goes to standard output
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demo.digits import write_digits
+from demo.train import write_run
+from testbed.forkserver import ForkServer
+from testbed.pipelines import write
+from testbed.recipes import COMMON, FAMILIES, TWINFLOW
+from testbed.stock import run_without_plugin_and_host
+
+TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
+LIMIT = 300  # seconds of one run
+
+
+class StageError(Exception):
+    """A stage did not come to what it must; the message says what was found."""
+
+
+@dataclass
+class Passage:
+    """A family's way through the trainer."""
+
+    name: str
+    root: Path
+    server: ForkServer
+    failed: bool = False
+
+    def go(self, stage: str) -> str:
+        """Walk a stage; one that is built on a failed one is left out. Returns: the seconds it took, or what failed."""
+        if self.failed and stage in ("resume", "card"):
+            return "not reached"
+        began = time.monotonic()
+        try:
+            STAGES[stage](self)
+        except StageError as error:
+            self.failed = True
+            return f"FAILED: {error}"
+        return f"{time.monotonic() - began:.0f} s"
+
+    def config(self, **changes: Any) -> dict[str, Any]:
+        """The run's keys."""
+        family, *flavour = self.name.split()
+        named = {"model_family": family, "pretrained_model_name_or_path": str(self.root / "models" / self.name)}
+        return COMMON | named | ({"model_flavour": flavour[0]} if flavour else {}) | FAMILIES[self.name] | changes
+
+    def folder(self, run: str) -> Path:
+        """Of a run."""
+        return self.root / "runs" / self.name / run
+
+    def train(self, run: str, **changes: Any) -> Path:
+        """Run the host to its end in the folder of a run. Returns: the output's folder.
+
+        Raises:
+            StageError: The host failed.
+        """
+        folder = self.folder(run)
+        write_run(folder, self.config(**changes), self.root / "digits")
+        if code := self.server.run(folder, {}, LIMIT):
+            log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+            raise StageError(f"exit {code}: {_last_error(log)}")
+        return folder / "output"
+
+
+def plain(passage: Passage) -> None:
+    """The host by itself."""
+    passage.train("plain", validation_disable=True)
+
+
+def twinflow(passage: Passage) -> None:
+    """Everything on; each term is finite at each step, and validation draws with student and EMA."""
+    output = passage.train("twinflow", **TWINFLOW)
+    _check_losses(output, steps=2)
+    if not sorted(output.glob("validation_images/step_2_*")):
+        raise StageError("no validation picture")
+    if not (output / "checkpoint-2").is_dir():
+        raise StageError("no checkpoint")
+
+
+def resume(passage: Passage) -> None:
+    """Go on from the checkpoint, to the export."""
+    longer = {"max_train_steps": 4, "checkpointing_steps": 4, "resume_from_checkpoint": "latest"}
+    output = passage.train("twinflow", **TWINFLOW | longer)
+    _check_losses(output, steps=4)
+    if not (output / "checkpoint-4").is_dir():
+        raise StageError("no checkpoint of the resumed run")
+
+
+def card(passage: Passage) -> None:
+    """The model card's code, where neither the plugin nor the host is installed: stock diffusers loads and draws."""
+    folder = passage.folder("twinflow")
+    text = (folder / "output/README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    for drawn in folder.glob("output.*"):
+        drawn.unlink()
+    result = run_without_plugin_and_host(code, folder)
+    if result.returncode:
+        raise StageError(_last_error(result.stderr))
+    if not [file for file in folder.glob("output.*") if file.stat().st_size > 100]:
+        raise StageError("the card's code drew nothing")
+
+
+STAGES: dict[str, Callable[[Passage], None]] = {
+    "plain": plain,
+    "TwinFlow": twinflow,
+    "resume": resume,
+    "card": card,
+}
+
+
+def _check_losses(output: Path, steps: int) -> None:
+    lines = [line for file in output.rglob("training_metrics.jsonl") for line in file.read_text().splitlines()]
+    logged = [json.loads(line) for line in lines]
+    found = {entry["step"]: entry["metrics"] for entry in logged if "train_loss" in entry["metrics"]}
+    if found.keys() != set(range(1, steps + 1)):
+        raise StageError(f"losses of the steps {sorted(found)}, not of 1 to {steps}")
+    for step, values in found.items():
+        if lacking := TERMS - values.keys():
+            raise StageError(f"step {step} has no {', '.join(sorted(lacking))}")
+        if odd := [name for name in TERMS if not math.isfinite(values[name])]:
+            raise StageError(f"step {step}: {odd[0]} is {values[odd[0]]}")
+
+
+def _last_error(log: str) -> str:
+    """The line that says most: the last one of an exception, or the last at all."""
+    lines = [line for found in re.sub(r"\x1b\[\d*m", "", log).splitlines() if (line := found.strip())]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    return (errors or lines or ["nothing was logged"])[-1][:200]
+
+
+def main(arguments: list[str]) -> int:
+    """Print a row a family as it is done. Returns: the number of families that did not come through."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"one of: {', '.join(FAMILIES)}; default: all")
+    parser.add_argument("--folder", type=Path, default=Path("output/families"))
+    given = parser.parse_args(arguments)
+    if unknown := set(given.names) - FAMILIES.keys():
+        parser.error(f"no such family: {', '.join(sorted(unknown))}")
+    root = given.folder.resolve()
+    write_digits(root / "digits", limit=16)
+    server = ForkServer(root / "server")
+    failed = 0
+    print("| family |", " | ".join(STAGES), "|\n|---|" + "---|" * len(STAGES), flush=True)
+    try:
+        for name in given.names or FAMILIES:
+            write(name, root / "models" / name)
+            passage = Passage(name, root, server)
+            print(f"| {name} ", end="", flush=True)
+            for stage in STAGES:
+                print(f"| {passage.go(stage)} ", end="", flush=True)
+            print("|", flush=True)
+            failed += passage.failed
+    finally:
+        server.close()
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(sys.argv[1:]), 1))
