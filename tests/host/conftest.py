@@ -14,4 +14,6 @@ def pytest_configure(config):
 def runs(request, tmp_path_factory):
     """Runs by name; only those that a selected test is marked with are started."""
     asked = {name for item in request.session.items for mark in item.iter_markers("host_runs") for name in mark.args}
-    return Runs(Host(tmp_path_factory.mktemp("host")), {name: RECIPES[name] for name in RECIPES if name in asked})
+    host = Host(tmp_path_factory.mktemp("host"))
+    yield Runs(host, {name: RECIPES[name] for name in RECIPES if name in asked})
+    host.close()

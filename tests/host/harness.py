@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 
 from demo.digits import write_digits
 from demo.train import cpu_environment, datasets, write_run
+from testbed.forkserver import ForkServer
 
 ROOT = Path(__file__).parents[2]
 OBSERVER = Path(__file__).parent / "observer"
@@ -24,6 +26,7 @@ TINY = {
     "resolution": 64,
     "resolution_type": "pixel",
     "tokenizer_max_length": 8,
+    "torch_num_threads": 1,
     "num_train_epochs": 0,
     "max_train_steps": 4,
     "checkpointing_steps": 2,
@@ -78,6 +81,13 @@ class Run:
         """The run's `output_dir`."""
         return self.folder / "output"
 
+    @classmethod
+    def read(cls, folder: Path, rank: int, code: int) -> "Run":
+        """What a finished process of a run has left in the run's folder."""
+        events, log = folder / f"events-{rank}.jsonl", folder / f"log-{rank}.txt"
+        lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
+        return cls(folder, code, log.read_text(encoding="utf-8", errors="replace"), [*map(json.loads, lines)])
+
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The observed events of one kind, in order."""
         return [event for event in self.events if event["kind"] == kind]
@@ -98,13 +108,20 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder, self.pipeline, self.images = folder, ROOT / "demo/base", folder / "digits"
         write_digits(self.images, limit=64)
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "SIMPLETUNER"))}
+        self._environment = clean | cpu_environment() | {"PYTHONPATH": str(OBSERVER)}
+        self._server = ForkServer(self._environment, folder / "forkserver.txt")
+
+    def close(self) -> None:
+        """End what is needed to start runs."""
+        self._server.close()
 
     def train(
         self,
         name: str,
         config: dict[str, Any],
         *,
-        command: str = "accelerate",
+        command: str = "fork",
         images: list[dict[str, Any]] | None = None,
         environment: dict[str, str] | None = None,
         timeout: int = 600,
@@ -114,26 +131,19 @@ class Host:
         Args:
             name: of the run's folder.
             config: the user's keys; paths to model and data are filled in.
-            command: "simpletuner" (console script), "accelerate" (as that script starts it) or "bare" (the same in an
-                environment that does not have the plugin).
+            command: "fork" (train.py, forked from a process that has imported the host), "simpletuner" (console
+                script), "accelerate" (as that script starts it) or "bare" (the same in an environment that does not
+                have the plugin).
             images: the host's entries for the image sets, in place of the digits.
             environment: further environment variables.
             timeout: seconds.
         """
-        folder = self.folder / name
-        paths = {
-            "pretrained_model_name_or_path": str(self.pipeline),
-            "data_backend_config": "config/data.json",
-            "output_dir": "output",
-        }
-        write_run(folder, config | paths, self.images)
-        if images is not None:
-            _, text = datasets(self.images)
-            (folder / "config/data.json").write_text(json.dumps([*images, text]), encoding="utf-8")
-        events = folder / "events.jsonl"
+        folder = self._lay_out(name, config, images)
+        if command == "fork":
+            return self._forked(folder, [{}], environment or {}, timeout)[0]
+        events, log = folder / "events-0.jsonl", folder / "log-0.txt"
         events.unlink(missing_ok=True)
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "SIMPLETUNER"))}
-        variables = cpu_environment() | {"PYTHONPATH": str(OBSERVER), "OBSERVER_FILE": str(events)}
+        variables = self._environment | {"OBSERVER_FILE": str(events)}
         launch = [
             "-m",
             "accelerate.commands.launch",
@@ -150,19 +160,60 @@ class Host:
             # installed in editable mode is not importable from there: the host is as if the plugin were not installed.
             argv = [sys._base_executable, *launch, str(TRAIN)]
             variables["PYTHONPATH"] += f"{os.pathsep}{SITE_PACKAGES}"
-        result = subprocess.run(
-            argv,
-            cwd=folder,
-            env=clean | variables | (environment or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        (folder / "log.txt").write_text(result.stdout, encoding="utf-8")
-        lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
-        return Run(folder, result.returncode, result.stdout, [json.loads(line) for line in lines])
+        with log.open("wb") as file:
+            result = subprocess.run(
+                argv,
+                cwd=folder,
+                env=variables | (environment or {}),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+            )
+        return Run.read(folder, 0, result.returncode)
+
+    def train_on_ranks(
+        self,
+        name: str,
+        config: dict[str, Any],
+        *,
+        ranks: int = 2,
+        environment: dict[str, str] | None = None,
+        timeout: int = 300,
+    ) -> list[Run]:
+        """As `train` by "fork", in so many processes of one group (gloo), as torchrun starts them; a run a rank."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        group |= {"LOCAL_WORLD_SIZE": str(ranks), "ACCELERATE_USE_CPU": "true"}
+        each = [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+        return self._forked(self._lay_out(name, config, None), each, environment or {}, timeout)
+
+    def _lay_out(self, name: str, config: dict[str, Any], images: list[dict[str, Any]] | None) -> Path:
+        folder = self.folder / name
+        paths = {
+            "pretrained_model_name_or_path": str(self.pipeline),
+            "data_backend_config": "config/data.json",
+            "output_dir": "output",
+        }
+        write_run(folder, config | paths, self.images)
+        if images is not None:
+            _, text = datasets(self.images)
+            (folder / "config/data.json").write_text(json.dumps([*images, text]), encoding="utf-8")
+        return folder
+
+    def _forked(
+        self, folder: Path, variables_of_ranks: list[dict[str, str]], environment: dict[str, str], timeout: int
+    ) -> list[Run]:
+        started = []
+        for rank, variables in enumerate(variables_of_ranks):
+            events = folder / f"events-{rank}.jsonl"
+            events.unlink(missing_ok=True)
+            given = variables | environment | {"OBSERVER_FILE": str(events)}
+            log, prelude = folder / f"log-{rank}.txt", "sitecustomize:run_given_code"
+            started.append(self._server.start(folder, log, given, timeout, prelude=prelude))
+        return [Run.read(folder, rank, code.result()) for rank, code in enumerate(started)]
 
 
 class Runs:

@@ -72,7 +72,7 @@ def wide_and_square(folder: Path, count: int, name: str) -> dict[str, Any]:
 
 def off_with_plugin(host: Host, runs: Runs) -> Run:
     """The flag absent, the plugin installed."""
-    return host.train("off_with_plugin", OFF | TINY | TWENTY_STEPS)
+    return host.train("off_with_plugin", OFF | TINY | TWENTY_STEPS, command="accelerate")
 
 
 def off_without_plugin(host: Host, runs: Runs) -> Run:
@@ -88,7 +88,7 @@ def hosts_own(host: Host, runs: Runs) -> Run:
 
 def disabled(host: Host, runs: Runs) -> tuple[Run, Run]:
     """The documented config with the plugin switched off, and without it."""
-    switched_off: dict[str, Any] = {"environment": {"SIMPLETUNER_TWINFLOW_DISABLED": "1"}}
+    switched_off: dict[str, Any] = {"environment": {"SIMPLETUNER_TWINFLOW_DISABLED": "1"}, "command": "accelerate"}
     return host.train("disabled", SEED | TINY, **switched_off), host.train("bare", SEED | TINY, command="bare")
 
 
@@ -101,8 +101,9 @@ def seam_missing(host: Host, runs: Runs) -> tuple[Run, Run]:
     """A host with a changed seam: with TwinFlow on, and off."""
     environment = {"OBSERVER_CODE": CHANGE_A_SEAM}
     quick = {"max_train_steps": 1, "validation_disable": True}
-    on = host.train("seam_missing_on", SEED | TINY | quick, environment=environment)
-    return on, host.train("seam_missing_off", OFF | TINY | quick, environment=environment)
+    how = {"environment": environment, "command": "accelerate"}  # the seam must be changed before the plugin looks
+    on = host.train("seam_missing_on", SEED | TINY | quick, **how)
+    return on, host.train("seam_missing_off", OFF | TINY | quick, **how)
 
 
 RECIPES = (

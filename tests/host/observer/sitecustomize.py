@@ -78,4 +78,11 @@ for module, path, describe in [
     ("simpletuner.helpers.models.common", "ModelFoundation.load_model", lambda *_: {"kind": "load_model"}),
 ]:
     wrapt.register_post_import_hook(before(path, describe), module)
-exec(os.environ.get("OBSERVER_CODE", ""))  # a test's own change to the host, e.g. to take a seam away
+
+
+def run_given_code():
+    """A test's own change to the host, e.g. to take a seam away."""
+    exec(os.environ.get("OBSERVER_CODE", ""), globals())
+
+
+run_given_code()
