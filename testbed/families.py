@@ -6,7 +6,9 @@ python -m testbed.families [names]        all that can be built tiny, or those n
 import argparse
 import json
 import math
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from demo.digits import write_digits
-from demo.train import write_run
+from demo.train import ROOT, cpu_environment, write_run
 from testbed.forkserver import ForkServer
+from testbed.hub import FROM_HUB, put
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, TWINFLOW
+from testbed.recipes import COMMON, FAMILIES, MODEL, TWINFLOW
 from testbed.stock import run_without_plugin_and_host
 
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
@@ -37,40 +40,45 @@ class Passage:
     root: Path
     server: ForkServer
     failed: bool = False
+    blocked: bool = False  # whether the next stage lacks what it is built on
 
     def go(self, stage: str) -> str:
         """Walk a stage; one that is built on a failed one is left out. Returns: the seconds it took, or what failed."""
-        if self.failed and stage in ("resume", "card"):
+        if self.blocked:
             return "not reached"
         began = time.monotonic()
         try:
             STAGES[stage](self)
         except StageError as error:
-            self.failed = True
+            self.failed, self.blocked = True, stage != "plain"
             return f"FAILED: {error}"
         return f"{time.monotonic() - began:.0f} s"
 
     def config(self, **changes: Any) -> dict[str, Any]:
         """The run's keys."""
         family, *flavour = self.name.split()
-        named = {"model_family": family, "pretrained_model_name_or_path": str(self.root / "models" / self.name)}
-        return COMMON | named | ({"model_flavour": flavour[0]} if flavour else {}) | FAMILIES[self.name] | changes
+        own = ({"model_flavour": flavour[0]} if flavour else {}) | FAMILIES[self.name]
+        model = str(self.root / "models" / self.name)
+        own = {key: model if value == MODEL else value for key, value in own.items()}
+        return COMMON | {"model_family": family, "pretrained_model_name_or_path": model} | own | changes
 
     def folder(self, run: str) -> Path:
         """Of a run."""
         return self.root / "runs" / self.name / run
 
     def train(self, run: str, **changes: Any) -> Path:
-        """Run the host to its end in the folder of a run. Returns: the output's folder.
+        """Run the host to its end in the folder of a run, anew if it is not to resume. Returns: the output's folder.
 
         Raises:
             StageError: The host failed.
         """
         folder = self.folder(run)
+        if "resume_from_checkpoint" not in changes:
+            shutil.rmtree(folder, ignore_errors=True)
         write_run(folder, self.config(**changes), self.root / "digits")
-        if code := self.server.run(folder, {}, LIMIT):
-            log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
-            raise StageError(f"exit {code}: {_last_error(log)}")
+        log = folder / "log.txt"
+        if code := self.server.start(folder, log, {}, LIMIT).result():
+            raise StageError(f"exit {code}: {_last_error(log.read_text(encoding='utf-8', errors='replace'))}")
         return folder / "output"
 
 
@@ -101,8 +109,9 @@ def resume(passage: Passage) -> None:
 def card(passage: Passage) -> None:
     """The model card's code, where neither the plugin nor the host is installed: stock diffusers loads and draws."""
     folder = passage.folder("twinflow")
-    text = (folder / "output/README.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    if not (file := folder / "output/README.md").exists():
+        raise StageError("no model card")
+    code = re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)[0]
     for drawn in folder.glob("output.*"):
         drawn.unlink()
     result = run_without_plugin_and_host(code, folder)
@@ -150,12 +159,16 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
     root = given.folder.resolve()
     write_digits(root / "digits", limit=16)
-    server = ForkServer(root / "server")
+    own = {"PYTHONPATH": str(ROOT / "demo/cpu"), "HF_HOME": str(root / "hub")}
+    server = ForkServer(os.environ | cpu_environment() | own, root / "server.txt")
     failed = 0
     print("| family |", " | ".join(STAGES), "|\n|---|" + "---|" * len(STAGES), flush=True)
     try:
         for name in given.names or FAMILIES:
-            write(name, root / "models" / name)
+            model = write(name, root / "models" / name)
+            if name in FROM_HUB:
+                repository, parts = FROM_HUB[name]
+                put(root / "hub", repository, [model / part for part in parts])
             passage = Passage(name, root, server)
             print(f"| {name} ", end="", flush=True)
             for stage in STAGES:

@@ -1,4 +1,4 @@
-"""What each family's run needs beside a user's config, to be over in seconds on a CPU: tiny model, few steps, float32."""
+"""What each family's run needs beside a user's config, to be over in seconds on a CPU: few steps, float32."""
 
 from typing import Any
 
@@ -39,14 +39,21 @@ TWINFLOW: dict[str, Any] = {
     "validation_guidance": 0.0,
 }
 DIFF2FLOW: dict[str, Any] = {"diff2flow_enabled": True, "twinflow_allow_diff2flow": True}
+MODEL = "{model}"  # stands for the pipeline's folder
 SHORT_PROMPT: dict[str, Any] = {"tokenizer_max_length": 77}
-FILM: dict[str, Any] = {"validation_num_video_frames": 5, "framerate": 8}
+FILM: dict[str, Any] = {"validation_num_video_frames": 9}
 # By name of the pipeline; the first word is the host's family, a second the flavour.
 FAMILIES: dict[str, dict[str, Any]] = {
     "sd3": {"model_flavour": "medium", "tokenizer_max_length": 8},
     "sana": {"validation_resolution": "512x512"},
     "wan": {"model_flavour": "t2v-480p-1.3b-2.1", **FILM, **SHORT_PROMPT},
-    "qwen_image": {"disable_assistant_lora": True},
+    # A pipeline's folder does not tell the host its flavour, and this flavour's VAE would be replaced from the hub.
+    "qwen_image": {
+        "model_flavour": "v2.1",
+        "pretrained_vae_model_name_or_path": MODEL,
+        "vae_path": MODEL,
+        "disable_assistant_lora": True,
+    },
     "qwen_image v1.0": {},
     "flux": {"model_flavour": "dev", "flux_guidance_mode": "constant", "flux_guidance_value": 1.0, **SHORT_PROMPT},
     "flux2": {"model_flavour": "klein-4b"},

@@ -87,8 +87,17 @@ class FamilyAdapter:
         return on_whole_batch(predict, len(batch["latents"])) if self.family.whole_batch else predict
 
     def scheduler(self) -> SchedulerMixin:
-        """The few-step sampler for this run's model."""
-        return DataWardTwinFlowScheduler() if self._data_ward else TwinFlowScheduler()
+        """The few-step sampler for this run's model, which asks at times that the run's dtype can hold."""
+        made = DataWardTwinFlowScheduler if self._data_ward else TwinFlowScheduler
+        return made(**self.sampling_times)
+
+    @property
+    def sampling_times(self) -> dict[str, Any]:
+        """The settings of the sampler that tell it how the network is given its times; none in float32."""
+        if self.model.config.weight_dtype == torch.float32:
+            return {}
+        dtype = str(self.model.config.weight_dtype).removeprefix("torch.")
+        return {"time_dtype": dtype} | ({"time_unit": 1} if self.family.time_unit == 1 else {})
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""

@@ -23,6 +23,7 @@ class Family:
     """What the host's classes do not say of a family."""
 
     time_embedding: str  # submodule of the network whose output embeds the time
+    time_unit: int = 1000  # what the network calls the time of noise, 1 or 1000
     rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
     data_ward: bool = False  # whether network and pipeline count time as 1 - t, which the host's converter leaves out
     sigmas_of_data: bool = False  # whether also batch["sigmas"] is 1 - t, which the host's converter knows of
@@ -39,6 +40,7 @@ FAMILIES = {
     "sd3": Family(time_embedding="time_text_embed.timestep_embedder"),
     "flux": Family(
         time_embedding="time_text_embed.timestep_embedder",
+        time_unit=1,
         embeds_guidance=True,
         refusals=(
             Refusal(
@@ -51,20 +53,21 @@ FAMILIES = {
     ),
     "flux2": Family(
         time_embedding="time_guidance_embed.timestep_embedder",
+        time_unit=1,
         embeds_guidance=True,
     ),
     # Qwen-Image 2.1 embeds the time 0 for its prompt after the batch's times.
-    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", rows_first=True),
-    "z_image": Family(time_embedding="t_embedder.mlp"),
+    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, rows_first=True),
+    "z_image": Family(time_embedding="t_embedder.mlp", time_unit=1),
     "sana": Family(time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}),
     "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
-    "auraflow": Family(time_embedding="time_step_proj"),
+    "auraflow": Family(time_embedding="time_step_proj", time_unit=1),
     # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.
-    "chroma": Family(time_embedding="distilled_guidance_layer"),
-    "lumina2": Family(time_embedding="time_caption_embed.timestep_embedder"),
+    "chroma": Family(time_embedding="distilled_guidance_layer", time_unit=1),
+    "lumina2": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1),
     "hidream": Family(time_embedding="t_embedder.timestep_embedder"),
     "kandinsky5_image": Family(time_embedding="time_embeddings"),
-    "longcat_image": Family(time_embedding="time_embed.timestep_embedder"),
+    "longcat_image": Family(time_embedding="time_embed.timestep_embedder", time_unit=1),
     "wan": Family(
         time_embedding="condition_embedder.time_embedder",
         refusals=(
@@ -79,23 +82,23 @@ FAMILIES = {
     "hunyuanvideo": Family(time_embedding="time_embed.timestep_embedder"),
     "flux3_image": Family(
         time_embedding="timestep_embedder",
+        time_unit=1,
         refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
     ),
-    "krea2": Family(time_embedding="time_embed"),
+    "krea2": Family(time_embedding="time_embed", time_unit=1),
     "ernie": Family(time_embedding="time_embedding"),
     "moss_image": Family(time_embedding="time_embedding", unguided_scale=1.0),
     # Its time embedding sees the batch's times and then as many times of clean conditioning images.
-    "z_image_omni": Family(time_embedding="t_embedder.mlp", rows_first=True),
+    "z_image_omni": Family(time_embedding="t_embedder.mlp", time_unit=1, rows_first=True),
     "kandinsky5_video": Family(time_embedding="time_embeddings"),
     "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
     # Mage-Flow packs a batch into one sequence, in which a sample's positions depend on its place.
-    "mageflow": Family(
-        time_embedding="time_text_embed.timestep_embedder", whole_batch=True
-    ),
-    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", data_ward=True),
+    "mageflow": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, whole_batch=True),
+    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1, data_ward=True),
     # OmniGen's blocks see the time as a token; its other time embedding is for the output alone.
     "omnigen": Family(
         time_embedding="time_token",
+        time_unit=1,
         sigmas_of_data=True,
         whole_batch=True,
         reads_words=True,

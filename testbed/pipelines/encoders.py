@@ -1,6 +1,6 @@
 """Text encoders of the families' classes, one or few layers of width `WIDTH`, with random weights."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import transformers
@@ -10,7 +10,6 @@ from demo.tiny_sd3 import build_clip
 from testbed.pipelines.tokenizers import GEMMA_TOKENS, LLAMA_TOKENS, QWEN_IDS, QWEN_VOCABULARY, characters
 
 WIDTH = 32
-Encoder = TypeVar("Encoder", bound=PreTrainedModel)
 _END = QWEN_IDS["<|endoftext|>"]
 _DECODER = {
     "hidden_size": WIDTH,
@@ -35,7 +34,7 @@ _IMAGES = {
 }
 
 
-def apart(encoder: Encoder) -> Encoder:
+def apart[Encoder: PreTrainedModel](encoder: Encoder) -> Encoder:
     """With embeddings so far apart that prompts are too: they are 0.02 in size at the start."""
     with torch.no_grad():
         encoder.get_input_embeddings().weight.normal_()

@@ -1,0 +1,19 @@
+"""A cache of the Hugging Face hub with tiny models in it, for what the host takes from there and nowhere else."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+REVISION = "0" * 40
+LLAMA = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
+# Pipeline -> what the host takes from the hub in the place of its parts: repository and the parts in it.
+FROM_HUB = {"hidream": (LLAMA, ("text_encoder_4", "tokenizer_4"))}
+
+
+def put(home: Path, repository: str, folders: Iterable[Path]) -> None:
+    """Put folders into a repository of the cache. Args: home: the variable HF_HOME of who is to find them."""
+    cached = home / "hub" / f"models--{repository.replace('/', '--')}"
+    for folder in folders:
+        shutil.copytree(folder, cached / "snapshots" / REVISION / folder.name, dirs_exist_ok=True)
+    (cached / "refs").mkdir(exist_ok=True)
+    (cached / "refs/main").write_text(REVISION, encoding="utf-8")
