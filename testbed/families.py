@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from demo.digits import write_digits
 from demo.train import ROOT, cpu_environment, write_run
 from testbed.forkserver import ForkServer
 from testbed.hub import FROM_HUB, put
 from testbed.pipelines import write
 from testbed.recipes import COMMON, FAMILIES, MODEL, TWINFLOW
-from testbed.stock import run_without_plugin_and_host
+from testbed.stock import NOTE_CONDITION, run_without_plugin_and_host
 
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
 LIMIT = 300  # seconds of one run
@@ -114,11 +116,31 @@ def card(passage: Passage) -> None:
     code = re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)[0]
     for drawn in folder.glob("output.*"):
         drawn.unlink()
-    result = run_without_plugin_and_host(code, folder)
+    result = run_without_plugin_and_host(NOTE_CONDITION + code, folder)
     if result.returncode:
         raise StageError(_last_error(result.stderr))
     if not [file for file in folder.glob("output.*") if file.stat().st_size > 100]:
         raise StageError("the card's code drew nothing")
+
+
+def prompt(passage: Passage) -> None:
+    """What the card's code gave the network as the prompt is what the run was trained with."""
+    folder = passage.folder("twinflow")
+    given = [tensor for tensor in torch.load(folder / "condition.pt") if tensor.is_floating_point()]
+    cached = [torch.load(file) for file in sorted(folder.glob("cache/text/*.pt"))]
+    prompts = [[tensor for tensor in entry.values() if _is_embedding(tensor)] for entry in cached]
+    if not any(all(any(_same(tensor, found) for found in given) for tensor in tensors) for tensors in prompts):
+        shapes = [{tuple(tensor.squeeze().shape) for tensor in tensors} for tensors in (prompts[0], given)]
+        raise StageError(f"trained with {shapes[0]}, the card's code with {shapes[1]}")
+
+
+def _is_embedding(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.squeeze().ndim > 1
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    one, other = one.squeeze().float(), other.squeeze().float()
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 STAGES: dict[str, Callable[[Passage], None]] = {
@@ -126,6 +148,7 @@ STAGES: dict[str, Callable[[Passage], None]] = {
     "TwinFlow": twinflow,
     "resume": resume,
     "card": card,
+    "prompt": prompt,
 }
 
 

@@ -11,9 +11,18 @@ FROM_HUB = {"hidream": (LLAMA, ("text_encoder_4", "tokenizer_4"))}
 
 
 def put(home: Path, repository: str, folders: Iterable[Path]) -> None:
-    """Put folders into a repository of the cache. Args: home: the variable HF_HOME of who is to find them."""
+    """Put folders into a repository of the cache.
+
+    Args:
+        home: the variable HF_HOME of who is to find them.
+        repository: its name.
+        folders: the first one's `config.json` goes into all that have none, since a cache knows of no missing files.
+    """
+    first, *_ = folders = list(folders)
     cached = home / "hub" / f"models--{repository.replace('/', '--')}"
     for folder in folders:
-        shutil.copytree(folder, cached / "snapshots" / REVISION / folder.name, dirs_exist_ok=True)
+        copy = shutil.copytree(folder, cached / "snapshots" / REVISION / folder.name, dirs_exist_ok=True)
+        if not (copy / "config.json").exists():
+            shutil.copy(first / "config.json", copy)
     (cached / "refs").mkdir(exist_ok=True)
     (cached / "refs/main").write_text(REVISION, encoding="utf-8")

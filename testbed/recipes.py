@@ -51,7 +51,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen_image": {
         "model_flavour": "v2.1",
         "pretrained_vae_model_name_or_path": MODEL,
-        "vae_path": MODEL,
         "disable_assistant_lora": True,
     },
     "qwen_image v1.0": {},

@@ -11,6 +11,26 @@ sys.modules |= {"simpletuner": None, "simpletuner_twinflow": None}  # importing 
 """
 
 
+# Notes all tensors that the pipeline's network is given first.
+NOTE_CONDITION = """
+import diffusers, torch
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors(item)
+def to(self, *args, _to=diffusers.DiffusionPipeline.to, **kwargs):
+    def note(network, args, kwargs):
+        torch.save(list(tensors([args, kwargs])), "condition.pt")
+        handle.remove()
+    network = self.unet if hasattr(self, "unet") else self.transformer
+    handle = network.register_forward_pre_hook(note, with_kwargs=True)
+    return _to(self, *args, **kwargs)
+diffusers.DiffusionPipeline.to = to
+"""
+
+
 def run_without_plugin_and_host(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run Python code in a folder, in a process that can import neither this plugin nor the host."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}

@@ -31,6 +31,7 @@ class Family:
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
+    prompt_length: int | None = None  # tokens of a prompt, where the host encodes with others than its config says
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
     network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
     refusals: tuple[Refusal, ...] = ()  # what of the family cannot be trained
