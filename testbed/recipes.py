@@ -63,6 +63,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "krea2": {},
     "hidream": {**SHORT_PROMPT},
     "ltxvideo": {**FILM, **SHORT_PROMPT},
+    "sanavideo": FILM,
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW,
     "pixart": DIFF2FLOW,

@@ -7,8 +7,15 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from demo.tiny_sd3 import build_pipeline as sd3
 from testbed.pipelines import diffusion, image, video
+
+SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
+
+
+def sd3() -> DiffusionPipeline:
+    """Stable Diffusion 3: the demo's."""
+    return DiffusionPipeline.from_pretrained(SD3)
+
 
 BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd3": sd3,
@@ -25,6 +32,7 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "krea2": image.krea2,
     "hidream": image.hidream,
     "ltxvideo": video.ltxvideo,
+    "sanavideo": video.sanavideo,
     "sd1x": diffusion.sd1x,
     "sdxl": diffusion.sdxl,
     "pixart": diffusion.pixart,
