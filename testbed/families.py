@@ -4,6 +4,8 @@ python -m testbed.families [names]        all that can be built tiny, or those n
 """
 
 import argparse
+import gzip
+import io
 import json
 import math
 import os
@@ -137,11 +139,16 @@ def prompt(passage: Passage) -> None:
     """What the card's code gave the network as the prompt is what the run was trained with."""
     folder = passage.folder("twinflow")
     given = [tensor for tensor in torch.load(folder / "condition.pt") if tensor.is_floating_point()]
-    cached = [torch.load(file) for file in sorted(folder.glob("cache/text/*.pt"))]
+    cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]
     prompts = [[tensor for tensor in entry.values() if _is_embedding(tensor)] for entry in cached]
     if not any(all(any(_same(tensor, found) for found in given) for tensor in tensors) for tensors in prompts):
         shapes = [{tuple(tensor.squeeze().shape) for tensor in tensors} for tensors in (prompts[0], given)]
         raise StageError(f"trained with {shapes[0]}, the card's code with {shapes[1]}")
+
+
+def _cached(file: Path) -> dict[str, Any]:
+    """What the host's cache holds of a prompt; it is compressed."""
+    return torch.load(io.BytesIO(gzip.decompress(file.read_bytes())))
 
 
 def _is_embedding(value: Any) -> bool:

@@ -143,7 +143,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     arguments = [f"prompt={prompt!r}", asked, f"guidance_scale={guidance}"]
     arguments += _prompt_arguments(model)
     arguments += [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
-    arguments += [f"{name}={value}" for name, value in films.items()]
+    arguments += [f"{name}={value!r}" for name, value in films.items()]
     arguments.append(f"generator=torch.Generator().manual_seed({seed})")
     lines += [f"    {argument}," for argument in arguments]
     if films:
@@ -162,13 +162,13 @@ def _prompt_arguments(model: Any) -> list[str]:
 
 
 def _films(model: Any) -> dict[str, Any]:
-    """How long a film the run's validation draws, as arguments of the pipeline; none for a model of pictures."""
+    """The film that the run's validation draws, as arguments of the pipeline; none for a model of pictures."""
     from simpletuner.helpers.models.common import VideoModelFoundation
 
     if not isinstance(model, VideoModelFoundation):
         return {}
     asked = model.update_pipeline_call_kwargs({"num_inference_steps": 1, "guidance_scale": 0.0})
-    return {name: value for name, value in asked.items() if name == "num_frames" and value}
+    return {name: value for name, value in asked.items() if name == "num_frames" and value} | {"output_type": "pil"}
 
 
 def _arguments(settings: dict[str, Any]) -> str:

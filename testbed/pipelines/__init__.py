@@ -40,12 +40,11 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """Write a family's pipeline. Args: name: of `BUILDERS`. folder: to write to; a complete one is left as it is."""
-    if not (folder / "model_index.json").exists():
-        torch.manual_seed(0)
-        pipeline = BUILDERS[name]()
-        awaken(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer)
-        pipeline.save_pretrained(folder)
+    """Write a family's pipeline. Args: name: of `BUILDERS`. folder: to write to."""
+    torch.manual_seed(0)
+    pipeline = BUILDERS[name]()
+    awaken(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer)
+    pipeline.save_pretrained(folder)
     return folder
 
 
