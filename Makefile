@@ -23,12 +23,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 demo: setup
-	$(BIN)/python -m demo.run
+	$(BIN)/python -u -m demo.run
 
 # Two hours on two cores; an interrupted run resumes.
 bench: setup
-	$(BIN)/python -m benchmarks.digits
-	$(BIN)/python -m benchmarks.sd3
+	$(BIN)/python -u -m benchmarks.digits
+	$(BIN)/python -u -m benchmarks.sd3
 
 clean:
 	rm -rf .venv output

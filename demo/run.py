@@ -6,17 +6,18 @@ python -m demo.run [--output output/demo] [--steps N] [--seed S]
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from demo.digits import write_digits
@@ -24,6 +25,7 @@ from demo.metric import Judge
 from demo.pictures import contact_sheet, sample
 from demo.train import ROOT, demo_config, train, without_twinflow, write_run
 from simpletuner_twinflow import TwinFlowScheduler
+from testbed.progress import Progress
 
 NFE = (1, 2, 4)
 SAMPLES = 1000
@@ -61,27 +63,21 @@ def run_folder(folder: Path, name: str) -> Path:
 
 
 def train_side_by_side(folder: Path, runs: dict[str, dict[str, Any]], console: Console) -> None:
-    """Train all runs at once, one core each, with a progress bar each."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(len(runs)) as pool:
+    """Train all runs at once, one core each, and show how far each is; the failure of one ends them all."""
+    cancelled = threading.Event()
+    with Progress(console, "steps").shown() as progress, ThreadPoolExecutor(len(runs)) as pool:
         futures = []
         for name, config in runs.items():
             write_run(run_folder(folder, name), config, folder / "digits")
-            task = progress.add_task(f"simpletuner train: {name}", total=config["max_train_steps"])
-            futures.append(pool.submit(train, run_folder(folder, name), _updater(progress, task)))
-        for future in futures:
-            future.result()
-
-
-def _updater(progress: Progress, task: Any) -> Callable[[int, int], None]:
-    return lambda step, total: progress.update(task, completed=step, total=total)
+            task = progress.add(f"simpletuner train: {name}", total=config["max_train_steps"])
+            futures.append(pool.submit(train, run_folder(folder, name), partial(progress.update, task), cancelled))
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            failed = [error for future in futures if future.done() and (error := future.exception())]
+        finally:
+            cancelled.set()
+        for error in failed:
+            raise error
 
 
 def trained_pipeline(folder: Path, name: str) -> StableDiffusion3Pipeline:
@@ -92,19 +88,21 @@ def trained_pipeline(folder: Path, name: str) -> StableDiffusion3Pipeline:
 
 def judge(folder: Path, runs: dict[str, Any], console: Console) -> dict[str, dict[int, float]]:
     """Frechet distance of each run at each number of steps; writes the pictures too."""
+    torch.set_num_threads(os.cpu_count() or 1)
     examiner, labels = Judge(), torch.arange(10).repeat(SAMPLES // 10)
     distances: dict[str, dict[int, float]] = {}
     rows = []
-    with console.status("drawing and judging") as status:
+    with Progress(console, "sets").shown() as progress:
+        task = progress.add("drawing and judging", total=len(runs) * len(NFE))
         for name in runs:
             pipeline = trained_pipeline(folder, name)
             how = {"scheduler_factory": TwinFlowScheduler, "own_grid": True} if name == TWINFLOW else {}
             distances[name] = {}
             for steps in NFE:
-                status.update(f"drawing with {name}, {steps} steps")
                 images = sample(pipeline, labels, range(SAMPLES), steps, **how)
                 distances[name][steps] = examiner.frechet(images)
                 rows.append((f"{name}, {steps} step{'s' if steps > 1 else ''}", images[:20]))
+                progress.update(task, len(rows))
     order = [row for steps in NFE for row in rows if f", {steps} step" in row[0]]
     contact_sheet(folder / "comparison.png", order, title="The same base, fine-tuned plain and with TwinFlow")
     return distances

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "sample_configs/cpu-demo.json"
+POLL_SECONDS = 0.5
+EXIT_SECONDS = 30.0  # a finished trainer takes a few to exit
+SILENT_SECONDS = 600.0  # its longest silence is its import, a minute on a slow machine
 PROGRESS = re.compile(r"Steps:.*?(\d+)/(\d+) \[")
 
 
@@ -65,30 +71,76 @@ def cpu_environment() -> dict[str, str]:
     }
 
 
-def train(folder: Path, on_step: Callable[[int, int], None]) -> None:
+def train(folder: Path, on_step: Callable[[int, int | None], None], cancelled: threading.Event | None = None) -> None:
     """Run the trainer in `folder`; its output goes to `log.txt` there.
+
+    It ends in every case: a trainer that has written its last file and does not exit is ended with one line saying so,
+    and one that says nothing for a long time is ended as failed.
 
     Args:
         folder: laid out by `write_run`.
-        on_step: told the step and the number of steps as they come.
+        on_step: told the step and the number of steps, once a second at least; the number is None until the trainer
+            has said it.
+        cancelled: set by another thread to end the trainer.
 
     Raises:
         RuntimeError: The trainer failed; the message ends with the last lines of its log.
     """
-    environment = os.environ | cpu_environment() | {"PYTHONPATH": str(ROOT / "demo/cpu")}
+    environment = os.environ | cpu_environment() | {"PYTHONPATH": str(ROOT / "demo/cpu"), "PYTHONUNBUFFERED": "1"}
     log = folder / "log.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            ["simpletuner", "train"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["simpletuner", "train"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that it can be ended with all its children
         )
-        rest = b""
-        while chunk := process.stdout.read1(4096):
-            file.write(chunk)
-            file.flush()
-            *_, found = [None, *PROGRESS.finditer((rest + chunk).decode(errors="replace"))]
-            rest = chunk[-200:]
-            if found:
-                on_step(int(found[1]), int(found[2]))
-    if process.wait():
+    try:
+        ended_well = _follow(process, folder, log, on_step, cancelled or threading.Event())
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if not ended_well:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         raise RuntimeError("simpletuner train failed:\n" + "\n".join(lines[-40:]) + f"\nThe whole log: {log}")
+
+
+def _follow(
+    process: subprocess.Popen,
+    folder: Path,
+    log: Path,
+    on_step: Callable[[int, int | None], None],
+    cancelled: threading.Event,
+) -> bool:
+    """Wait for the trainer's end, which may have to be forced; whether it has done its work."""
+    seen, step, total, spoke = 0, 0, None, time.monotonic()
+    while process.poll() is None:
+        if cancelled.wait(POLL_SECONDS):
+            return False
+        if (size := log.stat().st_size) > seen:
+            with log.open("rb") as file:
+                file.seek(max(0, seen - 200))
+                *_, found = [None, *PROGRESS.finditer(file.read().decode(errors="replace"))]
+            seen, spoke = size, time.monotonic()
+            if found:
+                step, total = int(found[1]), int(found[2])
+        on_step(step, total)
+        silent = time.monotonic() - spoke
+        if silent > EXIT_SECONDS and is_finished(folder):
+            # On its way out SimpleTuner can wait for a queue that nobody reads any more.
+            print(f"{folder.name}: finished, but did not exit for {silent:.0f} s, so it was ended", flush=True)
+            return True
+        if silent > SILENT_SECONDS:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"\nIt said nothing for {silent:.0f} s and was ended.\n")
+            return False
+    return process.returncode == 0
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the full fine-tune in this folder has written the last of its files."""
+    return (folder / "output/pipeline/model_index.json").exists()

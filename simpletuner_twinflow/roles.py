@@ -1,7 +1,8 @@
 """Which part of the objective each row of a training step carries.
 
 One graded pass serves every term because each row has one role. The roles are dealt over a *window*, the rows of all
-micro-batches of one optimizer step, so that a batch of one trains all terms when gradients are accumulated.
+micro-batches of one optimizer step on all ranks, so that a batch of one trains all terms when gradients are accumulated
+or there are as many processes.
 """
 
 import math
@@ -30,23 +31,28 @@ class Role(StrEnum):
 class RoleDealer:
     """Deals roles in given shares, window by window.
 
-    A window's deal is a function of (seed, rank, window, window_rows, shares) and nothing else: a resumed run is dealt
-    what the uninterrupted run was, and no other random stream moves. Counts come from systematic sampling, so each role
-    gets its share exactly where that is a whole number, within one row otherwise, and without bias over windows; a
-    random permutation then settles the order. Ranks are dealt independently.
+    A window's deal is a function of (seed, ranks, window, window_rows, shares) and nothing else: a resumed run is dealt
+    what the uninterrupted run was, and no other random stream moves. Counts come from systematic sampling over the rows
+    of all ranks, so each role gets its share exactly where that is a whole number, within one row otherwise, and
+    without bias over windows. The rows of a role are spread over the ranks as evenly as they can be, so that no rank
+    waits for another longer than it must; a random permutation of each rank's own settles the order.
     """
 
-    def __init__(self, shares: Mapping[Role, float], seed: int, rank: int) -> None:
+    def __init__(self, shares: Mapping[Role, float], seed: int, rank: int = 0, ranks: int = 1) -> None:
         """Set the shares; they need not add up to one, only their proportions count.
 
         Args:
             shares: weight of each role, at least 0, one of them above.
             seed: the run's seed.
-            rank: the process's rank.
+            rank: of the process, from 0.
+            ranks: number of processes that a window's rows are spread over.
 
         Raises:
             TwinFlowConfigError: if a share is negative or not finite, none is above zero, or a role does not exist.
+            TwinFlowError: if there is no such rank.
         """
+        if not 0 <= rank < ranks:
+            raise TwinFlowError(f"There is no rank {rank} of {ranks}.")
         if unknown := set(shares) - set(Role):
             raise TwinFlowConfigError(f"There are no roles {sorted(unknown)}; the roles are {[*map(str, Role)]}.")
         if not all(math.isfinite(share) and share >= 0 for share in shares.values()):
@@ -58,7 +64,7 @@ class RoleDealer:
             raise TwinFlowConfigError(f"At least one role needs a share above 0; got {dict(shares)}.")
         self._shares = {role: weight / whole for role, weight in weights.items()}
         self._seed = seed
-        self._rank = rank
+        self._rank, self._ranks = rank, ranks
         self._window: int | None = None
         self._offset = 0
         self._laps: dict[tuple[int, int], tuple[Role, ...]] = {}
@@ -71,8 +77,8 @@ class RoleDealer:
         Args:
             batch_size: rows of this micro-batch, at least 1.
             window: index of the optimizer step.
-            window_rows: nominal rows of the window, train_batch_size times accumulation steps. A window that turns out
-                longer goes on with a further deal of as many rows.
+            window_rows: nominal rows of the window on one rank, train_batch_size times accumulation steps. A window
+                that turns out longer goes on with a further deal of as many rows.
 
         Returns:
             One role a row.
@@ -92,10 +98,13 @@ class RoleDealer:
     def _lap(self, lap: int, rows: int) -> tuple[Role, ...]:
         if (lap, rows) not in self._laps:
             # A string seed is hashed with SHA-512: the same on every machine, and unlike hash() in every process.
-            stream = random.Random(f"{self._seed}/{self._rank}/{self._window}/{rows}/{lap}")
-            dealt = [role for role, count in self._counts(rows, stream).items() for _ in range(count)]
-            stream.shuffle(dealt)
-            self._laps[lap, rows] = tuple(dealt)
+            name = f"{self._seed}/{self._window}/{rows}/{lap}"
+            stream = random.Random(f"{name}/{self._ranks}")  # the same on every rank
+            everyone = [role for role, count in self._counts(rows * self._ranks, stream).items() for _ in range(count)]
+            first = stream.randrange(self._ranks)
+            own = everyone[(self._rank + first) % self._ranks :: self._ranks]
+            random.Random(f"{name}/{self._rank} of {self._ranks}").shuffle(own)
+            self._laps[lap, rows] = tuple(own)
         return self._laps[lap, rows]
 
     def _counts(self, rows: int, stream: random.Random) -> dict[Role, int]:

@@ -68,3 +68,4 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "sdxl": DIFF2FLOW,
     "pixart": DIFF2FLOW,
 }
+IN_CI = ("sana", "wan", "qwen_image")

@@ -7,12 +7,12 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from benchmarks.digits.report import Record, append_result, by_variant, read_results, terminal_table, write_report
 from benchmarks.digits.setup import BASE_STEPS, base_model, classifier
 from benchmarks.digits.variants import VARIANTS
 from benchmarks.digits.workers import Job, execute
+from testbed.progress import Progress
 
 
 def main() -> None:
@@ -53,19 +53,19 @@ def plan(variants: tuple[str, ...], seeds: int, steps: int) -> list[Job]:
 
 def prepare(folder: Path, console: Console) -> None:
     """Have the base model and the classifier ready before the workers look for them."""
-    with _progress(console) as progress:
-        task = progress.add_task("training the base model", total=BASE_STEPS)
-        base_model(folder / "base.pt", lambda step: progress.update(task, completed=step))
-        progress.update(task, completed=BASE_STEPS, description="base model ready")
+    with Progress(console, "steps").shown() as progress:
+        task = progress.add("training the base model", total=BASE_STEPS)
+        base_model(folder / "base.pt", lambda step: progress.update(task, step))
+        progress.update(task, BASE_STEPS)
     classifier(folder / "classifier.pt")
 
 
 def train(jobs: list[Job], processes: int, folder: Path, results: Path, console: Console) -> int:
     """Make the runs, each result appended as it comes; returns how many failed."""
     failures = 0
-    with _progress(console) as progress:
-        task = progress.add_task(f"{len(jobs)} runs", total=sum(job.steps for job in jobs))
-        for job, outcome in execute(jobs, processes, folder, lambda made: progress.update(task, completed=made)):
+    with Progress(console, "steps").shown() as progress:
+        task = progress.add(f"{len(jobs)} runs", total=sum(job.steps for job in jobs))
+        for job, outcome in execute(jobs, processes, folder, lambda made: progress.update(task, made)):
             if isinstance(outcome, Exception):
                 failures += 1
                 console.print(f"{job.variant}, seed {job.seed} [red]failed[/]: {outcome!r}", soft_wrap=True)
@@ -80,18 +80,6 @@ def _line(record: Record) -> str:
     return (
         f"{record['variant']}, seed {record['seed']}, FD by steps {distances}; {record['milliseconds']:.0f} ms a step"
     )
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
 
 
 def _names(text: str) -> tuple[str, ...]:

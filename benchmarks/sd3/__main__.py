@@ -5,6 +5,7 @@ python -m benchmarks.sd3 [--seeds 3] [--steps 200] [--output output/benchmarks/s
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -21,6 +22,7 @@ from demo.pictures import contact_sheet, sample
 from demo.run import run_folder, train_side_by_side, trained_pipeline
 from demo.train import ROOT, demo_config, without_twinflow
 from simpletuner_twinflow import TwinFlowScheduler
+from testbed.progress import Progress
 
 SAMPLES = 1000
 STEPS = (1, 2, 4)
@@ -78,8 +80,11 @@ def scores_of(folder: Path, seed: int, steps: int, console: Console) -> dict[str
         train_side_by_side(seeded, missing, console)
     examiner, labels, rows = Judge(), torch.arange(10).repeat(SAMPLES // 10), []
     scores: dict[str, dict[str, float]] = {}
-    with console.status("drawing and judging"):
-        for name in (BASE, *runs):
+    names = (BASE, *runs)
+    torch.set_num_threads(os.cpu_count() or 1)
+    with Progress(console, "sets").shown() as progress:
+        task = progress.add("drawing and judging", total=len(names) * len(STEPS))
+        for name in names:
             pipeline = (
                 StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base")
                 if name == BASE
@@ -92,6 +97,7 @@ def scores_of(folder: Path, seed: int, steps: int, console: Console) -> dict[str
                 scores[name] |= {f"frechet {calls}": examiner.frechet(images)}
                 scores[name] |= {f"agreement {calls}": examiner.agreement(images, labels)}
                 rows.append((f"{name.replace(' own', '')}, {calls}", images[:20]))
+                progress.update(task, len(rows))
     contact_sheet(seeded / "comparison.png", rows, title="The same base, by config")
     file.write_text(json.dumps(scores, indent=1), encoding="utf-8")
     return scores

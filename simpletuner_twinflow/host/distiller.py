@@ -36,7 +36,8 @@ class TwinFlowDistiller(DistillationBase):
         self.meter = WindowMeter()
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank = int(trainer.accelerator.process_index)
-        self._dealer = RoleDealer(options.role_shares or self.objective.roles(), seed=self._seed, rank=self._rank)
+        shares, ranks = options.role_shares or self.objective.roles(), int(trainer.accelerator.num_processes)
+        self._dealer = RoleDealer(shares, seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
         self._dropout: bool | None = None  # asked once: walking a large network's modules at each step would cost

@@ -1,7 +1,7 @@
 """The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from simpletuner_twinflow.diffusion_stock import stock_timesteps
 from simpletuner_twinflow.host.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
-from simpletuner_twinflow.host.validation import sampling_guidance
+from simpletuner_twinflow.host.validation import REAL_GUIDANCE, sampling_guidance
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
 from simpletuner_twinflow.stock_scheduler import stock_scheduler, stock_settings
 
@@ -87,7 +87,8 @@ def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
     return info
 
 
-def _call_parameters(model: Any) -> Iterable[str]:
+def _call_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+    """Of the pipeline that the card's code calls: the stock one of the host's name, if there is one."""
     hosts = model.PIPELINE_CLASSES[model.DEFAULT_PIPELINE_TYPE]
     return inspect.signature(getattr(diffusers, hosts.__name__, hosts).__call__).parameters
 
@@ -140,7 +141,11 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
             f"torch.manual_seed({seed})  # the noise between steps, which stock pipelines take from the global stream"
         )
     lines.append("model_output = pipeline(")
-    arguments = [f"prompt={prompt!r}", asked, f"guidance_scale={guidance}"]
+    arguments = [f"prompt={prompt!r}", asked]
+    accepted = _call_parameters(model)
+    if "guidance_scale" in accepted:
+        arguments.append(f"guidance_scale={guidance}")
+    arguments += [f"{name}=1.0" for name in sorted(REAL_GUIDANCE & accepted.keys()) if accepted[name].default != 1.0]
     arguments += _prompt_arguments(model)
     arguments += [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
     arguments += [f"{name}={value!r}" for name, value in films.items()]

@@ -18,6 +18,16 @@ ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance":
 ADVERSARIAL = {"twinflow_adversarial_enabled": True}
 TWENTY_STEPS = {"max_train_steps": 20, "checkpointing_steps": 20, "validation_disable": True}
 PROBE_EACH_STEP = "import step_probe; step_probe.install(note)"
+# Each message takes a while on its way through a queue between processes; on a busy machine it does.
+SLOW_QUEUES = """
+import multiprocessing.queues, time
+class Slow(multiprocessing.queues._ForkingPickler):
+    @classmethod
+    def dumps(cls, message, protocol=None):
+        time.sleep(0.5 if isinstance(message, dict) else 0)
+        return super().dumps(message, protocol)
+multiprocessing.queues._ForkingPickler = Slow
+"""
 # Something that this run of the host does not call, so that the run can go on without it.
 CHANGE_A_SEAM = """
 def change(module):
@@ -97,6 +107,17 @@ def refused(host: Host, runs: Runs) -> Run:
     return host.train("refused", SEED | TINY | {"twinflow_delta_t": 2.0}, command="simpletuner")
 
 
+def slow_scan(host: Host, runs: Runs) -> Run:
+    """An image set whose metadata fill a pipe, and a machine so busy that a queue's entries come late."""
+    images = host.folder / "many_digits"
+    write_digits(images, limit=700)
+    own = {"id": "many", "instance_data_dir": str(images), "cache_dir_vae": "cache/vae-many"}
+    config = SEED | TINY | FULL | {"validation_disable": True, "max_train_steps": 1, "report_to": "none"}
+    return host.train(
+        "slow_scan", config, images=[datasets(host.images)[0] | own], environment={"OBSERVER_CODE": SLOW_QUEUES}
+    )
+
+
 def seam_missing(host: Host, runs: Runs) -> tuple[Run, Run]:
     """A host with a changed seam: with TwinFlow on, and off."""
     environment = {"OBSERVER_CODE": CHANGE_A_SEAM}
@@ -122,6 +143,7 @@ RECIPES = (
             hosts_own,
             disabled,
             refused,
+            slow_scan,
             seam_missing,
         )
     }

@@ -82,6 +82,17 @@ def test_implementation_host_hands_the_run_back_to_the_host(runs):
         assert "aux_loss/twinflow_rectify" in values
 
 
+# --- data ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.host_runs("slow_scan")
+def test_scan_of_a_large_image_set_loses_nothing_and_lets_the_run_end(runs):
+    """The plain host finds no image here, and its process waits at exit for a queue that nobody reads."""
+    run = runs["slow_scan"].check()
+    assert "Total number of images: 700" in run.log
+    assert len(run.step_logs()) == 1
+
+
 # --- conditioning -------------------------------------------------------------------------------------------------
 
 
