@@ -28,7 +28,8 @@ image take the same way and have not been proven.
 "Whole" families have also been through the whole trainer from files on disk, as a LoRA at tiny size: `make families`
 trains each plainly and with the adversarial branch, guidance and EMA, draws with the host's validation, resumes,
 exports, and runs the model card's code where neither this plugin nor the host is installed, with the prompt encoded as
-in training. The project's CI does so for {in_ci}. Of the others every part has been proven, the whole has not.
+in training. The project's CI does so for {in_ci}.
+Of the others every part has been proven, the whole has not.
 
 ## Flow matching
 
@@ -46,8 +47,8 @@ With `diff2flow_enabled` and `twinflow_allow_diff2flow`: {names}. Whole: {whole}
 
 ## Mended
 
-What SimpleTuner {host} cannot train by itself, since it ends before the first step, and can with `twinflow_enabled`. The
-log says so when it is met; with TwinFlow off the host is left as it is.
+What SimpleTuner {host} cannot train by itself, since it ends before the first step, and can with `twinflow_enabled`.
+The log says so when it is met; with TwinFlow off the host is left as it is.
 
 | family | the host |
 |---|---|

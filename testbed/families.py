@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,10 @@ def prompt(passage: Passage) -> None:
     folder = passage.folder("twinflow")
     given = [tensor for tensor in torch.load(folder / "condition.pt") if tensor.is_floating_point()]
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]
-    prompts = [[tensor for tensor in entry.values() if _is_embedding(tensor)] for entry in cached]
-    if not any(all(any(_same(tensor, found) for found in given) for tensor in tensors) for tensors in prompts):
-        shapes = [{tuple(tensor.squeeze().shape) for tensor in tensors} for tensors in (prompts[0], given)]
-        raise StageError(f"trained with {shapes[0]}, the card's code with {shapes[1]}")
+    trained = [_embeddings(entry) for entry in cached]
+    if not any(all(any(_same(*pair) for pair in product(forms, given)) for forms in prompt) for prompt in trained):
+        shapes = [[tuple(tensor.squeeze().shape) for tensor in tensors] for tensors in (*trained[0], given)]
+        raise StageError(f"trained with {shapes[:-1]}, the card's code with {shapes[-1]}")
 
 
 def _cached(file: Path) -> dict[str, Any]:
@@ -151,7 +152,15 @@ def _cached(file: Path) -> dict[str, Any]:
     return torch.load(io.BytesIO(gzip.decompress(file.read_bytes())))
 
 
-def _is_embedding(value: Any) -> bool:
+def _embeddings(entry: dict[str, Any]) -> list[list[torch.Tensor]]:
+    """Each embedding of a prompt in the forms that a network may be given it: padded, and without the padding."""
+    masks = [value for name, value in entry.items() if "mask" in name and isinstance(value, torch.Tensor)]
+    embeddings = [value.squeeze() for name, value in entry.items() if "mask" not in name and _is_sequence(value)]
+    lengths = {int(mask.sum()) for mask in masks if mask.squeeze().ndim == 1}
+    return [[value, *(value[:length] for length in lengths)] for value in embeddings]
+
+
+def _is_sequence(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point() and value.squeeze().ndim > 1
 
 

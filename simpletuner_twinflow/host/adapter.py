@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from simpletuner_twinflow.conditioning import TimeConditioning
 from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
+from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.flow import per_sample
 from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional, without_words
 from simpletuner_twinflow.host.conditioning import CONDITIONING, attach, batch_keys
-from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.layout import on_whole_batch
 from simpletuner_twinflow.objective import Condition
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -33,7 +34,13 @@ class FamilyAdapter:
         self._reference_timesteps: Tensor | None = None
 
     def attach_conditioning(self) -> None:
-        """Attach the conditioning's modules, if any; must run after the host has loaded and frozen its components."""
+        """Attach the conditioning's modules, if any; must run after the host has loaded and frozen its components.
+
+        Raises:
+            TwinFlowConfigError: The network has a frozen adapter that it is not drawn with.
+        """
+        if self.model.assistant_lora_loaded:
+            raise TwinFlowConfigError(ASSISTANT.format(path=self.model.config.assistant_lora_path))
         if self.time_conditioning == "training_only":
             self.conditioning = attach(self.model, self.family, self.sigma)
 

@@ -6,6 +6,7 @@ The host's own classes say the rest: direction, timesteps, latents, conditioning
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 
@@ -144,6 +145,14 @@ REFUSED = {  # the host's other families, and why
 }
 
 
+# Measured in docs/families.md: what a run learns with the adapter is off by the adapter's effect when drawn without it.
+ASSISTANT = (
+    "assistant_lora_path is {path!r} (the host's default for some flavours): a frozen adapter that is on in training "
+    "and off in drawing, so that the few-step model would be learnt on one network and drawn with another. "
+    "Set disable_assistant_lora to true, which trains the network that is drawn with, or use another model_flavour."
+)
+
+
 def is_flow_matching(config: Mapping[str, Any]) -> bool:
     """Whether the run's model predicts a flow velocity, by the host's own classes."""
     from simpletuner.helpers.models.registry import ModelRegistry
@@ -172,7 +181,25 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
                 f"{refusal.key} is {config[refusal.key]!r} with model_family {name!r}, which TwinFlow does not train: "
                 f"{refusal.reason}. Way out: {refusal.way_out}."
             )
+    if path := _assistant(config):
+        return ASSISTANT.format(path=path)
     return None
+
+
+def _assistant(config: Mapping[str, Any]) -> str | None:
+    """The frozen adapter that the host would train this run with, if it would; by its own classes."""
+    from simpletuner.helpers.models.registry import ModelRegistry
+
+    family = ModelRegistry.model_families()[config["model_family"]]
+    flavour = config.get("model_flavour")
+    if not flavour and not config.get("pretrained_model_name_or_path"):
+        flavour = family.DEFAULT_MODEL_FLAVOUR
+    if config.get("model_type") != "lora" or not family.supports_assistant_lora(
+        SimpleNamespace(**config | {"model_flavour": flavour})
+    ):
+        return None
+    by_flavour = getattr(family, "ASSISTANT_LORA_PATHS", {})
+    return config.get("assistant_lora_path") or by_flavour.get(flavour) or family.ASSISTANT_LORA_PATH
 
 
 def _diffusion_reason(config: Mapping[str, Any]) -> str | None:

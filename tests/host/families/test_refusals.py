@@ -44,3 +44,20 @@ def test_value_that_a_family_cannot_be_trained_with_is_refused(family, key, valu
         host_config(family, folder, **{key: value})
     for words in (f"{key} is '{value}'", family, way_out):
         assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("family", ["z_image", "qwen_image"])
+def test_assistant_that_is_off_in_drawing_is_refused_in_default_flavours(family, folder):
+    """Also under a path of the user's, and not where it is disabled or has no part in the run."""
+    default = {"model_type": "lora", "pretrained_model_name_or_path": None}
+    with pytest.raises(TwinFlowConfigError) as refusal:
+        host_config(family, folder, **default)
+    path = ModelRegistry.model_families()[family].DEFAULT_MODEL_FLAVOUR
+    flavoured = {"model_type": "lora", "model_flavour": path}
+    assert "assistant_lora_path is " in str(refusal.value)
+    assert "Set disable_assistant_lora to true" in str(refusal.value)
+    with pytest.raises(TwinFlowConfigError, match="assistant_lora_path is 'mine'"):
+        host_config(family, folder, **flavoured, assistant_lora_path="mine")
+    host_config(family, folder, **flavoured, disable_assistant_lora=True)
+    host_config(family, folder, **flavoured | {"model_type": "full"})
+    host_config(family, folder, **default | {"model_flavour": {"z_image": "base"}.get(family, "v1.0")})
