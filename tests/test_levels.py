@@ -146,3 +146,24 @@ def test_levels_that_would_not_fall_are_refused():
 def test_second_order_from_pure_noise_is_refused():
     with pytest.raises(TwinFlowConfigError, match="sigma_max below 1"):
         TwinFlowScheduler(style="multi", solver_order=2, sigma_max=1.0).set_timesteps(3)
+
+
+@pytest.mark.parametrize("unit", [1, 1000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_levels_are_moved_to_the_nearest_that_a_network_can_be_told_in_its_dtype(steps, dtype, unit):
+    plain = SamplerSettings().levels(steps)
+    name = str(dtype).removeprefix("torch.")
+    moved = SamplerSettings(time_dtype=name, time_unit=unit).levels(steps)
+    told = torch.tensor([unit * level for level in moved], dtype=torch.float64)
+    assert torch.equal(told, told.to(dtype).double())
+    if unit == 1:
+        assert torch.equal(1 - told, (1 - told).to(dtype).double())
+    nearest = torch.finfo(dtype).eps / 2 * (1 if unit == 1 else 1000 / 512 / 2)
+    assert moved == pytest.approx(plain, abs=nearest)
+
+
+@pytest.mark.parametrize("setting", [{"time_dtype": "int8"}, {"time_unit": 100}])
+def test_unknown_dtype_or_unit_of_time_is_refused(setting):
+    with pytest.raises(TwinFlowConfigError, match=next(iter(setting))):
+        SamplerSettings(**setting)
