@@ -124,7 +124,9 @@ def resume(passage: Passage) -> None:
 def card(passage: Passage) -> None:
     """The model card's code, where neither the plugin nor the host is installed: stock diffusers loads and draws."""
     folder = passage.folder("twinflow")
-    if not (file := folder / "output/README.md").exists():
+    output = folder / "output"
+    file = (output / "pipeline" if (output / "pipeline").exists() else output) / "README.md"
+    if not file.exists():
         raise StageError("no model card")
     code = re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)[0]
     for drawn in folder.glob("output.*"):

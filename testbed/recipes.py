@@ -65,7 +65,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "ltxvideo": {**FILM, **SHORT_PROMPT},
     "sanavideo": FILM,
     "sd1x": DIFF2FLOW,
-    "sdxl": DIFF2FLOW,
-    "pixart": DIFF2FLOW,
+    "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
+    "pixart": DIFF2FLOW | {"model_type": "full"},
 }
 IN_CI = ("sana", "wan", "qwen_image")

@@ -61,8 +61,10 @@ FAMILIES = {
     # Qwen-Image 2.1 embeds the time 0 for its prompt after the batch's times.
     "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, rows_first=True),
     "z_image": Family(time_embedding="t_embedder.mlp", time_unit=1),
-    "sana": Family(time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}),
-    "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
+    "sana": Family(
+        time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}, prompt_length=300
+    ),
+    "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=128),
     "auraflow": Family(time_embedding="time_step_proj", time_unit=1),
     # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.
     "chroma": Family(time_embedding="distilled_guidance_layer", time_unit=1),
@@ -87,13 +89,13 @@ FAMILIES = {
         time_unit=1,
         refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
     ),
-    "krea2": Family(time_embedding="time_embed", time_unit=1),
+    "krea2": Family(time_embedding="time_embed", time_unit=1, prompt_length=512),
     "ernie": Family(time_embedding="time_embedding"),
     "moss_image": Family(time_embedding="time_embedding", unguided_scale=1.0),
     # Its time embedding sees the batch's times and then as many times of clean conditioning images.
     "z_image_omni": Family(time_embedding="t_embedder.mlp", time_unit=1, rows_first=True),
     "kandinsky5_video": Family(time_embedding="time_embeddings"),
-    "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
+    "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=300),
     # Mage-Flow packs a batch into one sequence, in which a sample's positions depend on its place.
     "mageflow": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, whole_batch=True),
     "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1, data_ward=True),
@@ -124,7 +126,12 @@ DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
     "sd1x": Family(time_embedding="time_embedding"),  # with prediction_type "v_prediction" also SD 2
     "sdxl": Family(time_embedding="time_embedding"),
     "kolors": Family(time_embedding="time_embedding"),
-    "pixart": Family(time_embedding="adaln_single.emb.timestep_embedder"),
+    "pixart": Family(
+        time_embedding="adaln_single.emb.timestep_embedder",
+        refusals=(
+            Refusal("model_type", "lora", "the host leaves the adapter out of what it saves of it", 'set it to "full"'),
+        ),
+    ),
 }
 
 
@@ -175,14 +182,20 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
             f"model_family is {name!r}, which TwinFlow does not train: {reason}. Use one of: "
             f'{", ".join(sorted(FAMILIES))}; or SimpleTuner\'s own TwinFlow with twinflow_implementation: "host".'
         )
-    for refusal in FAMILIES[name].refusals:
-        if re.fullmatch(refusal.value, str(config.get(refusal.key))):
-            return (
-                f"{refusal.key} is {config[refusal.key]!r} with model_family {name!r}, which TwinFlow does not train: "
-                f"{refusal.reason}. Way out: {refusal.way_out}."
-            )
+    if reason := _refusal(config, FAMILIES[name]):
+        return reason
     if path := _assistant(config):
         return ASSISTANT.format(path=path)
+    return None
+
+
+def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
+    for refusal in family.refusals:
+        if re.fullmatch(refusal.value, str(config.get(refusal.key))):
+            return (
+                f"{refusal.key} is {config[refusal.key]!r} with model_family {config['model_family']!r}, which TwinFlow "
+                f"does not train: {refusal.reason}. Way out: {refusal.way_out}."
+            )
     return None
 
 
@@ -214,4 +227,4 @@ def _diffusion_reason(config: Mapping[str, Any]) -> str | None:
             f"prediction_type is {kind!r}, which diff2flow cannot turn into a flow. "
             'Set it to "epsilon" or "v_prediction", as the base model predicts, or remove it.'
         )
-    return None
+    return _refusal(config, DIFFUSION_FAMILIES[family])

@@ -16,7 +16,7 @@ from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
 MENDED = {  # family -> what the host alone cannot do with it
     "sana": "makes its pipeline without a scheduler to encode prompts with, and ends",
-    "sanavideo": "makes its pipeline without a scheduler to encode prompts with, and ends",
+    "sanavideo": "makes its pipeline without a scheduler to encode prompts with, and ends; its validation draws nothing",
     "ltxvideo": "makes its pipeline without a scheduler to encode prompts with, and ends",
     "sd1x": "makes its pipeline without a safety checker, even an absent one, to encode prompts with, and ends",
 }
@@ -47,13 +47,36 @@ def complete_pipelines(module: ModuleType) -> None:
     wrap(module, "ModelFoundation._load_pipeline", load_pipeline)
 
 
+@uses(Seam("SanaVideo.convert_negative_text_embed_for_pipeline", ("text_embedding",)))
+def read_negative_prompts(module: ModuleType) -> None:
+    """Let Sana-Video's validation draw: the host asks whether a tensor is true, to find its negative prompt."""
+
+    def convert(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
+        if active_options(model.config) is None:
+            return wrapped(*args, **kwargs)
+        given = args[0] if args else kwargs["text_embedding"]
+
+        def first(*names: str) -> Any:
+            return next((given[name] for name in names if given.get(name) is not None), None)
+
+        # Under the names that the host looks at last, so that it asks nothing of a tensor.
+        found = {
+            "prompt_embeds": first("negative_prompt_embeds", "prompt_embeds"),
+            "attention_mask": first("negative_prompt_attention_mask", "prompt_attention_mask", "attention_mask"),
+        }
+        _log("the negative prompt of %s's validation", model.config.model_family)
+        return wrapped(found)
+
+    wrap(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
+
+
 def _own_scheduler(model: Any) -> Any:
     """The scheduler in the folder or repository of the model's pipeline, in the class that its configuration names."""
     import diffusers
 
     source, revision = model._model_config_path(), model.config.revision
     config = diffusers.FlowMatchEulerDiscreteScheduler.load_config(source, subfolder="scheduler", revision=revision)
-    _log("%s of %s comes from %s", config["_class_name"], model, source)
+    _log("%s of %s comes from %s", config["_class_name"], model.config.model_family, source)
     return getattr(diffusers, config["_class_name"]).from_config(config)
 
 
@@ -86,5 +109,4 @@ def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
 
 def _log(what: str, *values: Any) -> None:
     # The host configures logging while it starts; a logger made earlier would be switched off.
-    shown = (type(value).__name__ if hasattr(value, "config") else value for value in values)
-    logging.getLogger("simpletuner_twinflow").info(f"Mending SimpleTuner: {what}.", *shown)
+    logging.getLogger("simpletuner_twinflow").info(f"Mending SimpleTuner: {what}.", *values)

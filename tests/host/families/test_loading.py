@@ -40,7 +40,7 @@ def encoding_pipeline(family, folder, enabled, made=host_model):
 def test_pipeline_that_the_host_makes_without_its_scheduler_gets_it_in_a_twinflow_run(family, folder, caplog):
     with pytest.raises(TypeError, match="scheduler"):
         encoding_pipeline(family, folder, enabled=False)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="simpletuner_twinflow"):
         model, pipeline = encoding_pipeline(family, folder, enabled=True)
     assert type(pipeline) is model.PIPELINE_CLASSES[PipelineTypes.TEXT2IMG]
     assert type(pipeline.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
@@ -51,7 +51,7 @@ def test_pipeline_that_the_host_makes_without_optional_parts_does_without_in_a_t
     made = diffusion_models.host_model
     with pytest.raises(TypeError, match="safety_checker"):
         encoding_pipeline("sd1x", folder, enabled=False, made=made)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="simpletuner_twinflow"):
         model, pipeline = encoding_pipeline("sd1x", folder, enabled=True, made=made)
     assert type(pipeline) is model.PIPELINE_CLASSES[PipelineTypes.TEXT2IMG]
     assert pipeline.safety_checker is None

@@ -38,6 +38,11 @@ def test_refused_family_is_named_with_its_reason(family, folder):
     assert REFUSED[family] in str(refusal.value)
 
 
+def test_adapter_of_pixart_is_refused_since_the_host_would_not_save_it(folder):
+    with pytest.raises(TwinFlowConfigError, match=r"model_type is 'lora' with model_family 'pixart'.*\"full\""):
+        host_config("pixart", folder, model_type="lora", diff2flow_enabled=True, twinflow_allow_diff2flow=True)
+
+
 @pytest.mark.parametrize(("family", "key", "value", "way_out"), VALUES)
 def test_value_that_a_family_cannot_be_trained_with_is_refused(family, key, value, way_out, folder):
     with pytest.raises(TwinFlowConfigError) as refusal:

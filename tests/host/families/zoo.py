@@ -99,7 +99,6 @@ class Tiny:
     conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
     draws: bool = True  # whether its pipeline is in the suite
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
-    negative_prompt: bool = True  # whether the host's own conversion of a negative prompt works
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
 
 
@@ -508,7 +507,6 @@ ZOO = {
         latents=(4, 2, 8, 8),
         text=PROMPT_MASK,
         time=thousandths,
-        negative_prompt=False,
         call={"use_resolution_binning": False},
     ),
     "boogu_image": Tiny(
