@@ -1,9 +1,9 @@
-# make setup | test | demo | bench | lint. Needs Python 3.12 or 3.13 and make; everything else goes into .venv.
+# make setup | test | demo | families | bench | lint. Needs Python 3.12 or 3.13 and make; everything else goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test lint demo bench clean
+.PHONY: setup test lint demo families bench clean
 
 setup: .venv/ready
 
@@ -24,6 +24,10 @@ lint: setup
 
 demo: setup
 	$(BIN)/python -u -m demo.run
+
+# A minute or two a family; NAMES="sana wan" takes these only.
+families: setup
+	$(BIN)/python -u -m testbed.families $(NAMES)
 
 # Two hours on two cores; an interrupted run resumes.
 bench: setup

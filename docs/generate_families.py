@@ -9,6 +9,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED, Family
+from simpletuner_twinflow.host.mended import MENDED
+from testbed.recipes import FAMILIES as WHOLE
+from testbed.recipes import IN_CI
 from tests.host.families.zoo import ZOO, Tiny, data_share, family_of, same, thousandths
 
 PAGE = Path(__file__).with_name("families.md")
@@ -22,22 +25,34 @@ pipeline draws an exact network's data at 1, 2 and 4 steps. It is run with each 
 flavour, and without the pipeline for the flavours that have a row of their own. Other flavours that edit or animate an
 image take the same way and have not been proven.
 
+"Whole" families have also been through the whole trainer from files on disk, as a LoRA at tiny size: `make families`
+trains each plainly and with the adversarial branch, guidance and EMA, draws with the host's validation, resumes,
+exports, and runs the model card's code where neither this plugin nor the host is installed, with the prompt encoded as
+in training. The project's CI does so for {in_ci}.
+Of the others every part has been proven, the whole has not.
+
 ## Flow matching
 
 t is 1 at noise. "Returns" is the network's raw output, x data and z noise. The time column also says what the network
-is given with `twinflow_time_conditioning: "signed_time"`, where u = t - r / 2, and -u on the twin path. "Sign" is where
-`training_only` adds the time sign: in the host's own embedding, or beside the target time where that one is out of use,
-behind all blocks, or would end up in an adapter's file. "Guidance" is the scale that validation calls the pipeline
-with.
+is given with `twinflow_time_conditioning: "signed_time"`, where u = t - r / 2, and -u on the twin path. "Joins" is
+where `training_only` adds target time and time sign. "Guidance" is the scale that validation calls the pipeline with.
 
-| family | time given (signed) | returns | target time joins | sign | guidance | remarks |
+| family | whole | time given (signed) | returns | joins | guidance | remarks |
 |---|---|---|---|---|---|---|
 """
 DIFFUSION = """
 ## Epsilon and v prediction
 
-With `diff2flow_enabled` and `twinflow_allow_diff2flow`: {names}.
+With `diff2flow_enabled` and `twinflow_allow_diff2flow`: {names}. Whole: {whole}.
 
+## Mended
+
+What SimpleTuner {host} cannot train by itself, since it ends before the first step, and can with `twinflow_enabled`.
+The log says so when it is met; with TwinFlow off the host is left as it is.
+
+| family | the host |
+|---|---|
+{mended}
 ## Refused
 
 A run with one of these ends at start-up with the reason.
@@ -45,6 +60,7 @@ A run with one of these ends at start-up with the reason.
 | family | reason |
 |---|---|
 """
+RECIPES = {"qwen_image": "qwen_image v1.0", "qwen_image v2.1": "qwen_image"}  # zoo -> recipe, where names differ
 TIMES = {thousandths: "1000 t (1000 u)", same: "t (u)", data_share: "1 - t (1 - u)"}
 
 
@@ -52,7 +68,13 @@ def render() -> str:
     """The page as Markdown."""
     rows = [_row(name, FAMILIES[family_of(name)], tiny) for name, tiny in sorted(ZOO.items())]
     refused = [f"| {name} | {reason} |\n" for name, reason in sorted(REFUSED.items())]
-    return HEADING + "".join(rows) + DIFFUSION.format(names=", ".join(sorted(DIFFUSION_FAMILIES))) + "".join(refused)
+    diffusion = DIFFUSION.format(
+        names=", ".join(sorted(DIFFUSION_FAMILIES)),
+        whole=", ".join(sorted(WHOLE.keys() & DIFFUSION_FAMILIES.keys())),
+        host="4.10",
+        mended="".join(f"| {name} | {fault} |\n" for name, fault in sorted(MENDED.items())),
+    )
+    return HEADING.format(in_ci=", ".join(IN_CI)) + "".join(rows) + diffusion + "".join(refused)
 
 
 def _row(name: str, family: Family, tiny: Tiny) -> str:
@@ -61,10 +83,10 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
         guidance += ", or the scale it is trained with if the network embeds one"
     cells = [
         name,
+        "yes" if RECIPES.get(name, name) in WHOLE else "",
         TIMES[tiny.time] if tiny.signed_time else TIMES[tiny.time].split(" (")[0],
         "z - x" if tiny.direction == 1 else "x - z",
         f"`{family.time_embedding}`",
-        f"host's `{family.host_sign}`" if family.host_sign else "ours",
         guidance,
         "; ".join(_remarks(family, tiny)),
     ]
@@ -79,8 +101,6 @@ def _remarks(family: Family, tiny: Tiny) -> list[str]:
         remarks.append("a sample's answer depends on its batch, so each of TwinFlow's passes is made on all of it")
     if not tiny.checkpointing:
         remarks.append("the host's gradient checkpointing raises, with or without TwinFlow")
-    if not tiny.negative_prompt:
-        remarks.append("the host's validation raises on a negative prompt, with or without TwinFlow")
     return [remark.replace("|", "\\|") for remark in remarks]
 
 

@@ -13,6 +13,9 @@ from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 # The last level above zero that the published few-step recipes use: (up to this many steps, level).
 _AUTOMATIC_SIGMA_MIN = ((2, 0.6), (4, 0.5), (math.inf, 0.3))
 
+# Binary digits of a number in each dtype; a level in float32 is close enough to what it should be to be left alone.
+_DIGITS = {"float32": None, "bfloat16": 8, "float16": 11}
+
 
 class Call(NamedTuple):
     """One call of the network."""
@@ -38,6 +41,9 @@ class SamplerSettings:
         sigma_min: last level above zero; 0 spaces the levels evenly down to zero. Automatic: 0 for "multi"; 0.6 up to
             2 steps, 0.5 up to 4 and 0.3 above for the others.
         shift: moves every level: `shift s / (1 + (shift - 1) s)`.
+        time_dtype: in which the network is given its time. Levels that it cannot hold are moved to ones that it can, so
+            that training, which aims at them, and every pipeline ask at the same times.
+        time_unit: what the network calls the time of noise, 1 or 1000; where it is 1, 1 minus a level can be held too.
     """
 
     style: Literal["few", "any", "multi"] = "few"
@@ -48,6 +54,8 @@ class SamplerSettings:
     sigma_max: float = 0.999
     sigma_min: float | None = None
     shift: float = 1.0
+    time_dtype: str = "float32"
+    time_unit: int = 1000
 
     def __post_init__(self) -> None:
         ratio, low = self.stochastic_ratio, self.sigma_min
@@ -60,6 +68,8 @@ class SamplerSettings:
             "sigma_max": (0 < self.sigma_max <= 1, "in (0, 1]"),
             "sigma_min": (low is None or 0 <= low < self.sigma_max, "in [0, sigma_max), or None for automatic"),
             "shift": (0 < self.shift < math.inf, "above 0"),
+            "time_dtype": (self.time_dtype in _DIGITS, f"one of {', '.join(_DIGITS)}"),
+            "time_unit": (self.time_unit in (1, 1000), "1 or 1000"),
         }
         for name, (holds, allowed) in rules.items():
             if not holds:
@@ -89,7 +99,9 @@ class SamplerSettings:
         # An explicit zero is a point of the grid, left out here because the 0 that ends every schedule is appended.
         last = intervals if low == 0 else max(intervals - 1, 1)
         start, span = 1 - self.sigma_max, self.sigma_max - low
-        levels = [self._shifted(1 - self._spaced(start + span * (step / last))) for step in range(intervals)]
+        levels = [
+            self._held(self._shifted(1 - self._spaced(start + span * (step / last)))) for step in range(intervals)
+        ]
         levels.append(0.0)
         if any(now <= following for now, following in pairwise(levels)):
             raise TwinFlowConfigError(
@@ -130,6 +142,16 @@ class SamplerSettings:
     def _spaced(self, u: float) -> float:
         a, b, c = self.kumaraswamy
         return (1 - (1 - u**a) ** b) ** c
+
+    def _held(self, level: float) -> float:
+        """The nearest level that the network can be told in its dtype."""
+        digits = _DIGITS[self.time_dtype]
+        if digits is None:
+            return level
+        if self.time_unit == 1:
+            return round(level * 2**digits) / 2**digits
+        mantissa, exponent = math.frexp(1000 * level)
+        return math.ldexp(round(mantissa * 2**digits), exponent - digits) / 1000
 
     def _shifted(self, sigma: float) -> float:
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)

@@ -60,6 +60,8 @@ class TwinFlowScheduler(FlowMatchEulerDiscreteScheduler):
         kumaraswamy: spacing of the levels.
         sigma_max: first level.
         sigma_min: last level above zero; None for automatic.
+        time_dtype: in which the network was given its time when it was trained, see `SamplerSettings`.
+        time_unit: what the network calls the time of noise, 1 or 1000.
         seed: of the noise drawn where no generator is given.
         use_dynamic_shifting: this and the following are for pipelines that work out a `mu`; none is used here.
         base_shift: see above.
@@ -88,6 +90,8 @@ class TwinFlowScheduler(FlowMatchEulerDiscreteScheduler):
         kumaraswamy: Sequence[float] = (1.0, 1.0, 1.0),
         sigma_max: float = 0.999,
         sigma_min: float | None = None,
+        time_dtype: str = "float32",
+        time_unit: int = 1000,
         seed: int = 0,
         use_dynamic_shifting: bool = False,
         base_shift: float | None = 0.5,
@@ -137,6 +141,8 @@ class TwinFlowScheduler(FlowMatchEulerDiscreteScheduler):
             sigma_max=config.sigma_max,
             sigma_min=config.sigma_min,
             shift=self.shift,
+            time_dtype=config.time_dtype,
+            time_unit=config.time_unit,
         )
 
     @property

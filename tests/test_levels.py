@@ -157,3 +157,24 @@ def test_timesteps_are_counted_in_the_models_own_number_of_them(kind):
     assert scheduler.timesteps.tolist() == pytest.approx(expected, abs=1e-6)
     assert scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0.0])
     assert scheduler.index_for_timestep(expected[1]) == 1
+
+
+@pytest.mark.parametrize("unit", [1, 1000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_levels_are_moved_to_the_nearest_that_a_network_can_be_told_in_its_dtype(steps, dtype, unit):
+    plain = SamplerSettings().levels(steps)
+    name = str(dtype).removeprefix("torch.")
+    moved = SamplerSettings(time_dtype=name, time_unit=unit).levels(steps)
+    told = torch.tensor([unit * level for level in moved], dtype=torch.float64)
+    assert torch.equal(told, told.to(dtype).double())
+    if unit == 1:
+        assert torch.equal(1 - told, (1 - told).to(dtype).double())
+    nearest = torch.finfo(dtype).eps / 2 * (1 if unit == 1 else 1000 / 512 / 2)
+    assert moved == pytest.approx(plain, abs=nearest)
+
+
+@pytest.mark.parametrize("setting", [{"time_dtype": "int8"}, {"time_unit": 100}])
+def test_unknown_dtype_or_unit_of_time_is_refused(setting):
+    with pytest.raises(TwinFlowConfigError, match=next(iter(setting))):
+        SamplerSettings(**setting)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from simpletuner_twinflow.conditioning import TimeConditioning
 from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
+from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.flow import per_sample
 from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional, without_words
-from simpletuner_twinflow.host.conditioning import attach, batch_keys, conditioning_names, hidden
-from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.conditioning import CONDITIONING, attach, batch_keys, hidden
+from simpletuner_twinflow.host.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.layout import on_whole_batch
 from simpletuner_twinflow.objective import Condition
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -34,7 +35,13 @@ class FamilyAdapter:
         self._reference_timesteps: Tensor | None = None
 
     def attach_conditioning(self) -> None:
-        """Attach the conditioning's modules, if any; must run after the host has loaded and frozen its components."""
+        """Attach the conditioning's modules, if any; must run after the host has loaded and frozen its components.
+
+        Raises:
+            TwinFlowConfigError: The network has a frozen adapter that it is not drawn with.
+        """
+        if self.model.assistant_lora_loaded:
+            raise TwinFlowConfigError(ASSISTANT.format(path=self.model.config.assistant_lora_path))
         if self.time_conditioning == "training_only":
             self.conditioning = attach(self.model, self.family, self.sigma)
 
@@ -43,7 +50,7 @@ class FamilyAdapter:
         if self.conditioning is None:
             return {}
         network = self.model.get_trained_component(unwrap_model=True)
-        return {name: network.get_submodule(name) for name in conditioning_names(self.family)}
+        return {name: network.get_submodule(name) for name in CONDITIONING}
 
     def conditioning_hidden(self) -> AbstractContextManager[None]:
         """A block in which the network does not show these modules, to whoever adapts what it finds."""
@@ -76,7 +83,7 @@ class FamilyAdapter:
             "sigmas": sigmas,
             "timesteps": self._timesteps(asked, batch),
         }
-        return there if self.conditioning is None else there | batch_keys(self.family, r, sign)
+        return there if self.conditioning is None else there | batch_keys(r, sign)
 
     def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the host batch that asks the network for the velocity, r = t, at the times that it has."""
@@ -84,7 +91,7 @@ class FamilyAdapter:
         there = dict(batch)
         if self.time_conditioning == "signed_time":
             there["timesteps"] = self._timesteps(t / 2, batch)
-        return there if self.conditioning is None else there | batch_keys(self.family, t, torch.ones_like(t))
+        return there if self.conditioning is None else there | batch_keys(t, torch.ones_like(t))
 
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, Condition], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""
@@ -101,8 +108,17 @@ class FamilyAdapter:
         return on_whole_batch(predict, len(batch["latents"])) if self.family.whole_batch else predict
 
     def scheduler(self) -> SchedulerMixin:
-        """The few-step sampler for this run's model."""
-        return DataWardTwinFlowScheduler() if self._data_ward else TwinFlowScheduler()
+        """The few-step sampler for this run's model, which asks at times that the run's dtype can hold."""
+        made = DataWardTwinFlowScheduler if self._data_ward else TwinFlowScheduler
+        return made(**self.sampling_times)
+
+    @property
+    def sampling_times(self) -> dict[str, Any]:
+        """The settings of the sampler that tell it how the network is given its times; none in float32."""
+        if self.model.config.weight_dtype == torch.float32:
+            return {}
+        dtype = str(self.model.config.weight_dtype).removeprefix("torch.")
+        return {"time_dtype": dtype} | ({"time_unit": 1} if self.family.time_unit == 1 else {})
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""

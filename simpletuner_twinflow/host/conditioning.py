@@ -10,24 +10,21 @@ from simpletuner_twinflow.conditioning import NegativeTimeEmbedding, TargetTimeE
 from simpletuner_twinflow.host.families import Family
 
 TARGET_TIME = "twinflow_target_time"  # batch key, and name of the module
-NEGATIVE_TIME = "twinflow_negative_time"  # name of the module where the sign does not go the host's way
+NEGATIVE_TIME = "twinflow_negative_time"  # name of the module
 SIGN = "twinflow_sign"  # batch key
-HOST_SIGN = "twinflow_time_sign"  # the host's own batch key
-
-
-def conditioning_names(family: Family) -> tuple[str, ...]:
-    """The network's submodules that only training needs."""
-    return TARGET_TIME, family.host_sign or NEGATIVE_TIME
+CONDITIONING = (TARGET_TIME, NEGATIVE_TIME)  # the network's submodules that only training needs
 
 
 def add_modules(network: nn.Module, family: Family) -> None:
-    """Add the modules to a network, on its device and in its dtype."""
+    """Add the modules to a network, on its device and in its dtype.
+
+    The host's own sign embedding is left alone. Its loader would have to make up weights that no file holds, and does
+    so by reading the network a second time in a way that a network with float32 modules or a quantised one refuses.
+    """
     reference = next(network.parameters())
     width = _width(network.get_submodule(family.time_embedding))
-    network.add_module(TARGET_TIME, TargetTimeEmbedding(width).to(device=reference.device, dtype=reference.dtype))
-    if family.host_sign is None:
-        module = NegativeTimeEmbedding(width).to(device=reference.device, dtype=reference.dtype)
-        network.add_module(NEGATIVE_TIME, module)
+    for name, module in ((TARGET_TIME, TargetTimeEmbedding(width)), (NEGATIVE_TIME, NegativeTimeEmbedding(width))):
+        network.add_module(name, module.to(device=reference.device, dtype=reference.dtype))
 
 
 def attach(model: Any, family: Family, sigma: Any) -> TimeConditioning:
@@ -44,13 +41,9 @@ def attach(model: Any, family: Family, sigma: Any) -> TimeConditioning:
         network.get_submodule(family.time_embedding),
         network,
         target_time=TARGET_TIME,
-        negative_time=None if family.host_sign else NEGATIVE_TIME,
+        negative_time=NEGATIVE_TIME,
         rows_first=family.rows_first,
     )
-    if family.host_sign is not None:
-        # Positive time is the pre-trained network: its row of the sign embedding stays zero and gets no gradient.
-        network.get_submodule(family.host_sign).padding_idx = 0
-
     predict = model.model_predict
 
     def model_predict(prepared_batch: dict, *args: Any, **kwargs: Any) -> dict:
@@ -81,10 +74,9 @@ def hidden(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def batch_keys(family: Family, r: Tensor, sign: Tensor) -> Mapping[str, Tensor]:
+def batch_keys(r: Tensor, sign: Tensor) -> Mapping[str, Tensor]:
     """What a batch must hold so that its passes are conditioned on r and sign, both (B,)."""
-    keys = {TARGET_TIME: r, SIGN: sign}
-    return keys | {HOST_SIGN: sign} if family.host_sign else keys
+    return {TARGET_TIME: r, SIGN: sign}
 
 
 class ConditionedClass:

@@ -56,7 +56,7 @@ class DiffusionAdapter(FamilyAdapter):
             "timesteps": sign * self.path.time(t - r / 2) if signed else point.time,
             FLOW_TIME: t,
         }
-        return there if self.conditioning is None else there | batch_keys(self.family, r, sign)
+        return there if self.conditioning is None else there | batch_keys(r, sign)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The model's own times of the flow's."""

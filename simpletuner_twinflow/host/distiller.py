@@ -18,7 +18,6 @@ from simpletuner_twinflow.host.saved_run import save_run
 from simpletuner_twinflow.objective import ObjectiveOptions, Predict, compute_losses, prepare_rows
 from simpletuner_twinflow.options import TwinFlowOptions
 from simpletuner_twinflow.roles import RoleDealer
-from simpletuner_twinflow.scheduler import TwinFlowScheduler
 from simpletuner_twinflow.teacher import RngState, replay_rng, teacher_weights
 
 ROWS, STREAM = "twinflow_rows", "twinflow_stream"  # batch keys: the objective's rows, the seed of their random numbers
@@ -31,7 +30,7 @@ class TwinFlowDistiller(DistillationBase):
         """Args: trainer: the host's trainer. options: of this run. adapter: of its model, conditioning attached."""
         super().__init__(teacher_model=trainer.model)
         self.trainer, self.options, self.adapter = trainer, options, adapter
-        self.objective = objective_options(options)
+        self.objective = objective_options(options, adapter.scheduler().step_times(options.target_step_count))
         self.meter = WindowMeter()
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank = int(trainer.accelerator.process_index)
@@ -143,8 +142,8 @@ class TwinFlowDistiller(DistillationBase):
         return predict
 
 
-def objective_options(options: TwinFlowOptions) -> ObjectiveOptions:
-    """What the numerical core needs of a run's options."""
+def objective_options(options: TwinFlowOptions, step_times: tuple[float, ...]) -> ObjectiveOptions:
+    """What the numerical core needs of a run's options. Args: step_times: those that its sampler asks at."""
     return ObjectiveOptions(
         estimate_order=options.estimate_order,
         enhanced_ratio=options.enhanced_ratio,
@@ -157,7 +156,7 @@ def objective_options(options: TwinFlowOptions) -> ObjectiveOptions:
         loss=options.loss,
         time_weighting=options.time_weighting,
         image_free=options.image_free,
-        step_times=TwinFlowScheduler().step_times(options.target_step_count),
+        step_times=step_times,
     )
 
 

@@ -6,6 +6,7 @@ The host's own classes say the rest: direction, timesteps, latents, conditioning
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 
@@ -23,7 +24,7 @@ class Family:
     """What the host's classes do not say of a family."""
 
     time_embedding: str  # submodule of the network whose output embeds the time
-    host_sign: str | None = None  # submodule: the host's sign embedding, where ordinary training passes it the sign
+    time_unit: int = 1000  # what the network calls the time of noise, 1 or 1000
     rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
     data_ward: bool = False  # whether network and pipeline count time as 1 - t, which the host's converter leaves out
     sigmas_of_data: bool = False  # whether also batch["sigmas"] is 1 - t, which the host's converter knows of
@@ -31,15 +32,17 @@ class Family:
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
+    prompt_length: int | None = None  # tokens of a prompt, where the host encodes with others than its config says
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
     network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
     refusals: tuple[Refusal, ...] = ()  # what of the family cannot be trained
 
 
 FAMILIES = {
-    "sd3": Family(time_embedding="time_text_embed.timestep_embedder", host_sign="time_sign_embed"),
+    "sd3": Family(time_embedding="time_text_embed.timestep_embedder"),
     "flux": Family(
         time_embedding="time_text_embed.timestep_embedder",
+        time_unit=1,
         embeds_guidance=True,
         refusals=(
             Refusal(
@@ -52,25 +55,25 @@ FAMILIES = {
     ),
     "flux2": Family(
         time_embedding="time_guidance_embed.timestep_embedder",
-        host_sign="time_sign_embed",
+        time_unit=1,
         embeds_guidance=True,
     ),
     # Qwen-Image 2.1 embeds the time 0 for its prompt after the batch's times.
-    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", rows_first=True),
-    "z_image": Family(time_embedding="t_embedder.mlp"),
-    # The host adds Sana's and LTX-Video's sign behind all blocks, so it goes our way.
-    "sana": Family(time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}),
-    "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
-    "auraflow": Family(time_embedding="time_step_proj", host_sign="time_sign_embed"),
+    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, rows_first=True),
+    "z_image": Family(time_embedding="t_embedder.mlp", time_unit=1),
+    "sana": Family(
+        time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}, prompt_length=300
+    ),
+    "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=128),
+    "auraflow": Family(time_embedding="time_step_proj", time_unit=1),
     # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.
-    "chroma": Family(time_embedding="distilled_guidance_layer", host_sign="time_sign_embed"),
-    "lumina2": Family(time_embedding="time_caption_embed.timestep_embedder"),
-    "hidream": Family(time_embedding="t_embedder.timestep_embedder", host_sign="t_embedder.time_sign_embed"),
-    "kandinsky5_image": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
-    "longcat_image": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
+    "chroma": Family(time_embedding="distilled_guidance_layer", time_unit=1),
+    "lumina2": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1),
+    "hidream": Family(time_embedding="t_embedder.timestep_embedder"),
+    "kandinsky5_image": Family(time_embedding="time_embeddings"),
+    "longcat_image": Family(time_embedding="time_embed.timestep_embedder", time_unit=1),
     "wan": Family(
         time_embedding="condition_embedder.time_embedder",
-        host_sign="condition_embedder.time_sign_embed",
         refusals=(
             Refusal(
                 "model_flavour",
@@ -80,27 +83,26 @@ FAMILIES = {
             ),
         ),
     ),
-    "hunyuanvideo": Family(time_embedding="time_embed.timestep_embedder", host_sign="time_embed.time_sign_embed"),
-    # The host would have PEFT wrap FLUX.3's and MOSS-Image's sign embedding and put it into the adapter's file.
+    "hunyuanvideo": Family(time_embedding="time_embed.timestep_embedder"),
     "flux3_image": Family(
         time_embedding="timestep_embedder",
+        time_unit=1,
         refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
     ),
-    "krea2": Family(time_embedding="time_embed", host_sign="time_embed.time_sign_embed"),
-    "ernie": Family(time_embedding="time_embedding", host_sign="time_sign_embed"),
+    "krea2": Family(time_embedding="time_embed", time_unit=1, prompt_length=512),
+    "ernie": Family(time_embedding="time_embedding"),
     "moss_image": Family(time_embedding="time_embedding", unguided_scale=1.0),
     # Its time embedding sees the batch's times and then as many times of clean conditioning images.
-    "z_image_omni": Family(time_embedding="t_embedder.mlp", host_sign="t_embedder.time_sign_embed", rows_first=True),
-    "kandinsky5_video": Family(time_embedding="time_embeddings", host_sign="time_embeddings.time_sign_embed"),
-    "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder"),
+    "z_image_omni": Family(time_embedding="t_embedder.mlp", time_unit=1, rows_first=True),
+    "kandinsky5_video": Family(time_embedding="time_embeddings"),
+    "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=300),
     # Mage-Flow packs a batch into one sequence, in which a sample's positions depend on its place.
-    "mageflow": Family(
-        time_embedding="time_text_embed.timestep_embedder", host_sign="time_sign_embed", whole_batch=True
-    ),
-    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", data_ward=True),
+    "mageflow": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, whole_batch=True),
+    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1, data_ward=True),
     # OmniGen's blocks see the time as a token; its other time embedding is for the output alone.
     "omnigen": Family(
         time_embedding="time_token",
+        time_unit=1,
         sigmas_of_data=True,
         whole_batch=True,
         reads_words=True,
@@ -124,7 +126,12 @@ DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
     "sd1x": Family(time_embedding="time_embedding"),  # with prediction_type "v_prediction" also SD 2
     "sdxl": Family(time_embedding="time_embedding"),
     "kolors": Family(time_embedding="time_embedding"),
-    "pixart": Family(time_embedding="adaln_single.emb.timestep_embedder"),
+    "pixart": Family(
+        time_embedding="adaln_single.emb.timestep_embedder",
+        refusals=(
+            Refusal("model_type", "lora", "the host leaves the adapter out of what it saves of it", 'set it to "full"'),
+        ),
+    ),
 }
 
 
@@ -145,6 +152,14 @@ REFUSED = {  # the host's other families, and why
 }
 
 
+# Measured in docs/families.md: what a run learns with the adapter is off by the adapter's effect when drawn without it.
+ASSISTANT = (
+    "assistant_lora_path is {path!r} (the host's default for some flavours): a frozen adapter that is on in training "
+    "and off in drawing, so that the few-step model would be learnt on one network and drawn with another. "
+    "Set disable_assistant_lora to true, which trains the network that is drawn with, or use another model_flavour."
+)
+
+
 def predicts_flow(config: Mapping[str, Any]) -> bool:
     """Whether the run's model predicts a flow velocity; a family that is not trained at all counts as one that does."""
     overridden = config.get("prediction_type") in ("epsilon", "v_prediction", "sample")
@@ -162,13 +177,37 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
             f"model_family is {name!r}, which TwinFlow does not train: {reason}. Use one of: "
             f'{", ".join(sorted(FAMILIES))}; or SimpleTuner\'s own TwinFlow with twinflow_implementation: "host".'
         )
-    for refusal in FAMILIES[name].refusals:
+    if reason := _refusal(config, FAMILIES[name]):
+        return reason
+    if path := _assistant(config):
+        return ASSISTANT.format(path=path)
+    return None
+
+
+def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
+    for refusal in family.refusals:
         if re.fullmatch(refusal.value, str(config.get(refusal.key))):
             return (
-                f"{refusal.key} is {config[refusal.key]!r} with model_family {name!r}, which TwinFlow does not train: "
-                f"{refusal.reason}. Way out: {refusal.way_out}."
+                f"{refusal.key} is {config[refusal.key]!r} with model_family {config['model_family']!r}, which "
+                f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."
             )
     return None
+
+
+def _assistant(config: Mapping[str, Any]) -> str | None:
+    """The frozen adapter that the host would train this run with, if it would; by its own classes."""
+    from simpletuner.helpers.models.registry import ModelRegistry
+
+    family = ModelRegistry.model_families()[config["model_family"]]
+    flavour = config.get("model_flavour")
+    if not flavour and not config.get("pretrained_model_name_or_path"):
+        flavour = family.DEFAULT_MODEL_FLAVOUR
+    if config.get("model_type") != "lora" or not family.supports_assistant_lora(
+        SimpleNamespace(**config | {"model_flavour": flavour})
+    ):
+        return None
+    by_flavour = getattr(family, "ASSISTANT_LORA_PATHS", {})
+    return config.get("assistant_lora_path") or by_flavour.get(flavour) or family.ASSISTANT_LORA_PATH
 
 
 def _diffusion_reason(config: Mapping[str, Any]) -> str | None:
@@ -183,4 +222,4 @@ def _diffusion_reason(config: Mapping[str, Any]) -> str | None:
             f"prediction_type is {kind!r}, which diff2flow cannot turn into a flow. "
             'Set it to "epsilon" or "v_prediction", as the base model predicts, or remove it.'
         )
-    return None
+    return _refusal(config, DIFFUSION_FAMILIES[family])

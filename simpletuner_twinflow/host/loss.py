@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.batches import EMPTY_PROMPT
-from simpletuner_twinflow.host.families import FAMILIES
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 from simpletuner_twinflow.options import TwinFlowOptions
 
@@ -78,12 +77,6 @@ def forget_expert_losses(config: Any) -> None:
         clear_load_balancing_loss()
 
 
-def uses_host_sign(config: Any, options: TwinFlowOptions) -> bool:
-    """Whether a run's time sign goes through the host's own sign embedding."""
-    family = FAMILIES.get(config.model_family)
-    return options.time_conditioning == "training_only" and family is not None and family.host_sign is not None
-
-
 def distiller_of(trainer: Any) -> Any | None:
     """The trainer's TwinFlow distiller, if this is a TwinFlow run."""
     from simpletuner_twinflow.host.distiller import TwinFlowDistiller
@@ -104,9 +97,9 @@ def hold_back_host_implementation(module: ModuleType) -> None:
 
     def pretrained_load_args(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
         given = dict(args[0] if args else kwargs["pretrained_load_args"])
-        options, loaded = active_options(model.config), wrapped(*args, **kwargs)
-        if options is not None and HOST_SIGN_EMBED not in given and not uses_host_sign(model.config, options):
-            loaded.pop(HOST_SIGN_EMBED, None)  # it would be in the network without a use, or against the mode asked for
+        loaded = wrapped(*args, **kwargs)
+        if active_options(model.config) is not None and HOST_SIGN_EMBED not in given:
+            loaded.pop(HOST_SIGN_EMBED, None)  # TwinFlow's sign goes its own way (host/conditioning.py)
         return loaded
 
     wrap(module, "ModelFoundation._twinflow_active", twinflow_active)

@@ -1,19 +1,20 @@
 """The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import diffusers
 from diffusers import LCMScheduler
 
 from simpletuner_twinflow.diffusion_stock import stock_diffusion_settings, stock_timesteps
 from simpletuner_twinflow.host.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
-from simpletuner_twinflow.host.validation import sampling_guidance
+from simpletuner_twinflow.host.validation import REAL_GUIDANCE, sampling_guidance
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
 from simpletuner_twinflow.stock_scheduler import stock_scheduler, stock_settings
 
@@ -24,8 +25,6 @@ DEVICE = '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.i
     Seam("save_model_card", ("model", "repo_folder")),
     Seam("_model_card_base_model", ("args",)),
     Seam("_validation_resolution", ("args",)),
-    Seam("_output_attribute", ("args", "model")),
-    Seam("_output_save_call", ("args",)),
 )
 def describe_twinflow(module: ModuleType) -> None:
     """Have the host's card say how a TwinFlow run was validated, what it exported, and how to draw with that."""
@@ -88,8 +87,10 @@ def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
     return info
 
 
-def _call_parameters(model: Any) -> Iterable[str]:
-    return inspect.signature(model.PIPELINE_CLASSES[model.DEFAULT_PIPELINE_TYPE].__call__).parameters
+def _call_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+    """Of the pipeline that the card's code calls: the stock one of the host's name, if there is one."""
+    hosts = model.PIPELINE_CLASSES[model.DEFAULT_PIPELINE_TYPE]
+    return inspect.signature(getattr(diffusers, hosts.__name__, hosts).__call__).parameters
 
 
 def _repository(repo_id: str) -> str:
@@ -106,14 +107,15 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     steps, seed = options.target_step_count, config.validation_seed or config.seed or 42
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
     guidance = sampling_guidance(model)
-    own = ("from simpletuner_twinflow import TwinFlowScheduler", "pipeline.scheduler = TwinFlowScheduler()")
+    times = _inline(model.twinflow_adapter.sampling_times)
+    own = ("from simpletuner_twinflow import TwinFlowScheduler", f"pipeline.scheduler = TwinFlowScheduler({times})")
     imports, scheduler = ["import torch", "from diffusers import DiffusionPipeline"], []
     stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
     if stock is None:
         ours = type(model.twinflow_adapter.scheduler())
         imports.append(f"from {ours.__module__} import {ours.__name__}")
         # A flow keeps to the trained levels, whatever shift the base model's scheduler has.
-        made = "()" if issubclass(ours, TwinFlowScheduler) else ".from_config(pipeline.scheduler.config)"
+        made = f"({times})" if issubclass(ours, TwinFlowScheduler) else ".from_config(pipeline.scheduler.config)"
         scheduler = [f"pipeline.scheduler = {ours.__name__}{made}"]
         note = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
     elif isinstance(stock, LCMScheduler):
@@ -129,22 +131,54 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         if config.model_type != "full":  # a pipeline brings its scheduler
             imports[1] += ", FlowMatchEulerDiscreteScheduler"
             scheduler = [f"pipeline.scheduler = FlowMatchEulerDiscreteScheduler({stock_settings(steps)})"]
-        note = _difference(steps) + "\n\n" + "\n".join(("```python", own[0], "", own[1], "```"))
+        note = _difference(model, steps) + "\n\n" + "\n".join(("```python", own[0], "", own[1], "```"))
+    films = _films(model)
+    if films:
+        imports.append("from diffusers.utils import export_to_gif")
     lines = [*imports, "", *_loading(metadata, config, source), *scheduler, f"pipeline.to({DEVICE})", ""]
     if not isinstance(stock, LCMScheduler):  # whose pipelines draw it from the generator
         lines.append(
             f"torch.manual_seed({seed})  # the noise between steps, which stock pipelines take from the global stream"
         )
     lines.append("model_output = pipeline(")
-    arguments = [f"prompt={prompt!r}", asked, f"guidance_scale={guidance}"]
-    if "max_sequence_length" in _call_parameters(model) and config.tokenizer_max_length:
-        # The stock default is another length, and another length is another condition.
-        arguments.append(f"max_sequence_length={config.tokenizer_max_length}")
+    arguments = [f"prompt={prompt!r}", asked]
+    accepted = _call_parameters(model)
+    if "guidance_scale" in accepted:
+        arguments.append(f"guidance_scale={guidance}")
+    arguments += [f"{name}=1.0" for name in sorted(REAL_GUIDANCE & accepted.keys()) if accepted[name].default != 1.0]
+    arguments += _prompt_arguments(model)
     arguments += [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
+    arguments += [f"{name}={value!r}" for name, value in films.items()]
     arguments.append(f"generator=torch.Generator().manual_seed({seed})")
     lines += [f"    {argument}," for argument in arguments]
-    lines += [f").{metadata._output_attribute(config, model)}", metadata._output_save_call(config).strip()]
+    if films:
+        lines += [").frames[0]", 'export_to_gif(model_output, "output.gif")']
+    else:
+        lines += [").images[0]", 'model_output.save("output.png")']
     return "\n".join(("", "```python", *lines, "```", "", note, ""))
+
+
+def _prompt_arguments(model: Any) -> list[str]:
+    """What makes a stock pipeline encode the prompt as the run did: another length is another condition."""
+    config, accepted = model.config, _call_parameters(model)
+    length = model.twinflow_adapter.family.prompt_length or config.tokenizer_max_length
+    given = {"max_sequence_length": length, "complex_human_instruction": config.sana_complex_human_instruction}
+    return [f"{name}={value!r}" for name, value in given.items() if value and name in accepted]
+
+
+def _films(model: Any) -> dict[str, Any]:
+    """The film that the run's validation draws, as arguments of the pipeline; none for a model of pictures."""
+    from simpletuner.helpers.models.common import VideoModelFoundation
+
+    if not isinstance(model, VideoModelFoundation):
+        return {}
+    asked = model.update_pipeline_call_kwargs({"num_inference_steps": 1, "guidance_scale": 0.0})
+    return {name: value for name, value in asked.items() if name == "num_frames" and value} | {"output_type": "pil"}
+
+
+def _inline(settings: Mapping[str, Any]) -> str:
+    """Keyword arguments as code, on one line."""
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 def _arguments(settings: Mapping[str, Any]) -> list[str]:
@@ -164,12 +198,12 @@ def _loading(metadata: ModuleType, config: Any, source: str) -> list[str]:
     ]
 
 
-def _difference(steps: int) -> str:
+def _difference(model: Any, steps: int) -> str:
     """What sets the stock scheduler's pictures apart from those of the run's validation."""
     stock = stock_scheduler(steps)
     stock.set_timesteps(steps)
     levels = ", ".join(f"{level:.4g}" for level in stock.sigmas[:-1].tolist())
-    trained = ", ".join(f"{level:.4g}" for level in TwinFlowScheduler().step_times(steps))
+    trained = ", ".join(f"{level:.4g}" for level in model.twinflow_adapter.scheduler().step_times(steps))
     other_noise = ", and draws other noise between the steps than the validation did" if steps > 1 else ""
     return (
         f"This needs diffusers alone. Its scheduler asks the network at {levels}, where the model was trained for "

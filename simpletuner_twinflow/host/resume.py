@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoint_files import damage, is_finished
 from simpletuner_twinflow.host.checkpoints import load_conditioning, read_conditioning, read_tensors
-from simpletuner_twinflow.host.loss import HOST_SIGN_EMBED, active_options
+from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.saved_run import SavedRun, Trained, saved_by
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 from simpletuner_twinflow.optimizer_state import Groups, fit_optimizer_state
@@ -82,7 +82,7 @@ def attach_to_loading(module: ModuleType) -> None:
         _tell_changes(manager, folder, run, current)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
-        with _own_configuration(network), _forgiven(module, {*saved.conditioning} ^ {*current.conditioning}):
+        with _forgiven(module, {*saved.conditioning} ^ {*current.conditioning}):
             wrapped(*args, **kwargs)
         if active:
             load_conditioning(manager.model.twinflow_adapter, weights, folder)
@@ -172,15 +172,6 @@ def _fit_next_state(optimizer: torch.optim.Optimizer, saved: Groups, current: Gr
         return fit_optimizer_state(state_dict, saved, current)
 
     optimizer.twinflow_fit = optimizer.register_load_state_dict_pre_hook(fit)
-
-
-@contextmanager
-def _own_configuration(network: nn.Module) -> Iterator[None]:
-    """Keep the network's own word on the sign embedding: the host takes over the checkpoint's configuration."""
-    has_sign = dict(network.config).get(HOST_SIGN_EMBED)
-    yield
-    if has_sign is not None:
-        network.register_to_config(**{HOST_SIGN_EMBED: has_sign})
 
 
 @contextmanager

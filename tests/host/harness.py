@@ -48,24 +48,7 @@ TINY = {
     "learning_rate": 1e-3,
 }
 EVENTS = "events-{rank}.jsonl"
-WITHOUT_PLUGIN_AND_HOST = """
-import sys
-sys.modules |= {"simpletuner": None, "simpletuner_twinflow": None}  # importing them raises ImportError
-"""
 FULL = {"model_type": "full", "train_batch_size": 8, "gradient_accumulation_steps": 1}
-
-
-def run_without_plugin_and_host(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a folder, in a process that can import neither this plugin nor the host."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_PLUGIN_AND_HOST + code],
-        cwd=folder,
-        env=clean | {"SIMPLETUNER_TWINFLOW_DISABLED": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @dataclass(frozen=True)

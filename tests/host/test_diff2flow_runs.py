@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from simpletuner_twinflow import TwinFlowDiffusionScheduler
 from simpletuner_twinflow.diffusion_stock import stock_timesteps
 from simpletuner_twinflow.host.checkpoints import read_conditioning
-from tests.host.diffusion_pipelines import BETAS
-from tests.host.harness import run_without_plugin_and_host
+from testbed.pipelines.diffusion import SDXL_BETAS
+from testbed.stock import run_without_plugin_and_host
 
 RUNS = {"sdxl_lora": "epsilon", "sdxl_v_full": "v_prediction"}
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
@@ -24,7 +24,7 @@ each_run = pytest.mark.parametrize("name", both)
 
 def scheduler_of(name):
     settings = {"prediction_type": RUNS[name], "rescale_betas_zero_snr": name == "sdxl_v_full"}
-    return TwinFlowDiffusionScheduler(**BETAS, **settings)
+    return TwinFlowDiffusionScheduler(**SDXL_BETAS, **settings)
 
 
 def draw(pipeline, **steps):

@@ -16,7 +16,8 @@ from torch import Tensor
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions, TwinFlowScheduler
 from simpletuner_twinflow.host.checkpoint_files import CONDITIONING_FILE
 from simpletuner_twinflow.host.conflicts import check_conflicts
-from tests.host.harness import ROOT, SEED, TINY, Run, run_without_plugin_and_host
+from testbed.stock import run_without_plugin_and_host
+from tests.host.harness import ROOT, SEED, TINY, Run
 
 FULL_RUNS = ("adversarial_full", "export_full_student")
 LORA_RUNS = ("export_lora", "export_lora_without_ema")

@@ -1,6 +1,7 @@
 """A host model of a family as the trainer would make it, with a tiny random network, and its batches."""
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,11 +56,11 @@ def host_config(family: str, folder: Path, **changes: Any) -> Any:
 
 
 def host_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
-    """The host's model class with a parsed config of its own and a tiny random network.
+    """The host's model class with a parsed config of its own, and a tiny random network that it loaded from files.
 
     Args:
         name: of the zoo.
-        folder: holds `scheduler/`, all that a model reads of a pipeline before its network is loaded.
+        folder: of `pipeline_folder`; the networks' files go there, a folder a family.
         dtype: of the network.
         changes: to the config.
     """
@@ -69,15 +70,25 @@ def host_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, *
     config.weight_dtype, config.base_weight_dtype, config.flow_matching = dtype, dtype, True  # as the trainer does
     model = ModelRegistry.model_families()[family](config, Accelerator(cpu=True))
     model.check_user_config()
-    arguments = model.pretrained_load_args({})
-    network = model.MODEL_CLASS(**tiny.network, **{k: v for k, v in arguments.items() if k == "enable_time_sign_embed"})
-    generator = torch.Generator().manual_seed(3)
-    for key, parameter in network.named_parameters():
-        if "time_sign_embed" not in key:  # zero at the start, as after loading a pre-trained network
-            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    model.model = network.to(dtype)
+    vars(config).update(tiny.checked)
+    config.pretrained_model_name_or_path = str(written(model, tiny, folder, folder / "networks" / name))
+    model.load_model()
     model.tiny = tiny
     return model
+
+
+def written(model: Any, tiny: Tiny, pipeline: Path, folder: Path) -> Path:
+    """A copy of the pipeline's folder with a random network's files, which hold nothing of TwinFlow's."""
+    subfolder = folder / (model.MODEL_SUBFOLDER or "")
+    if not (subfolder / "config.json").exists():
+        network = model.MODEL_CLASS(**tiny.network)
+        generator = torch.Generator().manual_seed(3)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+        network.save_pretrained(subfolder)
+        for part in ("scheduler", "tokenizer"):
+            shutil.copytree(pipeline / part, folder / part)
+    return folder
 
 
 def adapter_of(model: Any) -> FamilyAdapter:

@@ -15,7 +15,7 @@ from tests.host.families.steps import velocity
 from tests.host.families.zoo import ZOO
 
 families = pytest.mark.parametrize("family", ZOO)
-SIGN_MODULES = ("time_sign_embed", "twinflow_negative_time")
+CONDITIONING = ("time_sign_embed", "twinflow_")
 
 
 def trained(adapter, batch):
@@ -147,7 +147,7 @@ def test_signed_time_is_one_negative_or_positive_timestep(family, folder):
     adapter = adapter_of(model)
     batch = host_batch(model)
     assert adapter.conditioning_modules() == {}
-    assert not [name for name, _ in model.model.named_parameters() if any(part in name for part in SIGN_MODULES)]
+    assert not [name for name, _ in model.model.named_parameters() if any(part in name for part in CONDITIONING)]
     t, r = torch.tensor([0.9, 0.7, 0.5, 1.0]), torch.tensor([0.0, 0.3, 0.5, 0.0])
     sign = torch.tensor([1.0, -1.0, -1.0, 1.0])
     given = received(model, adapter.at(batch, batch["noisy_latents"], t, r, sign))

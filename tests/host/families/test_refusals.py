@@ -38,6 +38,11 @@ def test_refused_family_is_named_with_its_reason(family, folder):
     assert REFUSED[family] in str(refusal.value)
 
 
+def test_adapter_of_pixart_is_refused_since_the_host_would_not_save_it(folder):
+    with pytest.raises(TwinFlowConfigError, match=r"model_type is 'lora' with model_family 'pixart'.*\"full\""):
+        host_config("pixart", folder, model_type="lora", diff2flow_enabled=True, twinflow_allow_diff2flow=True)
+
+
 @pytest.mark.parametrize(("family", "key", "value", "way_out"), VALUES)
 def test_value_that_a_family_cannot_be_trained_with_is_refused(family, key, value, way_out, folder):
     with pytest.raises(TwinFlowConfigError) as refusal:
@@ -59,3 +64,20 @@ def test_way_out_of_schnell_is_one_that_the_hosts_model_takes(folder):
 def test_what_a_family_predicts_is_what_the_hosts_class_says(family):
     hosts = ModelRegistry.model_families()[family]
     assert predicts_flow({"model_family": family}) == hosts.PREDICTION_TYPE.is_flow_prediction
+
+
+@pytest.mark.parametrize("family", ["z_image", "qwen_image"])
+def test_assistant_that_is_off_in_drawing_is_refused_in_default_flavours(family, folder):
+    """Also under a path of the user's, and not where it is disabled or has no part in the run."""
+    default = {"model_type": "lora", "pretrained_model_name_or_path": None}
+    with pytest.raises(TwinFlowConfigError) as refusal:
+        host_config(family, folder, **default)
+    path = ModelRegistry.model_families()[family].DEFAULT_MODEL_FLAVOUR
+    flavoured = {"model_type": "lora", "model_flavour": path}
+    assert "assistant_lora_path is " in str(refusal.value)
+    assert "Set disable_assistant_lora to true" in str(refusal.value)
+    with pytest.raises(TwinFlowConfigError, match="assistant_lora_path is 'mine'"):
+        host_config(family, folder, **flavoured, assistant_lora_path="mine")
+    host_config(family, folder, **flavoured, disable_assistant_lora=True)
+    host_config(family, folder, **flavoured | {"model_type": "full"})
+    host_config(family, folder, **default | {"model_flavour": {"z_image": "base"}.get(family, "v1.0")})

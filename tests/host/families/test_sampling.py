@@ -47,7 +47,7 @@ def draw(model):
         "width": 64,
         **model.convert_text_embed_for_pipeline(cached_text(tiny, "a cat")),
     }
-    if model.uses_validation_negative_prompt() and tiny.negative_prompt:
+    if model.uses_validation_negative_prompt():
         given |= model.convert_negative_text_embed_for_pipeline(text_embedding=cached_text(tiny, ""))
     with settled_pipeline_calls(model):
         given = model.update_pipeline_call_kwargs(given) | tiny.call

@@ -89,6 +89,7 @@ class Tiny:
     direction: int = 1  # of the network's raw output
     flavour: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    checked: dict[str, Any] = field(default_factory=dict)  # config that the host's check would have none of
     hidden: str = "hidden_states"  # the network's names of its inputs
     timestep: str = "timestep"
     parts: Callable[[], dict[str, Any]] = dict  # of the pipeline, where it does not do without
@@ -98,7 +99,6 @@ class Tiny:
     conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
     draws: bool = True  # whether its pipeline is in the suite
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
-    negative_prompt: bool = True  # whether the host's own conversion of a negative prompt works
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
 
 
@@ -507,7 +507,6 @@ ZOO = {
         latents=(4, 2, 8, 8),
         text=PROMPT_MASK,
         time=thousandths,
-        negative_prompt=False,
         call={"use_resolution_binning": False},
     ),
     "boogu_image": Tiny(
@@ -567,6 +566,7 @@ ZOO |= {
             "param_dtype": "float32",
         },
         latents=(16, 4, 4),
+        checked={"attention_mechanism": "diffusers"},  # the host turns every choice into a kernel from the hub
         text=EMBEDS,
         time=same,
         hidden="img",
@@ -619,6 +619,7 @@ ZOO |= {
         text=EMBEDS,
         time=same,
         flavour="v2.1",
+        config={"disable_assistant_lora": True},  # the hub has it
     ),
 }
 

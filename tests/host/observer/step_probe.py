@@ -62,7 +62,7 @@ def install(note):
                     "pooled": prepared_batch["add_text_embeds"].float().sum(dim=1).tolist(),
                     "timesteps": prepared_batch["timesteps"].tolist(),
                     "target_time": prepared_batch["twinflow_target_time"].tolist(),
-                    "sign": prepared_batch["twinflow_time_sign"].tolist(),
+                    "sign": prepared_batch["twinflow_sign"].tolist(),
                     "weights": sum(parameter.double().sum().item() for parameter in trained),
                 }
             )

@@ -1,0 +1,112 @@
+"""Faults of the host that end a run before TwinFlow could train: mended while the flag is on, left while it is off.
+
+Each is named in the log when it is met, and in docs/families.md.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.loss import active_options
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+
+MENDED = {  # family -> what the host alone cannot do with it
+    "sana": "makes its pipeline without a scheduler to encode prompts with, and ends",
+    "sanavideo": "makes its pipeline without a scheduler to encode prompts with, and ends; its validation draws not",
+    "ltxvideo": "makes its pipeline without a scheduler to encode prompts with, and ends",
+    "sd1x": "makes its pipeline without a safety checker, even an absent one, to encode prompts with, and ends",
+}
+
+
+@uses(
+    Seam("ModelFoundation._load_scheduler_for_pipeline", ("pipeline_type",)),
+    Seam("ModelFoundation._load_pipeline", ("pipeline_type", "load_base_model")),
+    Seam("ModelFoundation._model_config_path", ("self",)),
+)
+def complete_pipelines(module: ModuleType) -> None:
+    """Give a pipeline that the host makes to encode prompts what its class asks for and the host leaves out."""
+
+    def load_scheduler(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
+        scheduler = wrapped(*args, **kwargs)
+        if scheduler is not None or active_options(model.config) is None:
+            return scheduler
+        return _own_scheduler(model)
+
+    def load_pipeline(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
+        if active_options(model.config) is None:
+            return wrapped(*args, **kwargs)
+        kind = args[0] if args else kwargs.get("pipeline_type", module.PipelineTypes.TEXT2IMG)
+        with _without_optional_parts(model.PIPELINE_CLASSES[kind]):
+            return wrapped(*args, **kwargs)
+
+    wrap(module, "ModelFoundation._load_scheduler_for_pipeline", load_scheduler)
+    wrap(module, "ModelFoundation._load_pipeline", load_pipeline)
+
+
+@uses(Seam("SanaVideo.convert_negative_text_embed_for_pipeline", ("text_embedding",)))
+def read_negative_prompts(module: ModuleType) -> None:
+    """Let Sana-Video's validation draw: the host asks whether a tensor is true, to find its negative prompt."""
+
+    def convert(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
+        if active_options(model.config) is None:
+            return wrapped(*args, **kwargs)
+        given = args[0] if args else kwargs["text_embedding"]
+
+        def first(*names: str) -> Any:
+            return next((given[name] for name in names if given.get(name) is not None), None)
+
+        # Under the names that the host looks at last, so that it asks nothing of a tensor.
+        found = {
+            "prompt_embeds": first("negative_prompt_embeds", "prompt_embeds"),
+            "attention_mask": first("negative_prompt_attention_mask", "prompt_attention_mask", "attention_mask"),
+        }
+        _log("the negative prompt of %s's validation", model.config.model_family)
+        return wrapped(found)
+
+    wrap(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
+
+
+def _own_scheduler(model: Any) -> Any:
+    """The scheduler in the folder or repository of the model's pipeline, in the class that its configuration names."""
+    import diffusers
+
+    source, revision = model._model_config_path(), model.config.revision
+    config = diffusers.FlowMatchEulerDiscreteScheduler.load_config(source, subfolder="scheduler", revision=revision)
+    _log("%s of %s comes from %s", config["_class_name"], model.config.model_family, source)
+    return getattr(diffusers, config["_class_name"]).from_config(config)
+
+
+@contextmanager
+def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
+    """Inside this block the class can be called without the parts that it names optional: they are None then."""
+    own, init = "__init__" in vars(pipeline_class), pipeline_class.__init__
+    asked = inspect.signature(init).parameters
+    optional = {
+        name
+        for name in getattr(pipeline_class, "_optional_components", ())
+        if name in asked and asked[name].default is inspect.Parameter.empty
+    }
+
+    @wraps(init)  # the host reads the signature
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if lacking := optional - kwargs.keys() if not args else ():
+            _log("%s is made without %s", type(self).__name__, ", ".join(sorted(lacking)))
+        init(self, *args, **dict.fromkeys(lacking) | kwargs)
+
+    pipeline_class.__init__ = __init__
+    try:
+        yield
+    finally:
+        if own:
+            pipeline_class.__init__ = init
+        else:
+            del pipeline_class.__init__
+
+
+def _log(what: str, *values: Any) -> None:
+    # The host configures logging while it starts; a logger made earlier would be switched off.
+    logging.getLogger("simpletuner_twinflow").info(f"Mending SimpleTuner: {what}.", *values)

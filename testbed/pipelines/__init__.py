@@ -1,0 +1,57 @@
+"""Complete tiny pipelines of the host's model families, with random weights, built without any download."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from testbed.pipelines import diffusion, image, video
+
+SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
+
+
+def sd3() -> DiffusionPipeline:
+    """Stable Diffusion 3: the demo's."""
+    return DiffusionPipeline.from_pretrained(SD3)
+
+
+BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
+    "sd3": sd3,
+    "sana": image.sana,
+    "wan": video.wan,
+    "qwen_image": image.qwen_image,
+    "qwen_image v1.0": image.qwen_image_1,
+    "flux": image.flux,
+    "flux2": image.flux2,
+    "z_image": image.z_image,
+    "chroma": image.chroma,
+    "auraflow": image.auraflow,
+    "lumina2": image.lumina2,
+    "krea2": image.krea2,
+    "hidream": image.hidream,
+    "ltxvideo": video.ltxvideo,
+    "sanavideo": video.sanavideo,
+    "sd1x": diffusion.sd1x,
+    "sdxl": diffusion.sdxl,
+    "pixart": diffusion.pixart,
+}
+
+
+def write(name: str, folder: Path) -> Path:
+    """Write a family's pipeline. Args: name: of `BUILDERS`. folder: to write to."""
+    torch.manual_seed(0)
+    pipeline = BUILDERS[name]()
+    awaken(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def awaken(network: nn.Module) -> None:
+    """Give weights that are zero at the start values, so that the output depends on the input."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.02, generator=generator)

@@ -1,0 +1,71 @@
+"""What each family's run needs beside a user's config, to be over in seconds on a CPU: few steps, float32."""
+
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "model_type": "lora",
+    "lora_rank": 4,
+    "data_backend_config": "config/data.json",
+    "output_dir": "output",
+    "seed": 42,
+    "resolution": 64,
+    "resolution_type": "pixel",
+    "num_train_epochs": 0,
+    "max_train_steps": 2,
+    "checkpointing_steps": 2,
+    "train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "lr_scheduler": "constant",
+    "optimizer": "optimi-adamw",
+    "mixed_precision": "no",
+    "base_model_precision": "no_change",
+    "gradient_checkpointing": False,
+    "disable_bucket_pruning": True,
+    "disable_benchmark": True,
+    "torch_num_threads": 1,
+    "report_to": "simpletuner",
+    "validation_prompt": "a handwritten digit 3",
+    "validation_resolution": "64x64",
+    "validation_num_inference_steps": 2,
+    "validation_disable_unconditional": True,
+    "validation_steps": 2,
+}
+TWINFLOW: dict[str, Any] = {
+    "use_ema": True,
+    "twinflow_enabled": True,
+    "twinflow_adversarial_enabled": True,
+    "twinflow_enhanced_ratio": 0.5,
+    "twinflow_target_step_count": 2,
+    "validation_guidance": 0.0,
+}
+DIFF2FLOW: dict[str, Any] = {"diff2flow_enabled": True, "twinflow_allow_diff2flow": True}
+MODEL = "{model}"  # stands for the pipeline's folder
+SHORT_PROMPT: dict[str, Any] = {"tokenizer_max_length": 77}
+FILM: dict[str, Any] = {"validation_num_video_frames": 9}
+# By name of the pipeline; the first word is the host's family, a second the flavour.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "sd3": {"model_flavour": "medium", "tokenizer_max_length": 8},
+    "sana": {"validation_resolution": "512x512"},
+    "wan": {"model_flavour": "t2v-480p-1.3b-2.1", **FILM, **SHORT_PROMPT},
+    # A pipeline's folder does not tell the host its flavour, and this flavour's VAE would be replaced from the hub.
+    "qwen_image": {
+        "model_flavour": "v2.1",
+        "pretrained_vae_model_name_or_path": MODEL,
+        "disable_assistant_lora": True,
+    },
+    "qwen_image v1.0": {},
+    "flux": {"model_flavour": "dev", "flux_guidance_mode": "constant", "flux_guidance_value": 1.0, **SHORT_PROMPT},
+    "flux2": {"model_flavour": "klein-4b"},
+    "z_image": {"disable_assistant_lora": True},
+    "chroma": {**SHORT_PROMPT},
+    "auraflow": {},
+    "lumina2": {},
+    "krea2": {},
+    "hidream": {**SHORT_PROMPT},
+    "ltxvideo": {**FILM, **SHORT_PROMPT},
+    "sanavideo": FILM,
+    "sd1x": DIFF2FLOW,
+    "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
+    "pixart": DIFF2FLOW | {"model_type": "full"},
+}
+IN_CI = ("sana", "wan", "qwen_image")
