@@ -6,7 +6,6 @@ The host's own classes say the rest: direction, timesteps, latents, conditioning
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 
@@ -36,6 +35,9 @@ class Family:
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
     network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
     refusals: tuple[Refusal, ...] = ()  # what of the family cannot be trained
+    # By flavour: the assistant LoRA that the host trains it with by default; "" where only one of the user's.
+    assistants: Mapping[str, str] = field(default_factory=dict)
+    default_flavour: str | None = None  # of the host; asked only where it has an assistant
 
 
 FAMILIES = {
@@ -44,6 +46,7 @@ FAMILIES = {
         time_embedding="time_text_embed.timestep_embedder",
         time_unit=1,
         embeds_guidance=True,
+        assistants={"schnell": "ostris/FLUX.1-schnell-training-adapter"},
         refusals=(
             Refusal(
                 "flux_guidance_mode",
@@ -59,8 +62,19 @@ FAMILIES = {
         embeds_guidance=True,
     ),
     # Qwen-Image 2.1 embeds the time 0 for its prompt after the batch's times.
-    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, rows_first=True),
-    "z_image": Family(time_embedding="t_embedder.mlp", time_unit=1),
+    "qwen_image": Family(
+        time_embedding="time_text_embed.timestep_embedder",
+        time_unit=1,
+        rows_first=True,
+        assistants={"v2.0": "", "v2.1": "SimpleTuner/Qwen-Image-2.1-training-assistant-v3"},
+        default_flavour="v2.1",
+    ),
+    "z_image": Family(
+        time_embedding="t_embedder.mlp",
+        time_unit=1,
+        assistants=dict.fromkeys(("turbo", "turbo-ostris-v2"), "ostris/zimage_turbo_training_adapter"),
+        default_flavour="turbo-ostris-v2",
+    ),
     "sana": Family(
         time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}, prompt_length=300
     ),
@@ -90,7 +104,7 @@ FAMILIES = {
         refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
     ),
     "krea2": Family(time_embedding="time_embed", time_unit=1, prompt_length=512),
-    "ernie": Family(time_embedding="time_embedding"),
+    "ernie": Family(time_embedding="time_embedding", assistants={"turbo": ""}),
     "moss_image": Family(time_embedding="time_embedding", unguided_scale=1.0),
     # Its time embedding sees the batch's times and then as many times of clean conditioning images.
     "z_image_omni": Family(time_embedding="t_embedder.mlp", time_unit=1, rows_first=True),
@@ -98,7 +112,13 @@ FAMILIES = {
     "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=300),
     # Mage-Flow packs a batch into one sequence, in which a sample's positions depend on its place.
     "mageflow": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, whole_batch=True),
-    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1, data_ward=True),
+    "boogu_image": Family(
+        time_embedding="time_caption_embed.timestep_embedder",
+        time_unit=1,
+        data_ward=True,
+        assistants=dict.fromkeys(("v0.1-turbo", "v0.1-turbo-fp8"), ""),
+        default_flavour="v0.1-turbo",
+    ),
     # OmniGen's blocks see the time as a token; its other time embedding is for the output alone.
     "omnigen": Family(
         time_embedding="time_token",
@@ -195,19 +215,14 @@ def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
 
 
 def _assistant(config: Mapping[str, Any]) -> str | None:
-    """The frozen adapter that the host would train this run with, if it would; by its own classes."""
-    from simpletuner.helpers.models.registry import ModelRegistry
-
-    family = ModelRegistry.model_families()[config["model_family"]]
+    """The frozen adapter that the host would train this run with, if it would."""
+    family, disabled = FAMILIES[config["model_family"]], str(config.get("disable_assistant_lora")).lower()
     flavour = config.get("model_flavour")
     if not flavour and not config.get("pretrained_model_name_or_path"):
-        flavour = family.DEFAULT_MODEL_FLAVOUR
-    if config.get("model_type") != "lora" or not family.supports_assistant_lora(
-        SimpleNamespace(**config | {"model_flavour": flavour})
-    ):
+        flavour = family.default_flavour
+    if config.get("model_type") != "lora" or disabled in ("true", "1", "yes", "on") or flavour not in family.assistants:
         return None
-    by_flavour = getattr(family, "ASSISTANT_LORA_PATHS", {})
-    return config.get("assistant_lora_path") or by_flavour.get(flavour) or family.ASSISTANT_LORA_PATH
+    return config.get("assistant_lora_path") or family.assistants[flavour] or None
 
 
 def _diffusion_reason(config: Mapping[str, Any]) -> str | None:

@@ -66,6 +66,19 @@ def test_what_a_family_predicts_is_what_the_hosts_class_says(family):
     assert predicts_flow({"model_family": family}) == hosts.PREDICTION_TYPE.is_flow_prediction
 
 
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_assistants_of_a_family_are_those_of_the_hosts_class(name):
+    """They stand in a table because a config is refused before the host's classes are imported."""
+    hosts, family = ModelRegistry.model_families()[name], FAMILIES[name]
+    refused = {refusal.value for refusal in family.refusals if refusal.key == "model_flavour"}
+    flavours = set(hosts.ASSISTANT_LORA_FLAVOURS or ()) - refused
+    by_flavour = getattr(hosts, "ASSISTANT_LORA_PATHS", {})
+    found = {flavour: by_flavour.get(flavour) or hosts.ASSISTANT_LORA_PATH or "" for flavour in flavours}
+    assert dict(family.assistants) == found
+    assert family.default_flavour in (None, hosts.DEFAULT_MODEL_FLAVOUR)
+    assert family.default_flavour or hosts.DEFAULT_MODEL_FLAVOUR not in flavours
+
+
 @pytest.mark.parametrize("family", ["z_image", "qwen_image"])
 def test_assistant_that_is_off_in_drawing_is_refused_in_default_flavours(family, folder):
     """Also under a path of the user's, and not where it is disabled or has no part in the run."""
