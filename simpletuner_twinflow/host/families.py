@@ -152,7 +152,7 @@ REFUSED = {  # the host's other families, and why
 }
 
 
-# Measured in docs/families.md: what a run learns with the adapter is off by the adapter's effect when drawn without it.
+# How far off: docs/families.md.
 ASSISTANT = (
     "assistant_lora_path is {path!r} (the host's default for some flavours): a frozen adapter that is on in training "
     "and off in drawing, so that the few-step model would be learnt on one network and drawn with another. "
@@ -193,8 +193,8 @@ def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
     for refusal in family.refusals:
         if re.fullmatch(refusal.value, str(config.get(refusal.key))):
             return (
-                f"{refusal.key} is {config[refusal.key]!r} with model_family {config['model_family']!r}, which TwinFlow "
-                f"does not train: {refusal.reason}. Way out: {refusal.way_out}."
+                f"{refusal.key} is {config[refusal.key]!r} with model_family {config['model_family']!r}, which "
+                f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."
             )
     return None
 
