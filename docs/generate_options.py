@@ -11,7 +11,8 @@ from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 PAGE = Path(__file__).with_name("options.md")
 HEADING = """# Options
 
-Every key of the plugin. Put them into an ordinary SimpleTuner config (JSON, TOML, env, command line or web UI).
+Every key of the plugin. Put them into an ordinary SimpleTuner config (JSON, TOML, env, command line or web UI); a
+`config.env` names them in capitals, as it names SimpleTuner's own (`TWINFLOW_ENABLED=true`).
 This page is generated from `simpletuner_twinflow/options.py` by `docs/generate_options.py`.
 
 | key | default | allowed | what it does |
@@ -20,6 +21,16 @@ This page is generated from `simpletuner_twinflow/options.py` by `docs/generate_
 OURS = """
 Keys marked with * are the plugin's own; the others are the ones that SimpleTuner documents for TwinFlow. What each was
 measured to be worth: [benchmarks.md](benchmarks.md).
+
+## What is refused, what is overridden
+
+- A wrong value, a misspelt key, or a key of SimpleTuner's or of a dataset that TwinFlow cannot honour ends the run
+  before anything is loaded: all problems of the configuration at once, a line each, with the key, the value found, what
+  is allowed and the way out. `simpletuner train` refuses within seconds, before it imports anything.
+- Keys of the plugin without `twinflow_enabled` are refused, since the run would train without TwinFlow. With
+  `"twinflow_enabled": false` all of them are idle, right or wrong.
+- What TwinFlow overrides (the validation's guidance, steps and scheduler) or cannot make sense of (an `ema_decay` not
+  within 0 to 1, an `ema_update_interval` above 1) is said once when the run starts.
 """
 
 

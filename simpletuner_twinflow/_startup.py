@@ -19,12 +19,18 @@ class HostFinder:
     """A `sys.meta_path` entry that finds nothing: the host's first import only triggers the hooks' registration."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> "ModuleSpec | None":
-        """Register the hooks when `fullname` is the host, then leave the import to the ordinary finders."""
+        """Register the hooks when `fullname` is the host, then leave the import to the ordinary finders.
+
+        Raises:
+            SystemExit: This process is a training command whose configuration is refused.
+        """
         if fullname == HOST:
             sys.meta_path.remove(self)
             from simpletuner_twinflow._hooks import register_hooks
+            from simpletuner_twinflow._preflight import refuse_early
 
             register_hooks()
+            refuse_early()
         return None
 
 

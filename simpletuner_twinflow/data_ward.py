@@ -1,6 +1,7 @@
 """The UCGM sampler for pipelines whose time runs towards the data."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +29,16 @@ class DataWardTwinFlowScheduler(TwinFlowScheduler):
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps, **kwargs)
         self.timesteps = 1 - self.timesteps / self.config.num_train_timesteps
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        return_dict: bool = True,
-    ) -> TwinFlowSchedulerOutput | tuple[Tensor]:
-        """As the parent's, from a data-ward average velocity."""
-        return super().step(-model_output, timestep, sample, generator, return_dict)
+    def step(self, model_output: Tensor, *args: Any, **kwargs: Any) -> TwinFlowSchedulerOutput | tuple[Tensor]:
+        """As the parent's, from a data-ward average velocity, (B, ...); noise-ward with `per_token_timesteps`."""
+        return super().step(-model_output, *args, **kwargs)
+
+    @property
+    def _timestep_range(self) -> float:
+        return 1.0
+
+    def _levels_of(self, timesteps: Tensor) -> Tensor:
+        return 1 - timesteps
+
+    def _sigma_to_t(self, sigma: float) -> float:
+        return 1 - sigma

@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from torch import Tensor
 
 from simpletuner_twinflow.diffusion import DiffusionPath, flow_state, noisy_sample
-from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 from simpletuner_twinflow.sampler import working_dtype
 from simpletuner_twinflow.scheduler import TwinFlowScheduler, TwinFlowSchedulerOutput
 
@@ -89,8 +89,18 @@ class TwinFlowDiffusionScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
-        """As of any scheduler, but what another one had by default counts: the model was trained with it."""
-        return super().from_config(complete(config), **kwargs)
+        """As of any scheduler, but what another one had by default counts: the model was trained with it.
+
+        Raises:
+            TwinFlowConfigError: if the configuration has no noise schedule, as that of a flow-matching scheduler.
+        """
+        config = complete(config)
+        if not {"beta_schedule", "trained_betas"} & {*config, *kwargs} or config.get("use_flow_sigmas", False):
+            raise TwinFlowConfigError(
+                "the configuration has no noise schedule of a diffusion model (beta_schedule is missing, or "
+                "use_flow_sigmas is true): for a flow use TwinFlowScheduler.from_config."
+            )
+        return super().from_config(config, **kwargs)
 
     @property
     def init_noise_sigma(self) -> float:
@@ -199,7 +209,8 @@ class TwinFlowDiffusionScheduler(SchedulerMixin, ConfigMixin):
             )
         now, following = (self.levels[place].to(sample.device).expand(len(sample)) for place in (index, index + 1))
         velocity = self.path.velocity(model_output, sample, now)
-        output = self._flow.step(velocity, self._flow.timesteps[index], self._precise(sample, now), generator)
+        state = self._precise(sample, now)
+        output = self._flow.step(velocity, self._flow.timesteps[index], state, generator=generator)
         self._state = output.prev_sample
         self._given = noisy_sample(output.prev_sample, following).to(sample.dtype)
         if not return_dict:

@@ -13,12 +13,17 @@ from diffusers import LCMScheduler
 
 from simpletuner_twinflow.diffusion_scheduler import TwinFlowDiffusionScheduler, complete
 
+MOST_STEPS = 8
+_NEARLY = 0.005  # of the flow's time: what of its nearness a scheduler may give up to serve all numbers of steps
 # A scheduler of training clips the clean estimate to [-1, 1] by default, which latents are not confined to.
+_MODELS_OWN = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 _ALWAYS = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading"}
 
 
 def stock_diffusion_scheduler(config: Mapping[str, Any], steps: int) -> LCMScheduler | None:
     """A stock scheduler that starts at the model's last time and whose levels are near the sampler's.
+
+    It serves 1 to 8 steps where such a one is as near, and else refuses those that it does not serve, by a ValueError.
 
     Args:
         config: of any scheduler with the model's noise schedule and kind of prediction.
@@ -41,7 +46,19 @@ def stock_diffusion_scheduler(config: Mapping[str, Any], steps: int) -> LCMSched
 
     # Of these alone the first timestep is the model's last time.
     divisors = [count for count in range(steps, last + 2) if (last + 1) % count == 0]
-    return _made(config, min(divisors, key=distance))
+    near = {count: distance(count) for count in divisors}
+    nearest = [count for count in divisors if near[count] <= min(near.values()) + _NEARLY]
+    return _made(config, min(nearest, key=lambda count: (count < MOST_STEPS, near[count])))
+
+
+def stock_diffusion_settings(scheduler: LCMScheduler) -> dict[str, Any]:
+    """The arguments that make such a scheduler anew: the model's own in full, of the rest what is not by default."""
+    defaults = inspect.signature(LCMScheduler.__init__).parameters
+    return {
+        name: value
+        for name, value in scheduler.config.items()
+        if name in defaults and (name in _MODELS_OWN or value != defaults[name].default)
+    }
 
 
 def stock_timesteps(config: Mapping[str, Any], steps: int) -> list[int]:

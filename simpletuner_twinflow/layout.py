@@ -1,22 +1,15 @@
 """Passes on some rows of a batch, laid out like the pass on all of them.
 
-Dropout draws one mask for the whole tensor, so two passes on the same random numbers have the same masks only if their
-batches have the same rows in the same places. RCGM multiplies the difference between student and teacher by up to 1/D:
-masks that disagree would bury its target in noise.
+For networks whose answer for a sample depends on its place or its neighbours in the batch: student and teacher are
+compared, so a sample must stand in the same place in both passes.
 """
 
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simpletuner_twinflow.rows import Condition, Predict, index
-
-
-def has_active_dropout(network: nn.Module) -> bool:
-    """Whether a dropout layer of the network, adapters included, would drop anything as it is now."""
-    layers = (module for module in network.modules() if isinstance(module, nn.modules.dropout._DropoutNd))
-    return any(layer.training and layer.p > 0 for layer in layers)
 
 
 def on_whole_batch(predict: Predict, size: int) -> Predict:

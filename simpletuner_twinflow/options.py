@@ -6,7 +6,7 @@ The host's fields, the validators and `docs/options.md` are read off these decla
 import dataclasses
 import difflib
 import json
-import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,14 @@ from typing import Any, Literal, Self
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.roles import Role
 
-PREFIX = "twinflow_"
+NAME = "twinflow"
+PREFIX = f"{NAME}_"
+REAL_ROLES = (Role.one_step, Role.near, Role.any_step)  # what trains on the data; twin rows are made by the model
+LEAST_SHARE = (
+    1e-3  # of a role that has rows, as a part of the largest share; a smaller one would be dealt no row for long
+)
+SHOWN = 80  # characters of a value that an error shows
+TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off")  # as the host reads text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +34,11 @@ class OptionInfo:
     help: str
     minimum: float | None = None
     maximum: float | None = None
+    below_maximum: bool = False  # whether the maximum itself is left out
     choices: tuple[str, ...] | None = None
     read: Callable[[Any], Any] | None = None  # makes the value of a JSON list or object; ValueError if it cannot be
     allowed: str = ""  # what `read` takes, in words
+    note: str = ""  # what makes the range plain, said after it
     requires: tuple[str, ...] = ("twinflow_enabled",)
     documented: bool = False  # one of the feature's twelve documented keys; the others are ours
 
@@ -41,10 +50,16 @@ class OptionInfo:
         if self.choices:
             return " or ".join(f'"{choice}"' for choice in self.choices)
         if self.minimum is not None and self.maximum is not None:
-            return f"{self.minimum:.7g} to {self.maximum:.7g}"
-        if self.minimum is not None:
-            return f"at least {self.minimum:g}"
+            whole = "a whole number from " if isinstance(self.minimum, int) else ""
+            to = "to below" if self.below_maximum else "to"
+            return f"{whole}{self.minimum:.7g} {to} {self.maximum:.7g}{self.note}"
         return "true or false"
+
+    def holds(self, number: float) -> bool:
+        """Whether a number lies in the range; NaN does not."""
+        above = self.minimum is None or self.minimum <= number
+        below = self.maximum is None or (number < self.maximum if self.below_maximum else number <= self.maximum)
+        return above and below
 
 
 def option(default: Any, **info: Any) -> Any:
@@ -60,23 +75,26 @@ def read_range(value: Any) -> tuple[float, float]:
     """
     if not isinstance(value, list) or len(value) != 2 or not all(_is_number(time) for time in value):
         raise ValueError("not a list of two numbers")
-    low, high = map(float, value)
+    low, high = value
     if not 0 <= low <= high <= 1:
         raise ValueError("not low <= high within 0 to 1")
-    return low, high
+    return float(low), float(high)
 
 
 def read_shares(value: Any) -> dict[Role, float]:
     """The share of each role from a JSON object.
 
     Raises:
-        ValueError: It is anything else, or no role has a share.
+        ValueError: It is anything else, no real row would be trained, or a share is too small to be dealt.
     """
     if not isinstance(value, dict) or not all(_is_number(share) and share >= 0 for share in value.values()):
         raise ValueError("not an object of numbers from 0 up")
     shares = {Role(name): float(share) for name, share in value.items()}
-    if not any(shares.values()):
-        raise ValueError("no role has a share")
+    largest = max(shares.values(), default=0.0)
+    if not any(shares.get(role) for role in REAL_ROLES):
+        raise ValueError("no real row would be trained")
+    if any(0 < share < LEAST_SHARE * largest for share in shares.values()):
+        raise ValueError("a share is too small to be dealt")
     return shares
 
 
@@ -113,9 +131,12 @@ class TwinFlowOptions:
         0.5,
         label="Guidance ratio",
         help="Weight of the teacher's conditional minus unconditional velocity in the training target, so that "
-        "sampling needs no guidance. 0 leaves it out and saves two teacher passes.",
+        "sampling needs no guidance: the trained-in guidance scale is 1 / (1 - ratio), so 0.5 is a scale of 2. "
+        "0 leaves it out and saves two teacher passes.",
         minimum=0.0,
-        maximum=10.0,
+        maximum=1.0,
+        below_maximum=True,
+        note=" (the trained-in guidance scale is 1 / (1 - ratio), which has no finite value from 1 on)",
         documented=True,
     )
     delta_t: float = option(
@@ -208,7 +229,8 @@ class TwinFlowOptions:
         help="Proportions in which rows are dealt to the parts of the objective. Unset: equal shares of all that are "
         "trained. A role left out gets no rows; twin belongs to the adversarial branch and is needed there.",
         read=read_shares,
-        allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one above 0",
+        allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one of the first three "
+        "above 0, and none above 0 that is under a thousandth of the largest",
     )
     time_conditioning: Literal["training_only", "signed_time", "none"] = option(
         "training_only",
@@ -242,46 +264,67 @@ class TwinFlowOptions:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Read the options from a run's configuration, checking type and range of each.
+        """Read the options from a run's parsed configuration, checking type and range of each.
 
         Args:
             values: The run's configuration; keys without the prefix and missing keys are passed over, None means
                 "not set".
 
         Raises:
-            TwinFlowConfigError: One line with the key, the value found, the allowed range and the way out.
+            TwinFlowConfigError: A line for each problem: the key, the value found, the allowed range and the way out.
         """
-        read = {
-            item.name: _checked(item, values[PREFIX + item.name])
-            for item in dataclasses.fields(cls)
-            if values.get(PREFIX + item.name) is not None
-        }
-        options = cls(**read)
-        options._check_together()
+        options, refused = cls.read(values)
+        if problems := [*refused.values(), *options.contradictions()]:
+            raise TwinFlowConfigError(*problems)
         return options
 
-    def _check_together(self) -> None:
-        """Refuse what contradicts itself among the options while TwinFlow trains."""
+    @classmethod
+    def read(cls, values: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> tuple[Self, dict[str, str]]:
+        """The options, with the default where a value cannot be taken.
+
+        Args:
+            values: as `from_mapping` takes them.
+            given: the same values as the user wrote them, for the lines on them; where they stood as text, say.
+
+        Returns:
+            The options, and for each key whose value cannot be taken a line that says so.
+        """
+        read, problems = {}, {}
+        for item in dataclasses.fields(cls):
+            value = values.get(PREFIX + item.name)
+            if value is None:
+                continue
+            try:
+                read[item.name] = _checked(item, value)
+            except ValueError:
+                key = PREFIX + item.name
+                problems[key] = _refusal(item, (given or values).get(key, value))
+        return cls(**read), problems
+
+    def contradictions(self) -> list[str]:
+        """A line on each contradiction among the options; none while TwinFlow does not train."""
         if not self.enabled or self.implementation == "host":
-            return
+            return []
+        found = []
         twin = (self.role_shares or {}).get(Role.twin, 0.0)
         if self.role_shares is not None and (twin > 0) != self.adversarial_enabled:
-            raise TwinFlowConfigError(
+            found.append(
                 f"twinflow_role_shares gives twin {twin:g} while twinflow_adversarial_enabled is "
                 f"{_as_json(self.adversarial_enabled)}: twin rows are what the adversarial branch trains on. Set "
                 "both or neither."
             )
         if self.adversarial_enabled and self.time_conditioning == "none":
-            raise TwinFlowConfigError(
+            found.append(
                 'twinflow_time_conditioning is "none" while twinflow_adversarial_enabled is true: without a time sign '
                 'the real path would be trained on generated samples. Use "training_only" or "signed_time".'
             )
         if self.image_free and not self.adversarial_enabled:
-            raise TwinFlowConfigError(
+            found.append(
                 "twinflow_image_free is true while twinflow_adversarial_enabled is false: without that branch nothing "
                 "would tie the samples to what the base model knows. Set twinflow_adversarial_enabled to true or "
                 "twinflow_image_free to false."
             )
+        return found
 
     @classmethod
     def info(cls, name: str) -> OptionInfo:
@@ -306,19 +349,29 @@ class TwinFlowOptions:
         return _plain_type(cls.__dataclass_fields__[name].type)
 
 
-def check_spelling(keys: Iterable[str]) -> None:
-    """Refuse a `twinflow_*` key that does not exist.
-
-    Raises:
-        TwinFlowConfigError: Names the key and the nearest right one.
-    """
+def misspelt(keys: Iterable[str]) -> list[str]:
+    """A line on each key that begins with the name and does not exist, with the nearest right one."""
     known = TwinFlowOptions.keys()
-    for key in keys:
-        if key.startswith(PREFIX) and key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise TwinFlowConfigError(
-                f"{key} is not a TwinFlow key; did you mean {nearest}? All keys: {', '.join(known)}"
-            )
+    wrong = [key for key in dict.fromkeys(keys) if key.lower().startswith(NAME) and key not in known]
+    nearest = {key: difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)[0] for key in wrong}
+    lines = [f"{key} is not a TwinFlow key; did you mean {near}? " for key, near in nearest.items()]
+    return [line + f"All keys: {', '.join(known)}" if line is lines[0] else line.strip() for line in lines]
+
+
+def from_text(key: str, text: str) -> Any:
+    """What a text stands for as the value of a key; the text itself where it stands for nothing of the key's type.
+
+    Config files, environment variables and command lines may all give a number or a switch as text.
+    """
+    kind, stripped = TwinFlowOptions.type_of(key.removeprefix(PREFIX)), text.strip()
+    if kind is bool and stripped.lower() in TRUE_WORDS + FALSE_WORDS:
+        return stripped.lower() in TRUE_WORDS
+    if kind in (int, float):
+        try:
+            return kind(stripped)
+        except ValueError:
+            return text
+    return stripped if kind is str else text
 
 
 def _plain_type(annotation: Any) -> type:
@@ -329,36 +382,56 @@ def _plain_type(annotation: Any) -> type:
     return annotation
 
 
-def _checked(item: dataclasses.Field, value: Any) -> Any:
-    key, info, kind = PREFIX + item.name, item.metadata["info"], _plain_type(item.type)
-    problem = TwinFlowConfigError(
-        f"{key} is {value!r}; allowed: {info.range_text}. Set it to a value in that range or remove it "
+def _refusal(item: dataclasses.Field, value: Any) -> str:
+    key, info = PREFIX + item.name, item.metadata["info"]
+    meant = next((choice for choice in info.choices or () if str(value).strip().lower() == choice), None)
+    one_of = "one of these" if info.choices else "a value in that range" if info.maximum is not None else "such a value"
+    way_out = f'"{meant}"' if meant else "true or false" if _plain_type(item.type) is bool else one_of
+    text = " ".join(value.split()) if info.read and isinstance(value, str) else ""  # JSON is read, not quoted again
+    found = _cut(text) if text else shown(value)
+    return (
+        f"{key} is {found}; allowed: {info.range_text}. Set it to {way_out} or remove it "
         f"(default {_as_json(item.default)})."
     )
+
+
+def _checked(item: dataclasses.Field, value: Any) -> Any:
+    """A value of an option. Raises: ValueError: it is none."""
+    info, kind = item.metadata["info"], _plain_type(item.type)
     if info.read:
         try:
             return info.read(json.loads(value) if isinstance(value, str) else value)
-        except ValueError as error:
-            raise problem from error
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise problem
-        return value
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
     if kind is str:
         if value not in info.choices:
-            raise problem
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise problem
-    if not info.minimum <= value <= info.maximum:  # also refuses NaN
-        raise problem
-    if kind is int and value != int(value):
-        raise problem
+            raise ValueError("not a choice")
+    elif kind is bool or isinstance(value, bool):
+        if type(value) is not kind:
+            raise ValueError("not of this type")
+    elif not isinstance(value, int if kind is int else int | float) or not info.holds(value):
+        raise ValueError("out of range")
     return kind(value)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that fits a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # false for NaN
+
+
+def shown(value: Any) -> str:
+    """A value for an error, as it stands in a JSON config; a long one is cut."""
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:  # a whole number of more digits than Python writes out
+        text = f"a whole number of {value.bit_length()} bits"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _as_json(value: Any) -> str:

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 
-# Shares are read as fractions with denominators up to this, so that thirds and tenths are exact.
+# Shares are read as fractions of the largest with denominators up to this, so that thirds and tenths are exact.
 _FINEST_SHARE = 10**6
 _OFFSET_BITS = 53
 
@@ -58,10 +58,11 @@ class RoleDealer:
         if not all(math.isfinite(share) and share >= 0 for share in shares.values()):
             raise TwinFlowConfigError(f"Role shares must be finite and at least 0; got {dict(shares)}.")
         # In the order of Role, so that the deal does not hang on how the mapping was written.
-        weights = {role: Fraction(shares.get(role, 0)).limit_denominator(_FINEST_SHARE) for role in Role}
-        whole = sum(weights.values())
-        if whole == 0:
+        largest = Fraction(max(shares.values(), default=0))
+        if largest == 0:
             raise TwinFlowConfigError(f"At least one role needs a share above 0; got {dict(shares)}.")
+        weights = {role: (Fraction(shares.get(role, 0)) / largest).limit_denominator(_FINEST_SHARE) for role in Role}
+        whole = sum(weights.values())
         self._shares = {role: weight / whole for role, weight in weights.items()}
         self._seed = seed
         self._rank, self._ranks = rank, ranks

@@ -11,6 +11,7 @@ from torch import Tensor
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 from simpletuner_twinflow.flow import at_least_float32, endpoints, interpolate, per_sample
 from simpletuner_twinflow.roles import Role
+from simpletuner_twinflow.transfer import numbers, on_device, row_index
 
 REAL_ROLES = (Role.one_step, Role.near, Role.any_step)
 
@@ -99,18 +100,19 @@ class Draws:
 
     def uniform(self, count: int) -> Tensor:
         """(count,) float32 in [0, 1)."""
-        return torch.rand(count, generator=self.generator, device=self.generator.device).to(self.device)
+        drawn = torch.rand(count, generator=self.generator, device=self.generator.device)
+        return on_device(drawn, self.device)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal, of the shape and dtype of `like`."""
         noise = torch.randn(like.shape, generator=self.generator, device=self.generator.device, dtype=like.dtype)
-        return noise.to(self.device)
+        return on_device(noise, self.device)
 
     def cycled(self, values: tuple[float, ...], count: int) -> Tensor:
         """(count,) of the values in turn from a random one on: each equally often within one, and none preferred."""
         first = torch.randint(len(values), (1,), generator=self.generator, device=self.generator.device)
-        turn = (torch.arange(count, device=self.device) + first.to(self.device)) % len(values)
-        return torch.tensor(values, dtype=torch.float32, device=self.device)[turn]
+        turn = (torch.arange(count, device=self.device) + on_device(first, self.device)) % len(values)
+        return numbers(values, self.device)[turn]
 
 
 def rows_having(roles: tuple[Role, ...], *wanted: Role) -> tuple[int, ...]:
@@ -119,8 +121,8 @@ def rows_having(roles: tuple[Role, ...], *wanted: Role) -> tuple[int, ...]:
 
 
 def index(rows: tuple[int, ...], like: Tensor) -> Tensor:
-    """Row numbers as an index on the device of `like`; they come from Python, so no device is waited for."""
-    return torch.tensor(rows, dtype=torch.long, device=like.device)
+    """Row numbers as an index on the device of `like`, which is not waited for."""
+    return row_index(rows, like.device)
 
 
 def call(predict: Predict, x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, condition: Condition) -> Tensor:
@@ -199,7 +201,7 @@ def _generate(x: Tensor, rows: tuple[int, ...], options: ObjectiveOptions, stude
     noise = draws.normal(data)
     first = max(options.step_times)
     s = draws.cycled((first,) if options.image_free else options.step_times, len(rows))
-    starts_in_noise = per_sample(s == s.new_tensor(first), like=x)
+    starts_in_noise = per_sample(s == first, like=x)
     x_s = torch.where(starts_in_noise, noise, interpolate(data, noise, s).x_t)
     velocity = call(student, x_s, s, torch.zeros_like(s), torch.ones_like(s), Condition(rows))
     return endpoints(x_s, velocity, s).x_hat.to(x.dtype)

@@ -47,9 +47,33 @@ class Walk:
         if call.end == 0:
             return now.x_hat, now.x_hat
         self._half_way = x, call.t, z_hat
-        if (share := self._settings.fresh_share) > 0:
-            z_hat = math.sqrt(1 - share) * z_hat + math.sqrt(share) * draw(x)
-        return (1 - call.end) * x_hat + call.end * z_hat, now.x_hat
+        return (1 - call.end) * x_hat + call.end * self._partly_fresh(z_hat, x, draw), now.x_hat
+
+    def advance_tokens(
+        self, now: Tensor, following: Tensor, x: Tensor, velocity: Tensor, draw: Draw
+    ) -> tuple[Tensor, Tensor]:
+        """The same update where every token has levels of its own; both (B, N, C).
+
+        Args:
+            now: level of each token, (B, N).
+            following: the level that it goes on to, (B, N).
+            x: the sample, (B, N, C).
+            velocity: the network's F, (B, N, C).
+            draw: source of fresh noise; at the last step it is drawn too, for tokens that may stand elsewhere.
+
+        Raises:
+            TwinFlowError: if the settings need estimates of other steps, which a token has at other levels.
+        """
+        if self._settings.extrapolation or self._settings.solver_order == 2:
+            raise TwinFlowError("Tokens at levels of their own go with extrapolation 0 and solver_order 1 only.")
+        now, following = now.unsqueeze(-1), following.unsqueeze(-1)
+        x_hat, z_hat = x - now * velocity, x + (1 - now) * velocity
+        z_hat = self._partly_fresh(z_hat, x, draw)
+        return (1 - following) * x_hat + following * z_hat, x_hat
+
+    def _partly_fresh(self, z_hat: Tensor, x: Tensor, draw: Draw) -> Tensor:
+        share = self._settings.fresh_share  # noise that follows from a start follows from x, not from an estimate
+        return math.sqrt(1 - share) * z_hat + math.sqrt(share) * draw(x) if share > 0 else z_hat
 
     def _extrapolated(self, now: Endpoints) -> Endpoints:
         before, self._before = self._before, now

@@ -1,8 +1,10 @@
 """The UCGM sampler as a diffusers scheduler."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Self
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -17,6 +19,11 @@ from simpletuner_twinflow.sampler import DerivedNoise, Walk, working_dtype
 
 # Pipelines hand back a timestep in the model's dtype: in bf16, 999 comes back as 1000 and 832.7 as 832.
 _TIMESTEP_TOLERANCE = 0.004
+# What decides levels and noise; others' schedulers have some of these names for settings of their own.
+_LEVELS = ("shift", "style", "solver_order", "kumaraswamy", "sigma_max", "sigma_min")
+_SETTINGS = frozenset((*_LEVELS, "stochastic_ratio", "extrapolation", "seed", "prediction_type"))
+_OURS = "kumaraswamy"  # in every configuration that one of our schedulers wrote, and in nobody else's
+_FLOW_PREDICTIONS = ("flow_matching", "flow_prediction")
 
 
 @dataclass
@@ -32,7 +39,8 @@ class TwinFlowScheduler(FlowMatchEulerDiscreteScheduler):
 
     It is a `FlowMatchEulerDiscreteScheduler` because pipelines ask for one, but it keeps to the levels the model was
     trained for: of sigmas or timesteps passed to `set_timesteps` only their number counts, and a resolution-dependent
-    `mu` changes nothing. A `shift` other than 1 does move the levels, in sampling and in `step_times` alike.
+    `mu` changes nothing. A `shift` other than 1 does move the levels, in sampling and in `step_times` alike; it comes
+    from you or from a configuration of ours, never from the scheduler that it takes over from (`from_config`).
 
     One entry of `timesteps` is one call of the network, so `order` is 1 also when `solver_order` is 2; the corrections
     then have entries of their own. The state between steps is float64 (float32 where a device has none).
@@ -95,6 +103,30 @@ class TwinFlowScheduler(FlowMatchEulerDiscreteScheduler):
             raise TwinFlowConfigError(f"prediction_type is {prediction_type!r}; TwinFlow samples 'flow_matching' only.")
         self._shift = shift
         self.set_timesteps(1)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
+        """Take over from another scheduler, `TwinFlowScheduler.from_config(pipeline.scheduler.config)`.
+
+        Of a scheduler of ours every setting is taken. Of any other only what a pipeline reads is: the model was trained
+        for our levels, so the other one's shift, and whatever else it spaces its own levels by, stays behind.
+
+        Args:
+            config: of any flow-matching scheduler.
+            kwargs: settings that replace those of the configuration, a `shift` too.
+
+        Raises:
+            TwinFlowConfigError: if the configuration is of a model that predicts something else than a flow.
+        """
+        if isinstance(config, Mapping) and _OURS not in config:
+            prediction = config.get("prediction_type", "flow_matching")
+            if prediction not in _FLOW_PREDICTIONS and not config.get("use_flow_sigmas", False):
+                raise TwinFlowConfigError(
+                    f"prediction_type is {prediction!r}; TwinFlow samples 'flow_matching' only. For a model that "
+                    "predicts epsilon or v use TwinFlowDiffusionScheduler.from_config."
+                )
+            config = {name: value for name, value in config.items() if name not in _SETTINGS}
+        return super().from_config(config, **kwargs)
 
     @property
     def settings(self) -> SamplerSettings:
@@ -178,44 +210,89 @@ class TwinFlowScheduler(FlowMatchEulerDiscreteScheduler):
         schedule = (self.timesteps if schedule_timesteps is None else schedule_timesteps).tolist()
         wanted = float(timestep)
         place = min(range(len(schedule)), key=lambda index: (abs(schedule[index] - wanted), -index))
-        if abs(schedule[place] - wanted) > _TIMESTEP_TOLERANCE * self.config.num_train_timesteps:
+        if abs(schedule[place] - wanted) > _TIMESTEP_TOLERANCE * self._timestep_range:
             raise TwinFlowError(f"Timestep {wanted:g} is not on the schedule {schedule}: pass one of `timesteps`.")
         return place
+
+    def time_shift(self, mu: float, sigma: float, t: Tensor) -> Tensor:
+        """The parent's exponential shift of the times t, for a pipeline that asks; it moves no level of ours."""
+        return self._time_shift_exponential(mu, sigma, t)
+
+    def stretch_shift_to_terminal(self, t: Tensor) -> Tensor:
+        """The times unchanged, for a pipeline that asks: our last level is a setting, `sigma_min`."""
+        return t
 
     def step(
         self,
         model_output: Tensor,
         timestep: float | Tensor,
         sample: Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = math.inf,
+        s_noise: float = 1.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        per_token_timesteps: Tensor | None = None,
         return_dict: bool = True,
     ) -> TwinFlowSchedulerOutput | tuple[Tensor]:
         """The sample after one call of the network; the steps of a run follow one another.
 
         Args:
-            model_output: the network's noise-ward average velocity, (B, ...).
+            model_output: the network's noise-ward average velocity, (B, ...); with `per_token_timesteps` the data-ward
+                one, as the parent takes it there.
             timestep: one of `timesteps`; it is looked up in the first step of a run only.
             sample: (B, ...).
+            s_churn: 0, as everything up to s_noise at its default: the parent leaves them without effect.
+            s_tmin: see above.
+            s_tmax: see above.
+            s_noise: see above.
             generator: source of fresh noise, one for all samples or one for each; None, see the class.
+            per_token_timesteps: (B, N) for a sample of (B, N, C) whose tokens stand at levels of their own, such as
+                those of a conditioning image. Each goes on to the next level of the schedule below its own.
             return_dict: whether to return a `TwinFlowSchedulerOutput` rather than a tuple.
 
         Raises:
-            TwinFlowError: if the run is over, the timestep is not on the schedule, or there are not as many generators
-                as samples.
+            TwinFlowError: if the run is over, the timestep is not on the schedule, there are not as many generators as
+                samples, or a value can not be honoured.
         """
+        if (s_churn, s_tmin, s_tmax, s_noise) != (0.0, 0.0, math.inf, 1.0):
+            raise TwinFlowError(
+                f"s_churn, s_tmin, s_tmax, s_noise are {(s_churn, s_tmin, s_tmax, s_noise)}; this sampler has no "
+                "churn: leave them out. stochastic_ratio is its share of fresh noise."
+            )
         if self._step_index is None:
             self._init_step_index(timestep)
         if self._step_index >= len(self._calls):
             raise TwinFlowError(f"All {len(self._calls)} steps have been made: call set_timesteps to begin a new run.")
         x = self._precise(sample)
         draw = partial(self._fresh_noise, generator=generator)
-        x, x_hat = self._walk.advance(self._calls[self._step_index], x, model_output.to(x), draw)
+        call, velocity = self._calls[self._step_index], model_output.to(x)
+        if per_token_timesteps is None:
+            x, x_hat = self._walk.advance(call, x, velocity, draw)
+        else:
+            now, following = self._token_levels(per_token_timesteps.to(x), call.t)
+            x, x_hat = self._walk.advance_tokens(now, following, x, -velocity, draw)
         self._step_index += 1
         self._state = x
         prev_sample = x.to(sample.dtype)
         if not return_dict:
             return (prev_sample,)
         return TwinFlowSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x_hat.to(sample.dtype))
+
+    @property
+    def _timestep_range(self) -> float:
+        """The timestep of level 1, or of level 0 where time runs towards the data."""
+        return self.config.num_train_timesteps
+
+    def _token_levels(self, timesteps: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """Where tokens stand, and the schedule's next level below; (B, N) each. A rounded `level` is the level."""
+        now = self._levels_of(timesteps)
+        now = torch.where((now - level).abs() <= _TIMESTEP_TOLERANCE, level, now)
+        below = now.new_tensor([*(call.t for call in self._calls), 0.0])
+        return now, torch.where(below < now.unsqueeze(-1) - 1e-6, below, 0.0).amax(dim=-1)
+
+    def _levels_of(self, timesteps: Tensor) -> Tensor:
+        return timesteps / self.config.num_train_timesteps
 
     def _precise(self, sample: Tensor) -> Tensor:
         """The sample in full precision: the state it was rounded from, unless the pipeline has changed it since."""

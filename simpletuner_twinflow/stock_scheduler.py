@@ -1,25 +1,36 @@
 """The closest that stock diffusers comes to the few-step sampler, for use where this package is not installed."""
 
+import math
+
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
 
+_STOCK_SIGMA_MIN = 0.001  # where the stock grid ends before it is shifted: one of its 1000 timesteps
+
 
 def stock_scheduler(steps: int) -> FlowMatchEulerDiscreteScheduler:
-    """A stock scheduler whose levels are the sampler's to 0.001, and which draws its noise anew between them.
+    """A stock scheduler from level 1 to the sampler's last level, which draws its noise anew between the levels.
 
-    The stock grid runs evenly from 1 to its last level, ours from 0.999 to the same last level. It holds for every
-    number of steps that shares that level: 2; 3 and 4; or 5 to 8. A schedule of one step has no last level to be
-    stretched to, so a scheduler for 1 step is for that alone.
+    It works at any number of steps, and at one step asks at level 1. Its levels are the sampler's to 0.001 at 1 and 2
+    steps, 0.04 at 3 and 4, and 0.09 from 5 on. An even spacing as the sampler's is to be had by `shift_terminal`, which
+    divides by zero in a run of one step; Karras spacing is the one of the stock spacings that needs nothing but the two
+    ends and comes closest without scipy.
 
     Args:
-        steps: that the model is sampled in, 1 to 8.
+        steps: that the model is sampled in, 1 to 8. A model for one step is given the levels of two.
     """
-    last = round(TwinFlowScheduler().step_times(steps)[-1], 6) if steps > 1 else None
-    return FlowMatchEulerDiscreteScheduler(stochastic_sampling=True, shift_terminal=last)
+    last = TwinFlowScheduler().step_times(max(steps, 2))[-1]
+    # The stock class shifts its last level twice, when it is made and when it lays out a schedule.
+    shift = math.sqrt(_odds(last) / _odds(_STOCK_SIGMA_MIN))
+    return FlowMatchEulerDiscreteScheduler(stochastic_sampling=True, use_karras_sigmas=True, shift=round(shift, 4))
 
 
 def stock_settings(steps: int) -> str:
     """The arguments of `stock_scheduler`, as code."""
-    last = stock_scheduler(steps).config.shift_terminal
-    return "stochastic_sampling=True" + (f", shift_terminal={last:g}" if last is not None else "")
+    return f"stochastic_sampling=True, use_karras_sigmas=True, shift={stock_scheduler(steps).config.shift:g}"
+
+
+def _odds(level: float) -> float:
+    """A shift by S multiplies this by S."""
+    return level / (1 - level)

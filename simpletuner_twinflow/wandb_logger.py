@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import wandb
+from torch import Tensor
 
-from simpletuner_twinflow.objective import Rows
+from simpletuner_twinflow.roles import Role
 
 TITLE = "TwinFlow trajectory: sigma, target time, time sign (experimental/theory unverified)"
 COLUMNS = ("step", "role", "sigma", "target_time", "time_sign")
@@ -14,7 +16,16 @@ CHART_KEY = "twinflow/trajectory"
 MOST_ROWS = 48  # of one chart; with ChartSchedule.MOST_CHARTS below 2 MB of tables however long the run
 
 
-def trajectory_chart(window: Sequence[Rows], *, step: int) -> dict[str, object]:
+class Positions(Protocol):
+    """Rows of a batch on the path; the tensors are (B,)."""
+
+    roles: Sequence[Role]
+    t: Tensor
+    r: Tensor
+    sign: Tensor
+
+
+def trajectory_chart(window: Sequence[Positions], *, step: int) -> dict[str, object]:
     """The chart of one optimizer step's rows, as W&B values; a sample of them where there are many.
 
     Args:

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler, LCMScheduler
 
 from simpletuner_twinflow import TwinFlowDiffusionScheduler
-from simpletuner_twinflow.diffusion_stock import stock_diffusion_scheduler, stock_timesteps
+from simpletuner_twinflow.diffusion_stock import stock_diffusion_scheduler, stock_diffusion_settings, stock_timesteps
 from tests.test_diffusion_scheduler import KINDS, SDXL, ZERO_SNR, oracle_pipeline, scheduler_of
 
 STEPS = pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
@@ -66,3 +66,34 @@ def test_the_schedule_is_the_models_also_where_that_is_a_default():
 
 def test_an_epsilon_model_without_signal_at_its_last_time_has_none():
     assert stock_diffusion_scheduler(DDPMScheduler(**SDXL, rescale_betas_zero_snr=True).config, 2) is None
+
+
+@pytest.mark.parametrize("made_for", range(1, 9))
+def test_exported_scheduler_works_or_refuses_at_every_number_of_steps(made_for):
+    settings = KINDS["v_prediction"]
+    stock = stock_diffusion_scheduler(DDPMScheduler(**settings).config, made_for)
+    path, served = scheduler_of(settings).path, []
+    for steps in range(1, 9):
+        try:
+            stock.set_timesteps(steps)
+        except ValueError as refusal:
+            assert "num_inference_steps" in str(refusal)  # noqa: PT017 - it works or it refuses
+            continue
+        served.append(steps)
+        times = stock.timesteps.tolist()
+        assert times[0] == 999
+        assert times == sorted(set(times), reverse=True)
+        assert path.sigma(stock.timesteps).isfinite().all()
+    assert served == list(range(1, max(served) + 1))
+    assert max(served) == (8 if made_for != 4 else 5)
+
+
+@kinds
+def test_settings_make_the_same_scheduler_anew_and_name_what_is_the_models_own(settings):
+    stock = stock_diffusion_scheduler(DDPMScheduler(**settings).config, 2)
+    given = stock_diffusion_settings(stock)
+    made = LCMScheduler(**given)
+    public = {name: value for name, value in stock.config.items() if not name.startswith("_")}
+    assert public == {name: value for name, value in made.config.items() if not name.startswith("_")}
+    assert given.items() >= {"prediction_type": stock.config.prediction_type, "beta_end": 0.012}.items()
+    assert given["beta_schedule"] == "scaled_linear"  # also the class's own default

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from simpletuner_twinflow.layout import has_active_dropout, on_whole_batch
+from simpletuner_twinflow.layout import on_whole_batch
 from simpletuner_twinflow.objective import Condition, ObjectiveOptions, compute_losses
 from simpletuner_twinflow.teacher import RngState, replay_rng
 from tests.training_step import ANY, NEAR, Recorder, batch, prepared
@@ -86,9 +86,3 @@ def test_rcgm_target_of_a_straight_flow_is_free_of_dropout_noise():
     exact = (prediction - rows.velocity)[walked].square().flatten(1).mean(1).sum()
     torch.testing.assert_close(rcgm(on_whole_batch(teacher, len(roles))), exact, rtol=1e-3, atol=0)
     assert rcgm(teacher) > 10 * exact
-
-
-def test_dropout_is_seen_where_it_drops_something():
-    assert has_active_dropout(Adapted().train())
-    assert not has_active_dropout(Adapted().eval())
-    assert not has_active_dropout(Adapted(dropout=0.0).train())

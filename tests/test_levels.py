@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import retrieve_timesteps
 
+from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 from simpletuner_twinflow.levels import SamplerSettings
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
@@ -167,3 +168,13 @@ def test_levels_are_moved_to_the_nearest_that_a_network_can_be_told_in_its_dtype
 def test_unknown_dtype_or_unit_of_time_is_refused(setting):
     with pytest.raises(TwinFlowConfigError, match=next(iter(setting))):
         SamplerSettings(**setting)
+
+
+@pytest.mark.parametrize("kind", [TwinFlowScheduler, DataWardTwinFlowScheduler])
+def test_timesteps_are_counted_in_the_models_own_number_of_them(kind):
+    scheduler = kind(num_train_timesteps=500)
+    scheduler.set_timesteps(2)
+    expected = [0.999 * 500, 0.6 * 500] if kind is TwinFlowScheduler else [0.001, 0.4]
+    assert scheduler.timesteps.tolist() == pytest.approx(expected, abs=1e-6)
+    assert scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0.0])
+    assert scheduler.index_for_timestep(expected[1]) == 1

@@ -1,5 +1,6 @@
 """What the rows of a training step are trained on."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -60,7 +61,7 @@ def test_guidance_moves_the_targets_of_real_rows_by_the_ratio_times_the_differen
     rows, teacher = prepared(), Recorder()
     near = [row for row, role in enumerate(EVERY) if role is NEAR]
     prediction = torch.zeros_like(rows.x_t)
-    for ratio in (0.5, 0.8):
+    for ratio in (0.5, 0.8, -0.5):
         losses = losses_of(rows, prediction, replace(FULL, enhanced_ratio=ratio), teacher=teacher)
         prompts = torch.tensor(near, dtype=torch.float32)[:, None, None]
         guided = rows.velocity[near] + ratio * 0.1 * prompts  # the recorder's prompts differ by 0.1 a row
@@ -224,3 +225,70 @@ def test_the_sampler_steps_of_a_run_decide_what_is_trained():
 
     assert trained((1.0,)) == {1.0}
     assert trained((0.999, 0.6)) == {0.999, 0.6}
+
+
+@pytest.mark.parametrize(
+    ("t", "r", "weight"), [(1.0, 0.0, 1.0), (0.8, 0.3, 1 + math.tan(math.pi / 5)), (0.5, 0.0, 1.7265425)]
+)
+def test_a_walked_row_is_weighted_by_how_far_it_goes(t, r, weight):
+    rows = only(prepared((ANY,)), [0])
+    rows.t.fill_(t)
+    rows.r.fill_(r)
+    prediction = torch.randn_like(rows.x_t)
+    options = ObjectiveOptions(enhanced_ratio=0.0)
+    plain, weighted = (
+        losses_of(rows, prediction, replace(options, time_weighting=on)).terms["rcgm"].total for on in (False, True)
+    )
+    torch.testing.assert_close(weighted, weight * plain)
+
+
+def test_each_row_has_its_own_weight():
+    """Near rows are weighted alike wherever they are: 1 + tan(pi / 2.5), and a one-step row from t = 1 by 1."""
+    options = ObjectiveOptions(enhanced_ratio=0.0, time_weighting=True, step_times=(1.0,))
+    rows = prepared((ONE, NEAR, NEAR), options)
+    prediction = torch.randn_like(rows.x_t)
+    near = squared_error(prediction, rows.velocity)[1:].sum()
+    losses, plain = (losses_of(rows, prediction, replace(options, time_weighting=on)) for on in (True, False))
+    torch.testing.assert_close(losses.terms["real_velocity"].total, near * 4.0776835)
+    torch.testing.assert_close(losses.terms["rcgm"].total, plain.terms["rcgm"].total)
+
+
+@pytest.mark.parametrize("delta_t", [0.25, 0.5])
+@pytest.mark.parametrize("order", [1, 3])
+def test_the_finite_difference_is_as_long_as_asked(delta_t, order):
+    """From t = 1 to r = 0 under a teacher that is `a` everywhere: I = (1 - D) a, so R = (F - (1 - D) a) / D - v."""
+    options = ObjectiveOptions(
+        enhanced_ratio=0.0, delta_t=delta_t, target_clamp=1e6, step_times=(1.0,), estimate_order=order
+    )
+    rows = prepared((ONE,) * 3, options)
+    prediction, a = torch.randn(2, *rows.x_t.shape)
+    residual = (prediction - (1 - delta_t) * a) / delta_t - rows.velocity
+    found = losses_of(rows, prediction, options, teacher=lambda x, *_: a).terms["rcgm"].total
+    torch.testing.assert_close(found, residual.square().mean((1, 2)).sum(), rtol=1e-4, atol=0)
+    clamped = (
+        losses_of(rows, prediction, replace(options, target_clamp=0.25), teacher=lambda x, *_: a).terms["rcgm"].total
+    )
+    torch.testing.assert_close(clamped, residual.clamp(-0.25, 0.25).square().mean((1, 2)).sum(), rtol=1e-4, atol=0)
+
+
+def test_rectify_moves_the_one_step_sample_from_the_twins_field_to_the_real_one():
+    """dL/dF1 is 2 g over the elements, g the twin's velocity less the real one; here g is 0.3 everywhere."""
+    rows = prepared((ONE, NEAR))
+    prediction = torch.randn_like(rows.x_t).requires_grad_()
+    options = replace(FULL, rectify_weight=0.5, enhanced_ratio=0.0)
+    fields = lambda x, t, r, sign, *_: per_sample(torch.where(sign < 0, 0.8, 0.5), x).expand_as(x)  # noqa: E731
+    losses = losses_of(rows, prediction, options, student=fields, teacher=fields)
+    others = losses_of(rows, prediction, replace(options, rectify_weight=0.0), student=fields, teacher=fields)
+    (gradient,) = torch.autograd.grad(losses.total - others.total, prediction)
+    elements = prediction[0].numel()
+    torch.testing.assert_close(gradient[0], torch.full_like(gradient[0], 0.5 * 2 * 0.3 / elements / 2))
+    assert not gradient[1].any()
+
+
+def test_rectify_is_measured_by_the_runs_distance():
+    """Barron's, at a squared error of 0.09 and scale 1e-3: error / sqrt(error / 1.01e-6 + 1) / 1e-3."""
+    rows = prepared((ONE,))
+    fields = lambda x, t, r, sign, *_: per_sample(torch.where(sign < 0, 0.8, 0.5), x).expand_as(x)  # noqa: E731
+    losses = losses_of(rows, options=replace(FULL, loss="barron"), student=fields, teacher=fields)
+    expected = 0.09 / (0.09 / 1.01e-6 + 1) ** 0.5 / 1e-3
+    torch.testing.assert_close(losses.terms["rectify"].total, torch.tensor(expected), rtol=1e-4, atol=0)

@@ -86,9 +86,37 @@ def test_the_deal_of_a_window_does_not_depend_on_how_it_is_cut_into_micro_batche
     assert flat(window(RoleDealer(QUARTERS, seed=5, rank=0), batch_size, accumulation, 9)) == list(whole)
 
 
+@shares
+@pytest.mark.parametrize(("ranks", "rows"), [(2, 1), (2, 3), (4, 1), (8, 1), (3, 5), (8, 4)])
+def test_a_window_over_all_ranks_holds_each_role_within_one_row_of_its_share_and_spreads_it(shares, ranks, rows):
+    """8 ranks of one row never have a step without a role, and no rank has a role more than once above another."""
+    dealers = [RoleDealer(shares, seed=0, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for index in range(30):
+        own = [Counter(dealer.deal(rows, index, rows)) for dealer in dealers]
+        assert all(counts.total() == rows for counts in own)
+        for role, share in shares.items():
+            dealt = [counts[role] for counts in own]
+            assert abs(sum(dealt) - share * ranks * rows) < 1
+            assert max(dealt) - min(dealt) <= 1
+
+
+def test_no_rank_is_preferred_over_many_windows():
+    dealers = [RoleDealer(UNEVEN, seed=1, rank=rank, ranks=4) for rank in range(4)]
+    counts = [Counter(role for index in range(4000) for role in dealer.deal(1, index, 1)) for dealer in dealers]
+    for own in counts:
+        for role, share in UNEVEN.items():
+            assert own[role] / 4000 == pytest.approx(share, abs=4 * (share * (1 - share) / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(-1, 2), (2, 2), (0, 0)])
+def test_a_rank_that_is_not_there_is_refused(rank, ranks):
+    with pytest.raises(TwinFlowError, match=f"no rank {rank} of {ranks}"):
+        RoleDealer(QUARTERS, seed=0, rank=rank, ranks=ranks)
+
+
 def test_the_same_seed_deals_the_same_and_another_seed_or_rank_or_window_does_not():
     def deals(seed, rank, first=0):
-        dealer = RoleDealer(QUARTERS, seed=seed, rank=rank)
+        dealer = RoleDealer(QUARTERS, seed=seed, rank=rank, ranks=12)
         return [dealer.deal(8, index, 8) for index in range(first, first + 10)]
 
     assert deals(1, 0) == deals(1, 0)
@@ -105,9 +133,9 @@ def test_a_pinned_deal_does_not_change_between_processes_or_releases():
 
 
 def test_a_resumed_run_is_dealt_what_the_uninterrupted_one_was():
-    whole = RoleDealer(UNEVEN, seed=4, rank=2)
+    whole = RoleDealer(UNEVEN, seed=4, rank=2, ranks=3)
     uninterrupted = [window(whole, 2, 3, index) for index in range(12)]
-    resumed = RoleDealer(UNEVEN, seed=4, rank=2)
+    resumed = RoleDealer(UNEVEN, seed=4, rank=2, ranks=3)
     assert [window(resumed, 2, 3, index) for index in range(7, 12)] == uninterrupted[7:]
 
 
@@ -159,3 +187,10 @@ def test_shares_that_cannot_be_dealt_are_refused(shares, words):
 def test_a_deal_of_no_rows_is_refused(batch_size, window_rows):
     with pytest.raises(TwinFlowError, match="at least one row"):
         RoleDealer(QUARTERS, seed=0, rank=0).deal(batch_size, 0, window_rows)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e300])
+def test_only_the_proportions_of_shares_count(scale):
+    shares = {Role.near: 0.1 * scale, Role.one_step: 0.3 * scale}
+    dealt = RoleDealer(shares, seed=0, rank=0).deal(8, window=0, window_rows=8)
+    assert (dealt.count(Role.near), dealt.count(Role.one_step)) == (2, 6)

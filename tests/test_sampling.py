@@ -116,6 +116,16 @@ def test_without_a_generator_the_result_follows_from_the_start_noise_alone():
     assert torch.equal(run(scheduler, noise, 4), run(scheduler, noise, 4))
 
 
+def test_without_a_generator_the_noise_is_that_of_the_start_noise():
+    noise = torch.randn(2, 3)
+    scheduler = TwinFlowScheduler()
+    scheduler.set_timesteps(2)
+    velocity = torch.randn(2, 3)
+    stepped = scheduler.step(velocity, scheduler.timesteps[0], noise).prev_sample
+    fresh = (stepped - 0.4 * (noise - 0.999 * velocity)) / 0.6
+    torch.testing.assert_close(fresh, DerivedNoise(noise)(noise), rtol=0, atol=1e-5)
+
+
 def test_without_a_generator_a_sample_does_not_depend_on_its_batch():
     noise = torch.randn(3, 4)
     batched = run(TwinFlowScheduler(), noise, 4)

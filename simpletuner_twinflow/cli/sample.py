@@ -1,4 +1,7 @@
-"""`simpletuner-twinflow sample`: draw each prompt with each seed, and a contact sheet of all pictures."""
+"""`simpletuner-twinflow sample`: draw each prompt with each seed, and a contact sheet of all pictures.
+
+Of a video model each draws an animation, and the sheet shows their first frames.
+"""
 
 import argparse
 import re
@@ -6,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.pipelines import PipelineKind, guidance_arguments, kind_of
 
 HELP = "draw each prompt with each seed in a few steps; writes PNGs and a contact sheet"
 MOST_STEPS = 8
@@ -23,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("samples"), help="folder to write to")
     parser.add_argument("--height", type=_positive, help="of a picture (default: the pipeline's)")
     parser.add_argument("--width", type=_positive, help="of a picture (default: the pipeline's)")
-    parser.add_argument("--guidance", type=float, default=0.0, help="0 for models that have it trained in")
+    parser.add_argument("--frames", type=_positive, help="of a video (default: the pipeline's)")
+    parser.add_argument("--fps", type=_positive, default=16, help="frames a second of a video's GIF, at most 50")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        help="scale (default: none, as it is trained in; where a network embeds the scale, 1, as it is trained)",
+    )
     parser.add_argument("--max-sequence-length", type=_positive, help="of the prompt in tokens, as in training")
     parser.add_argument("--device", default="auto", help="auto: cuda, mps or cpu, whichever is there first")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: float32 on cpu, bfloat16 elsewhere")
@@ -40,28 +50,30 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TwinFlowError(f"--output {arguments.output}: {error.strerror}.") from error
-    pipeline = load_pipeline(arguments.pipeline, arguments.lora, arguments.device, arguments.dtype)
+    pipeline = load_pipeline(arguments.pipeline, arguments.lora, arguments.device, arguments.dtype, arguments.frames)
     how = {
         "num_inference_steps": arguments.steps,
-        "guidance_scale": arguments.guidance,
         "height": arguments.height,
         "width": arguments.width,
         "max_sequence_length": arguments.max_sequence_length,
-    }
-    rows = draw(pipeline, arguments.prompt, seeds, how, arguments.output)
+        "num_frames": arguments.frames,
+    } | guidance_arguments(pipeline, arguments.guidance)
+    rows = draw(pipeline, arguments.prompt, seeds, how, arguments.output, arguments.fps)
 
     from simpletuner_twinflow.cli.contact_sheet import contact_sheet
 
     columns = [f"seed {seed}" for seed in seeds]
     contact_sheet(rows, arguments.prompt, columns).save(arguments.output / "contact_sheet.png")
-    print(f"wrote {len(rows) * len(seeds)} pictures and contact_sheet.png to {arguments.output}")
+    kind = "videos" if is_video(pipeline) else "pictures"
+    print(f"wrote {len(rows) * len(seeds)} {kind} and contact_sheet.png to {arguments.output}")
 
 
-def load_pipeline(name: str, lora: str | None, device: str, dtype: str) -> Any:
+def load_pipeline(name: str, lora: str | None, device: str, dtype: str, frames: int | None = None) -> Any:
     """A stock pipeline on its device, with the few-step sampler for its kind of model.
 
     Raises:
-        TwinFlowError: It cannot be found or loaded, or there is no sampler for it.
+        TwinFlowError: It cannot be found or loaded, or there is no sampler for it; before any of it is loaded where its
+            class says so.
     """
     import diffusers
     import torch
@@ -77,10 +89,12 @@ def load_pipeline(name: str, lora: str | None, device: str, dtype: str) -> Any:
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     try:
+        class_name = diffusers.DiffusionPipeline.load_config(name).get("_class_name", "")
+        kind = _drawable(class_name, frames)
         # diffusers 0.42 warns of the name that older versions know.
         keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
         pipeline = diffusers.DiffusionPipeline.from_pretrained(name, **{keyword: getattr(torch, dtype)})
-        pipeline.scheduler = few_step_scheduler(pipeline.scheduler)
+        pipeline.scheduler = few_step_scheduler(pipeline.scheduler, kind)
         if lora is not None:
             _load_lora(pipeline, lora)
         return pipeline.to(device)
@@ -88,19 +102,26 @@ def load_pipeline(name: str, lora: str | None, device: str, dtype: str) -> Any:
         raise TwinFlowError(f"{lora or name} could not be loaded: {_one_line(error)}") from error
 
 
-def draw(pipeline: Any, prompts: list[str], seeds: list[int], how: dict[str, Any], folder: Path) -> list[list[Any]]:
+def draw(
+    pipeline: Any, prompts: list[str], seeds: list[int], how: dict[str, Any], folder: Path, fps: int = 16
+) -> list[list[Any]]:
     """One row of pictures a prompt, one column a seed; each is written to the folder as soon as it is drawn.
 
+    Of a video the folder gets all frames, as a GIF, and the row the first.
+
     Raises:
-        TwinFlowError: The pipeline does not accept the call, or makes no still pictures.
+        TwinFlowError: The pipeline does not accept the call.
     """
     import torch
     from tqdm.auto import tqdm
 
     pipeline.set_progress_bar_config(disable=True)
-    how = {name: value for name, value in how.items() if value is not None}
+    if (guider := getattr(pipeline, "guider", None)) is not None:
+        guider.disable()  # a guider at scale 0 would follow no prompt at all
+    video = is_video(pipeline)
+    how = {name: value for name, value in how.items() if value is not None} | {"output_type": "pil"}
     rows: list[list[Any]] = [[] for _ in prompts]
-    with tqdm(total=len(prompts) * len(seeds), unit="picture") as progress:
+    with tqdm(total=len(prompts) * len(seeds), unit="video" if video else "picture") as progress:
         for number, prompt in enumerate(prompts):
             for seed in seeds:
                 # On the CPU, so that a seed means the same start on every device.
@@ -109,13 +130,40 @@ def draw(pipeline: Any, prompts: list[str], seeds: list[int], how: dict[str, Any
                     result = pipeline(prompt=prompt, generator=generator, **how)
                 except (TypeError, ValueError, RuntimeError) as error:
                     raise TwinFlowError(f"{type(pipeline).__name__} failed: {_one_line(error)}") from error
-                if not hasattr(result, "images"):
-                    raise TwinFlowError(f"{type(pipeline).__name__} makes no still pictures.")
-                [image] = result.images
-                image.save(folder / f"{number:02d}-{_slug(prompt)}-seed{seed}.png")
-                rows[number].append(image)
+                [frames] = result.frames if video else [result.images]
+                path = folder / f"{number:02d}-{_slug(prompt)}-seed{seed}"
+                if video:
+                    # A GIF counts time in hundredths of a second, and readers take less than two for slow motion.
+                    pause = max(round(100 / fps), 2) * 10
+                    frames[0].save(
+                        path.with_suffix(".gif"), save_all=True, append_images=frames[1:], duration=pause, loop=0
+                    )
+                else:
+                    frames[0].save(path.with_suffix(".png"))
+                rows[number].append(frames[0])
                 progress.update()
     return rows
+
+
+def is_video(pipeline: Any) -> bool:
+    """Whether a pipeline makes frames. Args: pipeline: of a class in `pipelines.PIPELINES`."""
+    return kind_of(type(pipeline).__name__).video
+
+
+def _drawable(class_name: str, frames: int | None) -> PipelineKind:
+    """What is known of a pipeline's class, if it can draw from a prompt alone."""
+    import diffusers
+
+    kind = kind_of(class_name)
+    if not hasattr(diffusers, class_name):
+        raise TwinFlowError(
+            f"diffusers {diffusers.__version__} has no {class_name}: drawing with it needs SimpleTuner."
+        )
+    if kind.needs_image:
+        raise TwinFlowError(f"{class_name} draws from a picture, and sample has only prompts.")
+    if frames is not None and not kind.video:
+        raise TwinFlowError(f"--frames {frames}: {class_name} makes still pictures.")
+    return kind
 
 
 def _steps(text: str) -> int:

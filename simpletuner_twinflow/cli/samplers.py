@@ -1,13 +1,15 @@
-"""Which few-step sampler a pipeline gets, by the scheduler that it comes with."""
+"""Which few-step sampler a pipeline gets, by its class and the scheduler that it comes with."""
 
 from typing import Any
 
+from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.diffusion_scheduler import TwinFlowDiffusionScheduler
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.pipelines import PipelineKind
 from simpletuner_twinflow.scheduler import TwinFlowScheduler
 
 
-def few_step_scheduler(current: Any) -> Any:
+def few_step_scheduler(current: Any, kind: PipelineKind) -> Any:
     """The few-step sampler in the place of a pipeline's own scheduler.
 
     Its levels are those the model was trained for; a shift that the pipeline's scheduler has does not apply to them.
@@ -15,8 +17,9 @@ def few_step_scheduler(current: Any) -> Any:
     Raises:
         TwinFlowError: There is none for this kind of model.
     """
-    if is_flow_matching(current):
-        return TwinFlowScheduler(num_train_timesteps=current.config.get("num_train_timesteps", 1000))
+    if not kind.diffusion or is_flow_matching(current):
+        flow = DataWardTwinFlowScheduler if kind.data_ward else TwinFlowScheduler
+        return flow(num_train_timesteps=current.config.get("num_train_timesteps", 1000))
     prediction_type = current.config.get("prediction_type")
     if prediction_type in ("epsilon", "v_prediction"):
         return TwinFlowDiffusionScheduler.from_config(current.config)

@@ -1,6 +1,7 @@
 """Between the objective's tensors and one of the host's model families: the family's batch, times and direction."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from simpletuner_twinflow.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.flow import per_sample
 from simpletuner_twinflow.host.batches import DESTINATIONS, select_rows, unconditional, without_words
-from simpletuner_twinflow.host.conditioning import CONDITIONING, attach, batch_keys
+from simpletuner_twinflow.host.conditioning import CONDITIONING, attach, batch_keys, hidden
 from simpletuner_twinflow.host.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.layout import on_whole_batch
 from simpletuner_twinflow.objective import Condition
@@ -51,6 +52,11 @@ class FamilyAdapter:
         network = self.model.get_trained_component(unwrap_model=True)
         return {name: network.get_submodule(name) for name in CONDITIONING}
 
+    def conditioning_hidden(self) -> AbstractContextManager[None]:
+        """A block in which the network does not show these modules, to whoever adapts what it finds."""
+        network = self.model.get_trained_component(unwrap_model=True)
+        return hidden(network, self.conditioning_modules())
+
     def train_conditioning(self) -> None:
         """Train the conditioning beside an adapter; PEFT, which freezes all but its own weights, must be through."""
         for module in self.conditioning_modules().values():
@@ -78,6 +84,14 @@ class FamilyAdapter:
             "timesteps": self._timesteps(asked, batch),
         }
         return there if self.conditioning is None else there | batch_keys(r, sign)
+
+    def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the host batch that asks the network for the velocity, r = t, at the times that it has."""
+        t = self.sigma(batch)
+        there = dict(batch)
+        if self.time_conditioning == "signed_time":
+            there["timesteps"] = self._timesteps(t / 2, batch)
+        return there if self.conditioning is None else there | batch_keys(t, torch.ones_like(t))
 
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, Condition], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.transfer import on_device, row_index
 
 EMPTY_PROMPT = "twinflow_empty_prompt"  # batch key: what the text encoders make of the empty prompt, a row a sample
 TEXT = "text_encoder_output"  # the host's batch key of the same on the rows' own prompts
@@ -58,7 +59,7 @@ def without_words(batch: Mapping[str, Any]) -> dict[str, Any]:
 def _like(value: Any, counterpart: Any) -> Any:
     """The value on the device and in the dtype of what it stands for."""
     if isinstance(value, Tensor) and isinstance(counterpart, Tensor):
-        return value.to(device=counterpart.device, dtype=counterpart.dtype)
+        return on_device(value, counterpart.device).to(counterpart.dtype)
     return value
 
 
@@ -67,16 +68,19 @@ def select_rows(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]
     size = batch["latents"].shape[0]
     if tuple(rows) == tuple(range(size)):
         return dict(batch)
-    return {key: _select(value, rows, size) for key, value in batch.items()}
+    places: dict[torch.device, Tensor] = {}  # the rows as an index, made once for each device
 
+    def select(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.ndim == 0 or value.shape[0] != size:
+                return value
+            if value.device not in places:
+                places[value.device] = row_index(rows, value.device)
+            return value[places[value.device]]
+        if isinstance(value, dict):
+            return {key: select(item) for key, item in value.items()}
+        if type(value) in (list, tuple) and len(value) == size:
+            return type(value)(value[row] for row in rows)
+        return value
 
-def _select(value: Any, rows: Sequence[int], size: int) -> Any:
-    if isinstance(value, Tensor):
-        if value.ndim == 0 or value.shape[0] != size:
-            return value
-        return value[torch.tensor(rows, device=value.device)]
-    if isinstance(value, dict):
-        return {key: _select(item, rows, size) for key, item in value.items()}
-    if type(value) in (list, tuple) and len(value) == size:
-        return type(value)(value[row] for row in rows)
-    return value
+    return {key: select(value) for key, value in batch.items()}

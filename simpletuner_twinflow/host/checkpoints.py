@@ -1,28 +1,31 @@
 """Checkpoints of a TwinFlow run.
 
-A full fine-tune saves and resumes the conditioning's weights with the network and its EMA. A LoRA run keeps them in a
-file of their own beside the adapter, so that the adapter loads wherever a LoRA does: sampling needs none of them.
+A full fine-tune saves and resumes the conditioning's weights with the network and its EMA. A LoRA run keeps weights and
+averages in a file of their own beside the adapter, so that adapter and EMA load wherever those of a plain run do:
+sampling needs none of ours.
 """
 
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.adapter import FamilyAdapter
+from simpletuner_twinflow.host.checkpoint_files import CONDITIONING_FILE
 from simpletuner_twinflow.host.conditioning import ConditionedClass
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
-CONDITIONING_FILE = "twinflow_conditioning.safetensors"
 
-
-@uses(Seam("Trainer.init_ema_model", ("self",)))
+@uses(Seam("Trainer.init_ema_model", ("self",)), Seam("Trainer._load_initial_lora_ema_state", ("self",)))
 def attach_to_ema(module: ModuleType) -> None:
-    """Let the host save a full model's EMA with the module that TwinFlow adds to the network."""
+    """Let the host save and load averages although TwinFlow has added parameters to the network."""
 
     def init_ema_model(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
@@ -30,35 +33,121 @@ def attach_to_ema(module: ModuleType) -> None:
         if conditioned and trainer.ema_model is not None:
             trainer.ema_model.model_cls = ConditionedClass(trainer.ema_model.model_cls, trainer.twinflow_adapter.family)
 
+    def load_initial_lora_ema_state(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        if active_options(trainer.config) is None or trainer.ema_model is None or not trainer.config.init_lora_ema:
+            return wrapped(*args, **kwargs)
+        try:
+            with shadows_without_conditioning(trainer.ema_model, trainer.twinflow_adapter):
+                return wrapped(*args, **kwargs)
+        except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise TwinFlowError(f"init_lora_ema {trainer.config.init_lora_ema} cannot be loaded: {error}") from error
+
     wrap(module, "Trainer.init_ema_model", init_ema_model)
+    wrap(module, "Trainer._load_initial_lora_ema_state", load_initial_lora_ema_state)
 
 
-def save_conditioning(adapter: FamilyAdapter, folder: Path) -> None:
-    """Write the conditioning's weights into a checkpoint's folder."""
-    weights: Mapping[str, Any] = {
-        f"{name}.{key}": weight.detach().cpu().contiguous()
+@uses(Seam("SaveHookManager._save_ema_state", ("checkpoint_dir", "is_main_process")))
+def attach_to_saving(module: ModuleType) -> None:
+    """Have an adapter's EMA saved as a plain run's; the conditioning's averages go into our file."""
+
+    def save_ema_state(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
+        ours = active_options(manager.args) is not None and manager.args.model_type == "lora"
+        if not ours or manager.ema_model is None:
+            return wrapped(*args, **kwargs)
+        with shadows_without_conditioning(manager.ema_model, manager.model.twinflow_adapter):
+            return wrapped(*args, **kwargs)
+
+    wrap(module, "SaveHookManager._save_ema_state", save_ema_state)
+
+
+@contextmanager
+def shadows_without_conditioning(ema: Any, adapter: FamilyAdapter) -> Iterator[None]:
+    """Inside this block the EMA has the averages that a plain run's has, and no others."""
+    every = ema.shadow_params
+    ours = {id(shadow) for shadow in conditioning_averages(ema, adapter).values()}
+    ema.shadow_params = [shadow for shadow in every if id(shadow) not in ours]
+    try:
+        yield
+    finally:
+        ema.shadow_params = every
+
+
+def conditioning_averages(ema: Any, adapter: FamilyAdapter) -> dict[str, Tensor]:
+    """The conditioning's averages by the parameters' names; they are the EMA's own tensors."""
+    network = adapter.model.get_trained_component(unwrap_model=True)
+    ours = {
+        id(parameter): f"{name}.{key}"
+        for name, module in adapter.conditioning_modules().items()
+        for key, parameter in module.named_parameters()
+    }
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return {
+        ours[id(parameter)]: shadow
+        for parameter, shadow in zip(trained, ema.shadow_params, strict=True)
+        if id(parameter) in ours
+    }
+
+
+def save_conditioning(adapter: FamilyAdapter, ema: Any | None, folder: Path) -> None:
+    """Write the conditioning's weights and averages into a checkpoint's folder.
+
+    Args:
+        adapter: of the run.
+        ema: the host's `EMAModel`; None in a run without.
+        folder: the checkpoint's.
+    """
+    weights = {
+        f"{name}.{key}": weight.detach().cpu().clone()
         for name, module in adapter.conditioning_modules().items()
         for key, weight in module.state_dict().items()
     }
-    if weights:
-        save_file(dict(weights), folder / CONDITIONING_FILE)
+    if not weights:
+        return
+    averages = {} if ema is None else conditioning_averages(ema, adapter)
+    file = folder / CONDITIONING_FILE
+    file.parent.mkdir(exist_ok=True)
+    torch.save({"weights": weights, "averages": {key: value.cpu().clone() for key, value in averages.items()}}, file)
 
 
-def load_conditioning(adapter: FamilyAdapter, folder: Path) -> None:
-    """Read the conditioning's weights back from a checkpoint's folder.
+def read_conditioning(folder: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The conditioning's weights and averages, by name, from a checkpoint's folder.
 
     Raises:
-        TwinFlowError: the checkpoint has lost them.
-        RuntimeError: they are those of another network.
+        TwinFlowError: the checkpoint has lost them, or they cannot be read.
     """
-    modules, file = adapter.conditioning_modules(), folder / CONDITIONING_FILE
-    if not modules:
-        return
-    if not file.exists():
-        raise TwinFlowError(
-            f"{file} is missing: the checkpoint's run kept the time conditioning's weights there. Resume from another."
-        )
-    weights = load_file(file)
-    for name, module in modules.items():
+    content = read_tensors(folder / CONDITIONING_FILE)
+    try:
+        return content["weights"], content["averages"]
+    except KeyError as error:
+        raise TwinFlowError(f"{folder / CONDITIONING_FILE} has no {error}: resume from another checkpoint.") from error
+
+
+def load_conditioning(adapter: FamilyAdapter, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Give the conditioning's modules these weights; a module that has none keeps its own.
+
+    Raises:
+        TwinFlowError: they are those of another network.
+    """
+    for name, module in adapter.conditioning_modules().items():
         own = {key.removeprefix(f"{name}."): weight for key, weight in weights.items() if key.startswith(f"{name}.")}
-        module.load_state_dict(own)
+        if not own:
+            continue
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise TwinFlowError(f"{folder / CONDITIONING_FILE} is of another network: {error}") from error
+
+
+def read_tensors(file: Path) -> Mapping[str, Any]:
+    """What torch has saved in a file of a checkpoint, on the CPU.
+
+    Raises:
+        TwinFlowError: it is missing or damaged.
+    """
+    if not file.exists():
+        raise TwinFlowError(f"{file} is missing: resume from another checkpoint.")
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TwinFlowError(f"{file} is damaged ({reason}): resume from another checkpoint.") from error

@@ -1,6 +1,7 @@
 """Target time and time sign in a host's network: the modules, where they live, and the passes that use them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,6 +54,24 @@ def attach(model: Any, family: Family, sigma: Any) -> TimeConditioning:
 
     model.model_predict = model_predict
     return conditioning
+
+
+@contextmanager
+def hidden(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Keep the named submodules out of a network's sight inside this block; each is back in its place after it.
+
+    PEFT adapts and saves whatever a network shows it that a user's targets name: a bare "linear_1", a regular
+    expression, "all-linear".
+    """
+    with ExitStack() as back:
+        for name in names:
+            parent, _, child = name.rpartition(".")
+            owner = network.get_submodule(parent)
+            # None keeps the place, and with it the order of the parameters that optimizer and EMA go by. Assigned in
+            # the table itself: some of the host's networks answer an assignment of None with one beside it.
+            back.callback(owner._modules.__setitem__, child, owner._modules[child])
+            owner._modules[child] = None
+        yield
 
 
 def batch_keys(r: Tensor, sign: Tensor) -> Mapping[str, Tensor]:

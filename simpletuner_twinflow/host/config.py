@@ -3,16 +3,21 @@
 import dataclasses
 import json
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.host.conflicts import check_conflicts
+from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
+from simpletuner_twinflow.host.conflicts import conflicts
+from simpletuner_twinflow.host.given import checked_arguments
+from simpletuner_twinflow.host.overridden import overridden
 from simpletuner_twinflow.host.seams import Seam, refuse_broken_seams, uses, warn_of_broken_seams, wrap
-from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, check_spelling
+from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
+PATIENCE = 15  # seconds; a launcher ends the other ranks within one of the first one's end
 FIRST_ORDER = 21  # the host's own two fields stand at 21 and 22 of the section "loss_functions"
 
 
@@ -41,7 +46,10 @@ def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> An
     if info.read:
         # The one field type whose lists and objects the host turns into text instead of dropping them.
         shown, default = {"field_type": field_type.TEXT_JSON}, item.default and json.dumps(item.default)
-    limits = [(rules.MIN, info.minimum, "at least"), (rules.MAX, info.maximum, "at most")]
+    limits = [
+        (rules.MIN, info.minimum, "at least"),
+        (rules.MAX, info.maximum, "below" if info.below_maximum else "at most"),
+    ]
     dependencies = [module.FieldDependency(field=name, operator="equals", value=True) for name in info.requires]
     if item.name == "enabled":
         dependencies = [
@@ -70,19 +78,20 @@ def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> An
 
 
 @uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")))
-def name_misspelt_keys(module: ModuleType) -> None:
-    """Name the nearest key when a `twinflow_*` key is misspelt.
+def check_arguments(module: ModuleType) -> None:
+    """Check the keys among command line arguments before the host's parser sees them.
 
-    The host's parser would print its whole usage, or silently take a unique prefix of a key for that key.
+    The parser would answer a wrong one with its whole usage or a traceback, or silently take a unique prefix of a key
+    for that key.
     """
 
     def parse(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
         given = args[0] if args else kwargs.get("input_args")
-        options = sys.argv[1:] if given is None else given
-        check_spelling(
-            str(option).removeprefix("--").split("=")[0] for option in options if str(option).startswith("--")
-        )
-        return wrapped(*args, **kwargs)
+        arguments = sys.argv[1:] if given is None else given
+        taken = checked_arguments(arguments)
+        if taken == list(arguments):
+            return wrapped(*args, **kwargs)
+        return wrapped(taken, *args[1:], **{key: value for key, value in kwargs.items() if key != "input_args"})
 
     wrap(module, "parse_cmdline_args", parse)
     if "cmd" in getattr(sys.modules.get("simpletuner.helpers.configuration.loader"), "helpers", {}):
@@ -95,13 +104,16 @@ def validate_at_start_up(module: ModuleType) -> None:
 
     def load(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
         from_command_line = not (args[0] if args else kwargs.get("args"))
+        if from_command_line and isinstance(refused := sys.exception(), TwinFlowError):
+            raise refused  # the trainer would go on with a saved configuration in place of the one it was given
         try:
             config = wrapped(*args, **kwargs)
             if config is not None:
                 validate(config)
         except TwinFlowError as error:
             if from_command_line:
-                # One line and exit code 1; the trainer answers any other exception with a second attempt.
+                # Plain lines and exit code 1; the trainer answers any other exception with a second attempt.
+                let_the_first_rank_speak()
                 raise SystemExit(f"simpletuner-twinflow: {error}") from error
             raise
         return config
@@ -109,22 +121,29 @@ def validate_at_start_up(module: ModuleType) -> None:
     wrap(module, "load_config", load)
 
 
+def let_the_first_rank_speak() -> None:
+    """Wait on every rank but a machine's first, which says the same: its end ends the others, and one message stands.
+
+    Where it does not, because it was given another configuration, this rank goes on to say what it found itself.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(PATIENCE)
+
+
 def validate(config: Any) -> None:
-    """Check a parsed configuration; nothing is checked beyond type and range while TwinFlow is off.
+    """Check a parsed configuration, and say once what of it a TwinFlow run overrides; nothing while TwinFlow is off.
 
     Raises:
-        TwinFlowConfigError: A key's value, or a conflict with another key.
+        TwinFlowConfigError: A line for each key whose value, or whose conflict with another key, cannot be honoured.
         HostVersionError: This host cannot run TwinFlow.
     """
-    options = TwinFlowOptions.from_mapping(vars(config))
-    if not options.enabled:
+    if not config.twinflow_enabled:
         warn_of_broken_seams()
         return
+    options, refused = TwinFlowOptions.read(vars(config))
     refuse_broken_seams()
-    check_conflicts(vars(config), options)
-    if options.implementation == "paper" and options.enhanced_ratio > 0 and not config.caption_dropout_probability:
-        logging.getLogger("simpletuner_twinflow").warning(
-            "twinflow_enhanced_ratio is %s and caption_dropout_probability 0: guidance is measured against the empty "
-            "prompt, which is then never trained and drifts. Set caption_dropout_probability to 0.1, the default.",
-            options.enhanced_ratio,
-        )
+    if problems := [*refused.values(), *options.contradictions(), *conflicts(vars(config), options)]:
+        raise TwinFlowConfigError(*problems)
+    if options.implementation == "paper" and os.environ.get("RANK", "0") == "0":
+        for line in overridden(vars(config), options):
+            logging.getLogger("simpletuner_twinflow").warning(line)

@@ -58,6 +58,10 @@ class DiffusionAdapter(FamilyAdapter):
         }
         return there if self.conditioning is None else there | batch_keys(r, sign)
 
+    def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """The model's own times of the flow's."""
+        return self.path.time(t)
+
     def scheduler(self) -> TwinFlowDiffusionScheduler:
         """The few-step sampler for this model."""
         return TwinFlowDiffusionScheduler.from_config(self.noise_schedule)

@@ -1,7 +1,6 @@
 """TwinFlow in the host's own distiller protocol: what the trainer asks, and when, is in `DistillationBase`."""
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,9 @@ from simpletuner.helpers.distillation.common import DistillationBase
 from torch import Tensor
 
 from simpletuner_twinflow.host.adapter import FamilyAdapter
-from simpletuner_twinflow.host.checkpoints import load_conditioning, save_conditioning
+from simpletuner_twinflow.host.checkpoints import save_conditioning
 from simpletuner_twinflow.host.meter import WindowMeter
-from simpletuner_twinflow.host.resume import save_trained, saved_by
-from simpletuner_twinflow.layout import has_active_dropout, on_whole_batch
+from simpletuner_twinflow.host.saved_run import save_run
 from simpletuner_twinflow.objective import ObjectiveOptions, Predict, compute_losses, prepare_rows
 from simpletuner_twinflow.options import TwinFlowOptions
 from simpletuner_twinflow.roles import RoleDealer
@@ -40,7 +38,6 @@ class TwinFlowDistiller(DistillationBase):
         self._dealer = RoleDealer(shares, seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
-        self._dropout: bool | None = None  # asked once: walking a large network's modules at each step would cost
 
     def get_scheduler(self, scheduler_name: str | None = None) -> SchedulerMixin:
         """The few-step sampler of this run, for validation."""
@@ -51,13 +48,22 @@ class TwinFlowDistiller(DistillationBase):
         return True
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the host's batches as they are inside this block: its evaluation loss is not TwinFlow's."""
-        self._paused = True
+    def evaluating(self) -> Iterator[None]:
+        """Inside this block the host's batches stay as they are, and its passes ask the network for the velocity.
+
+        The host's evaluation loss is plain flow matching: it compares with the velocity, which is what the network
+        returns at r = t.
+        """
+        model, predict = self.trainer.model, self.trainer.model.model_predict
+
+        def model_predict(prepared_batch: dict, *args: Any, **kwargs: Any) -> dict:
+            return predict(self.adapter.at_own_times(prepared_batch), *args, **kwargs)
+
+        self._paused, model.model_predict = True, model_predict
         try:
             yield
         finally:
-            self._paused = False
+            self._paused, model.model_predict = False, predict
 
     def prepare_batch(self, batch: dict, model: Any, state: dict) -> dict:
         """Give each row of the host's batch its role: a copy of the batch whose samples and times say so."""
@@ -95,58 +101,42 @@ class TwinFlowDistiller(DistillationBase):
         output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
         prediction = self.adapter.velocity(output, prepared_batch)
         passes = self.adapter.predict_with(prepared_batch)
-        student, teacher = _replaying(passes, student_rng), self._teacher(passes, student_rng)
-        if self._has_dropout():
-            student, teacher = (on_whole_batch(predict, len(rows.roles)) for predict in (student, teacher))
         losses = compute_losses(
             rows,
             prediction,
             self.objective,
-            student,
-            teacher,
+            _replaying(passes, student_rng),
+            self._teacher(passes, student_rng),
             generator=_generator(stream + 1, device),
         )
         self.meter.add(micro_batch, losses.terms, rows)
         return losses.total
 
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
-        """Save what the host does not: what this run trains, and under LoRA the conditioning's weights."""
-        if not self.trainer.accelerator.is_main_process:
+        """Save what the host does not: what this run trains and how, and under LoRA the conditioning."""
+        trainer, folder = self.trainer, Path(ckpt_dir)
+        if not trainer.accelerator.is_main_process:
             return
-        save_trained(self.trainer.model, self.trainer.optimizer, Path(ckpt_dir))
-        if self.trainer.config.model_type == "lora":
-            save_conditioning(self.adapter, Path(ckpt_dir))
-
-    def on_load_checkpoint(self, ckpt_dir: str) -> None:
-        """Resume what the host does not."""
-        saved = saved_by(Path(ckpt_dir))
-        if self.trainer.config.model_type == "lora" and saved is not None and saved.conditioning:
-            load_conditioning(self.adapter, Path(ckpt_dir))
-
-    def _has_dropout(self) -> bool:
-        if self._dropout is None:
-            self._dropout = has_active_dropout(self.trainer.model.get_trained_component(unwrap_model=True))
-            if self._dropout:
-                logging.getLogger("simpletuner_twinflow").warning(
-                    "The network has dropout (lora_dropout is %s): TwinFlow's passes on part of a batch are laid out "
-                    "on the whole of it, so that student and teacher drop the same. lora_dropout 0 is cheaper.",
-                    self.trainer.config.lora_dropout,
-                )
-        return self._dropout
+        save_run(trainer.model, trainer.optimizer, trainer.accelerator.num_processes, folder)
+        if trainer.config.model_type == "lora":
+            save_conditioning(self.adapter, trainer.ema_model, folder)
 
     def _teacher(self, passes: Predict, rng: RngState) -> Predict:
         """The same passes with EMA weights; with the student's where the run has no EMA."""
         ema = self.trainer.ema_model
         if ema is None:
             return _replaying(passes, rng)
-        parameters = list(self.trainer._get_trainable_parameters())
-        shadows = [
-            shadow.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
-            for shadow, parameter in zip(ema.shadow_params, parameters, strict=True)
-        ]
+        lent: list[tuple[list, list]] = []  # parameters and shadows, copied for the first pass that needs them
 
         def predict(*args: Any) -> Tensor:
-            with teacher_weights(parameters, shadows), replay_rng(rng):
+            if not lent:
+                parameters = list(self.trainer._get_trainable_parameters())
+                shadows = [
+                    shadow.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
+                    for shadow, parameter in zip(ema.shadow_params, parameters, strict=True)
+                ]
+                lent.append((parameters, shadows))
+            with teacher_weights(*lent[0]), replay_rng(rng):
                 return passes(*args)
 
         return predict

@@ -5,7 +5,7 @@ Checkpoints stay as they are: a run resumes from them, so they keep the weights 
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -74,14 +74,20 @@ def export_pipeline(trainer: Any) -> None:
 
 
 def export_adapter(trainer: Any) -> None:
-    """Have the run's final adapter hold the weights asked for, with its scale, and a scheduler beside it."""
+    """Have the run's final adapter hold the weights asked for, as a whole change, and a scheduler beside it.
+
+    Must run before the adapter is trained or resumed, see `taken_from_base`.
+    """
+    from simpletuner_twinflow.host.adapter_file import taken_from_base
+
     model, save = trainer.model, trainer.model.save_lora_weights
+    taken = taken_from_base(model.get_trained_component(unwrap_model=True))
 
     def save_lora_weights(*args: Any, **kwargs: Any) -> Any:
         folder = Path(args[0] if args else kwargs["save_directory"])
         if folder != Path(trainer.config.output_dir):  # a checkpoint's
             return save(*args, **kwargs)
-        saved = save(*args, **(kwargs | _adapter(trainer)))
+        saved = save(*args, **(kwargs | _adapter(trainer, taken)))
         if (scheduler := stock_scheduler_of(trainer.model)) is not None:
             scheduler.save_pretrained(folder / "scheduler")
         return saved
@@ -89,24 +95,20 @@ def export_adapter(trainer: Any) -> None:
     model.save_lora_weights = save_lora_weights
 
 
-def _adapter(trainer: Any) -> dict[str, Any]:
-    """The adapter's weights and its metadata, without which a loader takes alpha to be the rank.
-
-    The metadata say no dropout: a loader that reads of one applies it when it draws.
-    """
-    from diffusers.training_utils import _collate_lora_metadata
+def _adapter(trainer: Any, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """The adapter's weights and the header of its file, as the host passes them to its `save_lora_weights`."""
     from peft.utils import get_peft_model_state_dict
+
+    from simpletuner_twinflow.host.adapter_file import described, whole_change
 
     network, name = trainer.model.get_trained_component(unwrap_model=True), trainer.model.MODEL_TYPE.value
     with weights_to_export(trainer):
-        layers = {
+        trained = {
             key: weight.detach().cpu().contiguous().clone()
             for key, weight in get_peft_model_state_dict(network).items()
         }
-    metadata = {
-        key: described | {"lora_dropout": 0.0} for key, described in _collate_lora_metadata({name: network}).items()
-    }
-    return {f"{name}_lora_layers": layers} | metadata
+    layers = whole_change(network, trained, taken)
+    return {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": described(network, layers)}
 
 
 @contextmanager

@@ -6,7 +6,6 @@ The host's own classes say the rest: direction, timesteps, latents, conditioning
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 
@@ -152,6 +151,22 @@ REFUSED = {  # the host's other families, and why
 }
 
 
+class Assisted(NamedTuple):
+    """Flavours of a family that the host trains with a frozen adapter on, and draws with the adapter off."""
+
+    default_flavour: str  # of the family
+    paths: Mapping[str, str | None]  # flavour -> the adapter it has by default
+
+
+_Z_IMAGE = "ostris/zimage_turbo_training_adapter"
+ASSISTED = {
+    "boogu_image": Assisted("v0.1-turbo", {"v0.1-turbo": None, "v0.1-turbo-fp8": None}),
+    "ernie": Assisted("base", {"turbo": None}),
+    "flux": Assisted("krea", {"schnell": "ostris/FLUX.1-schnell-training-adapter"}),
+    "flux3_image": Assisted("klein-base", {"klein": "SimpleTuner/flux-3-klein-image-training-assistant"}),
+    "qwen_image": Assisted("v2.1", {"v2.0": None, "v2.1": "SimpleTuner/Qwen-Image-2.1-training-assistant-v3"}),
+    "z_image": Assisted("turbo-ostris-v2", {"turbo": _Z_IMAGE, "turbo-ostris-v2": _Z_IMAGE}),
+}
 # How far off: docs/families.md.
 ASSISTANT = (
     "assistant_lora_path is {path!r} (the host's default for some flavours): a frozen adapter that is on in training "
@@ -160,15 +175,10 @@ ASSISTANT = (
 )
 
 
-def is_flow_matching(config: Mapping[str, Any]) -> bool:
-    """Whether the run's model predicts a flow velocity, by the host's own classes."""
-    from simpletuner.helpers.models.registry import ModelRegistry
-
-    family = ModelRegistry.model_families().get(config.get("model_family"))
-    if family is None:
-        return True  # the host refuses an unknown family itself
+def predicts_flow(config: Mapping[str, Any]) -> bool:
+    """Whether the run's model predicts a flow velocity; a family that is not trained at all counts as one that does."""
     overridden = config.get("prediction_type") in ("epsilon", "v_prediction", "sample")
-    return family.PREDICTION_TYPE.is_flow_prediction and not overridden
+    return config.get("model_family") not in DIFFUSION_FAMILIES and not overridden
 
 
 def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
@@ -200,19 +210,16 @@ def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
 
 
 def _assistant(config: Mapping[str, Any]) -> str | None:
-    """The frozen adapter that the host would train this run with, if it would; by its own classes."""
-    from simpletuner.helpers.models.registry import ModelRegistry
-
-    family = ModelRegistry.model_families()[config["model_family"]]
+    """The frozen adapter that the host would train this run with, if it would."""
+    assisted = ASSISTED.get(config.get("model_family"))
+    if assisted is None or config.get("model_type") != "lora" or config.get("disable_assistant_lora"):
+        return None
     flavour = config.get("model_flavour")
     if not flavour and not config.get("pretrained_model_name_or_path"):
-        flavour = family.DEFAULT_MODEL_FLAVOUR
-    if config.get("model_type") != "lora" or not family.supports_assistant_lora(
-        SimpleNamespace(**config | {"model_flavour": flavour})
-    ):
+        flavour = assisted.default_flavour
+    if flavour not in assisted.paths:
         return None
-    by_flavour = getattr(family, "ASSISTANT_LORA_PATHS", {})
-    return config.get("assistant_lora_path") or by_flavour.get(flavour) or family.ASSISTANT_LORA_PATH
+    return config.get("assistant_lora_path") or assisted.paths[flavour]
 
 
 def _diffusion_reason(config: Mapping[str, Any]) -> str | None:

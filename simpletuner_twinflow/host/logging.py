@@ -25,23 +25,37 @@ def attach_to_trackers(module: ModuleType) -> None:
         log = trainer.accelerator.log
 
         def log_with_terms(values: dict, step: int | None = None, **log_kwargs: Any) -> None:
-            if STEP_MARK in values and trainer.accelerator.log_with:
-                values = values | step_values(trainer, distiller, charts, int(step))
-            log(values, step=step, **log_kwargs)
+            if STEP_MARK not in values or not trainer.accelerator.log_with:
+                log(values, step=step, **log_kwargs)
+                return
+            means = distiller.meter.means(trainer.accelerator)
+            log(values | {f"twinflow/{name}": mean for name, mean in means.items()}, step=step, **log_kwargs)
+            # After the values, so that a chart that cannot be drawn takes none of them along.
+            if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(int(step)):
+                from simpletuner_twinflow.wandb_logger import trajectory_chart
+
+                log(trajectory_chart(distiller.meter.positions(), step=int(step)), step=step, **log_kwargs)
 
         trainer.accelerator.log = log_with_terms
 
     wrap(module, "Trainer.init_trackers", init_trackers)
 
 
-def step_values(trainer: Any, distiller: Any, charts: ChartSchedule, step: int) -> dict[str, Any]:
-    """What TwinFlow logs for one optimizer step."""
-    values = {f"twinflow/{name}": mean for name, mean in distiller.meter.means(trainer.accelerator).items()}
-    if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(step):
-        from simpletuner_twinflow.wandb_logger import trajectory_chart
+@uses(Seam("Trainer.train", ("self",)))
+def name_terms_of_failure(module: ModuleType) -> None:
+    """Have the host's error of a loss that is not finite name the terms that are not."""
 
-        values |= trajectory_chart(distiller.meter.rows(), step=step)
-    return values
+    def train(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        try:
+            return wrapped(*args, **kwargs)
+        except RuntimeError as error:
+            distiller = distiller_of(trainer)
+            if distiller is not None and (terms := distiller.meter.not_finite()):
+                named = ", ".join(f"twinflow/{name} is {value}" for name, value in terms.items())
+                error.add_note(f"simpletuner-twinflow: {named}.")
+            raise
+
+    wrap(module, "Trainer.train", train)
 
 
 def wandb_is_used(trainer: Any) -> bool:

@@ -39,10 +39,12 @@ def attach_to_trainer(module: ModuleType) -> None:
             trainer.twinflow_adapter = trainer.model.twinflow_adapter = adapter_for(trainer.model)
             trainer.twinflow_adapter.attach_conditioning()
 
-    def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        wrapped(*args, **kwargs)
-        if active_options(trainer.config) is not None:
-            trainer.twinflow_adapter.train_conditioning()
+    def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        if active_options(trainer.config) is None:
+            return wrapped(*args, **kwargs)
+        with trainer.twinflow_adapter.conditioning_hidden():
+            wrapped(*args, **kwargs)
+        trainer.twinflow_adapter.train_conditioning()
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
@@ -56,6 +58,7 @@ def attach_to_trainer(module: ModuleType) -> None:
             return wrapped(*args, **kwargs)
         prepared_batch = args[0] if args else kwargs["prepared_batch"]
         loss = distiller.training_loss(prepared_batch)
+        forget_expert_losses(trainer.config)
         # As the host returns them: loss, its logs, the diffusion loss, auxiliary logs, distiller's logs. The terms are
         # logged where the host logs, so that nothing waits for the device here.
         return loss, None, loss, None, {}
@@ -64,6 +67,14 @@ def attach_to_trainer(module: ModuleType) -> None:
     wrap(module, "Trainer.init_trainable_peft_adapter", init_adapter)
     wrap(module, "Trainer.init_distillation", init_distillation)
     wrap(module, "Trainer._compute_model_prediction_loss", compute_loss)
+
+
+def forget_expert_losses(config: Any) -> None:
+    """Empty the list in which HiDream's experts note a loss at each pass; the host's loss, replaced here, would."""
+    if config.model_family == "hidream":
+        from simpletuner.helpers.models.hidream.transformer import clear_load_balancing_loss
+
+        clear_load_balancing_loss()
 
 
 def distiller_of(trainer: Any) -> Any | None:

@@ -1,13 +1,25 @@
 """Per-term sums over an accumulation window, kept on the device until the host logs."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from simpletuner_twinflow.objective import Rows, Term
+from simpletuner_twinflow.roles import Role
 
 NAMES = ("rcgm", "real_velocity", "adversarial", "rectify")
+
+
+class Positions(NamedTuple):
+    """Where a micro-batch's rows were on the path: what is kept of them."""
+
+    roles: tuple[Role, ...]
+    t: Tensor  # (B,), as are the following
+    r: Tensor
+    sign: Tensor
 
 
 class WindowMeter:
@@ -15,17 +27,27 @@ class WindowMeter:
 
     def __init__(self) -> None:
         self._terms: dict[int, Mapping[str, Term]] = {}
-        self._rows: dict[int, Rows] = {}
+        self._positions: dict[int, Positions] = {}
 
     def add(self, micro_batch: int, terms: Mapping[str, Term], rows: Rows) -> None:
         """Keep a micro-batch's terms; a repeated pass over it replaces them, so probes do not count twice."""
         if micro_batch == 0:
-            self._terms, self._rows = {}, {}
-        self._terms[micro_batch], self._rows[micro_batch] = terms, rows
+            self._terms, self._positions = {}, {}
+        self._terms[micro_batch] = terms
+        self._positions[micro_batch] = Positions(rows.roles, rows.t, rows.r, rows.sign)
 
-    def rows(self) -> list[Rows]:
-        """The rows of the window so far."""
-        return list(self._rows.values())
+    def positions(self) -> list[Positions]:
+        """Of the rows of each micro-batch of the window so far."""
+        return list(self._positions.values())
+
+    def not_finite(self) -> dict[str, float]:
+        """The terms of this rank that are NaN or infinite in the window so far; reads from the device."""
+        return {
+            name: value
+            for terms in self._terms.values()
+            for name, term in terms.items()
+            if not math.isfinite(value := float(term.total))
+        }
 
     def means(self, accelerator: Any) -> dict[str, float]:
         """Each term's mean over the window's rows on all ranks; a term without rows is left out.

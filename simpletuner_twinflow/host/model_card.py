@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 from diffusers import LCMScheduler
 
-from simpletuner_twinflow.diffusion_stock import stock_timesteps
+from simpletuner_twinflow.diffusion_stock import stock_diffusion_settings, stock_timesteps
 from simpletuner_twinflow.host.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
@@ -107,7 +107,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     steps, seed = options.target_step_count, config.validation_seed or config.seed or 42
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
     guidance = sampling_guidance(model)
-    times = _arguments(model.twinflow_adapter.sampling_times)
+    times = ", ".join(f"{name}={value!r}" for name, value in model.twinflow_adapter.sampling_times.items())
     own = ("from simpletuner_twinflow import TwinFlowScheduler", f"pipeline.scheduler = TwinFlowScheduler({times})")
     imports, scheduler = ["import torch", "from diffusers import DiffusionPipeline"], []
     stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
@@ -119,9 +119,9 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         scheduler = [f"pipeline.scheduler = {ours.__name__}{made}"]
         note = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
     elif isinstance(stock, LCMScheduler):
-        if config.model_type != "full":
+        if config.model_type != "full":  # which has no scheduler of its own, and on the hub no folder for one
             imports[1] += ", LCMScheduler"
-            scheduler = [f'pipeline.scheduler = LCMScheduler.from_pretrained({source!r}, subfolder="scheduler")']
+            scheduler = ["pipeline.scheduler = LCMScheduler(", *_arguments(stock_diffusion_settings(stock)), ")"]
         asked = f"timesteps={stock_timesteps(stock.config, steps)}"
         note = (
             "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead "
@@ -176,8 +176,9 @@ def _films(model: Any) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if name == "num_frames" and value} | {"output_type": "pil"}
 
 
-def _arguments(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+def _arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as code, a line each."""
+    return [f"    {name}={value!r}," for name, value in settings.items()]
 
 
 def _loading(metadata: ModuleType, config: Any, source: str) -> list[str]:

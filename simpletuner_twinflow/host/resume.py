@@ -1,95 +1,54 @@
-"""Resuming: from a checkpoint that was finished, and across a change of what is trained.
+"""Resuming: from a checkpoint that is finished and whole, and across a change of what is trained.
 
 With TwinFlow a run trains a few parameters more, the time conditioning. Each checkpoint therefore says which parameters
 its optimizer and its EMA cover, by name, and a run that trains others takes what belongs to it: a plain run can be
 continued with TwinFlow and a TwinFlow run without. A checkpoint without that list is one of a plain run.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.checkpoint_files import damage, is_finished
+from simpletuner_twinflow.host.checkpoints import load_conditioning, read_conditioning, read_tensors
 from simpletuner_twinflow.host.loss import active_options
+from simpletuner_twinflow.host.saved_run import SavedRun, Trained, saved_by
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 from simpletuner_twinflow.optimizer_state import Groups, fit_optimizer_state
 
-STATE_FILE = "twinflow_state.json"
-
 logger = logging.getLogger("simpletuner_twinflow")
 
-
-@dataclass(frozen=True)
-class Trained:
-    """The names of what a run trains."""
-
-    conditioning: list[str]  # parameters that TwinFlow has added to the network
-    optimizer: list[list[str]]  # by parameter group
-    ema: list[str]  # in the order of the shadows; of every trainable parameter, with or without EMA
-
-    @classmethod
-    def of(cls, model: Any, optimizer: torch.optim.Optimizer) -> "Trained":
-        """What this run trains. Args: model: the host's `ModelFoundation`. optimizer: the run's first."""
-        network = model.get_trained_component(unwrap_model=True)
-        named = {id(parameter): name for name, parameter in network.named_parameters()}
-        adapter = getattr(model, "twinflow_adapter", None)
-        modules = adapter.conditioning_modules() if adapter is not None else {}
-        conditioning = {id(parameter) for module in modules.values() for parameter in module.parameters()}
-        return cls(
-            conditioning=[name for key, name in named.items() if key in conditioning],
-            optimizer=[
-                [
-                    named.get(id(parameter), f"other parameter {number}")
-                    for number, parameter in enumerate(group["params"])
-                ]
-                for group in optimizer.param_groups
-            ],
-            ema=[named[id(parameter)] for parameter in network.parameters() if parameter.requires_grad],
-        )
-
-    def without(self, names: list[str]) -> "Trained":
-        """The same without the parameters named."""
-        left_out = set(names)
-        return Trained(
-            conditioning=[name for name in self.conditioning if name not in left_out],
-            optimizer=[[name for name in group if name not in left_out] for group in self.optimizer],
-            ema=[name for name in self.ema if name not in left_out],
-        )
-
-
-def save_trained(model: Any, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write into a checkpoint what its run trains."""
-    text = json.dumps(asdict(Trained.of(model, optimizer)), indent=1)
-    (folder / STATE_FILE).write_text(text, encoding="utf-8")
-
-
-def saved_by(folder: Path) -> Trained | None:
-    """What the run that wrote this checkpoint trained; None for a plain run."""
-    file = folder / STATE_FILE
-    return Trained(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+LATEST = "latest"
+EMA_STEP = "optimization_step"
 
 
 @uses(Seam("Trainer.checkpoint_state_latest", ("output_dir",)))
 def attach_to_latest_checkpoint(module: ModuleType) -> None:
-    """Resume a TwinFlow run from the latest checkpoint that was finished."""
+    """Resume a TwinFlow run from the latest checkpoint that was finished; start anew where none was."""
 
     def latest(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> str | None:
         found = wrapped(*args, **kwargs)
         if found is None or active_options(trainer.config) is None or trainer.checkpoint_manager is None:
             return found
-        # Hosts before the guard file wrote none; then the host's own choice stands.
         whole = trainer.checkpoint_manager.get_latest_checkpoint(require_guard=True)
-        if whole is None or whole == found:
+        if whole == found or trainer.config.delete_invalid_checkpoints:  # the host then deletes what it cannot load
             return found
-        logger.warning("%s was not finished when its run ended; resuming from %s.", found, whole)
+        if whole is not None:
+            logger.warning("%s was not finished when its run ended; resuming from %s.", found, whole)
+        else:
+            logger.warning(
+                "%s was not finished when its run ended, and no other checkpoint was: the run starts from the "
+                "beginning. To load it all the same, set resume_from_checkpoint to %s.",
+                found,
+                found,
+            )
         return whole
 
     wrap(module, "Trainer.checkpoint_state_latest", latest)
@@ -107,32 +66,32 @@ def attach_to_loading(module: ModuleType) -> None:
 
     def load_model_hook(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         folder = Path(args[1] if len(args) > 1 else kwargs["input_dir"])
-        saved, active = saved_by(folder), active_options(manager.args) is not None
-        if saved is None and not active:
-            return wrapped(*args, **kwargs)
-        optimizer, *_ = manager.accelerator._optimizers
-        current = Trained.of(manager.model, optimizer)
-        if saved is None:
-            logger.warning(
-                "%s was trained without TwinFlow: its time conditioning starts from zero (%s).",
-                folder,
-                ", ".join(current.conditioning) or "none in this mode",
-            )
-            saved = current.without(current.conditioning)
-        elif active and (missing := [name for name in current.conditioning if name not in saved.conditioning]):
-            logger.warning("%s has no %s: it starts from zero.", folder, ", ".join(missing))
-        elif not active:
-            logger.warning("%s was trained with TwinFlow; this run goes on without it.", folder)
+        active = active_options(manager.args) is not None
+        with _told(manager):
+            if active:
+                refuse_damaged(folder, manager.args)
+            run = saved_by(folder)
+            if run is None and not active:
+                return wrapped(*args, **kwargs)
+            optimizer, *_ = manager.accelerator._optimizers
+            current = Trained.of(manager.model, optimizer)
+            saved = current.without(current.conditioning) if run is None else run.trained
+            # All is read and checked before anything is loaded, so that what cannot be loaded leaves no trace.
+            weights, averages = _conditioning_of(manager, folder, saved)
+            shadows = _read_ema(manager, folder, saved, averages)
+        _tell_changes(manager, folder, run, current)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
         with _forgiven(module, {*saved.conditioning} ^ {*current.conditioning}):
             wrapped(*args, **kwargs)
-        _load_ema(manager, folder, network, saved, current)
+        if active:
+            load_conditioning(manager.model.twinflow_adapter, weights, folder)
+        _load_ema(manager, folder, network, current, shadows)
         return None
 
     def load_ema_state(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         folder = Path(args[0] if args else kwargs["checkpoint_dir"])
-        if saved_by(folder) is None and active_options(manager.args) is None:
+        if active_options(manager.args) is None and saved_by(folder) is None:
             wrapped(*args, **kwargs)
         # Otherwise ours follows once the network's own weights are loaded.
 
@@ -140,14 +99,79 @@ def attach_to_loading(module: ModuleType) -> None:
     wrap(module, "SaveHookManager._load_ema_state", load_ema_state)
 
 
+@contextmanager
+def _told(manager: Any) -> Iterator[None]:
+    """Say why a checkpoint is not loaded where the host deletes it for that, which it does without a word."""
+    try:
+        yield
+    except TwinFlowError as error:
+        if manager.args.delete_invalid_checkpoints and manager.accelerator.is_main_process:
+            logger.warning("%s SimpleTuner deletes this checkpoint, since delete_invalid_checkpoints is true.", error)
+        raise
+
+
+def refuse_damaged(folder: Path, config: Any) -> None:
+    """End the attempt to resume from a checkpoint that is not whole, before anything of it is loaded.
+
+    Args:
+        folder: the checkpoint's.
+        config: the host's.
+
+    Raises:
+        TwinFlowError: Names the file and the way out; the host takes it as the sign of a damaged checkpoint.
+    """
+    problem = damage(folder)
+    if problem is None and config.resume_from_checkpoint == LATEST and not is_finished(folder):
+        problem = f"{folder} was not finished when its run ended"
+    if problem is not None:
+        way_out = (
+            ""
+            if config.delete_invalid_checkpoints
+            else " Set resume_from_checkpoint to another checkpoint, or delete_invalid_checkpoints to true to have "
+            "SimpleTuner delete this one and go on from the one before it."
+        )
+        raise TwinFlowError(f"{problem}.{way_out}")
+
+
+def _conditioning_of(manager: Any, folder: Path, saved: Trained) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """An adapter's conditioning, weights and averages; a full model has it among its own."""
+    if manager.args.model_type != "lora" or not saved.conditioning:
+        return {}, {}
+    return read_conditioning(folder)
+
+
+def _tell_changes(manager: Any, folder: Path, run: SavedRun | None, current: Trained) -> None:
+    """Say once what differs between the run that wrote the checkpoint and this one."""
+    if not manager.accelerator.is_main_process:
+        return
+    if active_options(manager.args) is None:
+        logger.warning("%s was trained with TwinFlow; this run goes on without it.", folder)
+        return
+    if run is None:
+        logger.warning(
+            "%s was trained without TwinFlow: its time conditioning starts from zero (%s).",
+            folder,
+            ", ".join(current.conditioning) or "none in this mode",
+        )
+        return
+    if missing := [name for name in current.conditioning if name not in run.trained.conditioning]:
+        logger.warning("%s has no %s: it starts from zero.", folder, ", ".join(missing))
+    if dropped := [name for name in run.trained.conditioning if name not in current.conditioning]:
+        logger.warning("%s has trained %s, which this run leaves out.", folder, ", ".join(dropped))
+    if changes := run.changes(manager.args, manager.accelerator.num_processes):
+        logger.warning("%s was trained with other settings: %s.", folder, ", ".join(changes))
+
+
 def _fit_next_state(optimizer: torch.optim.Optimizer, saved: Groups, current: Groups) -> None:
-    """Fit the next state that is loaded into the optimizer."""
+    """Fit the next state that is loaded into the optimizer; of an attempt before, which failed, nothing is left."""
+    if (before := getattr(optimizer, "twinflow_fit", None)) is not None:
+        before.remove()
 
     def fit(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        handle.remove()
+        optimizer.twinflow_fit.remove()
         return fit_optimizer_state(state_dict, saved, current)
 
-    handle = optimizer.register_load_state_dict_pre_hook(fit)
+    optimizer.twinflow_fit = optimizer.register_load_state_dict_pre_hook(fit)
 
 
 @contextmanager
@@ -166,30 +190,61 @@ def _forgiven(module: ModuleType, names: set[str]) -> Iterator[None]:
         module.load_torch_model = load_torch_model
 
 
-def _load_ema(manager: Any, folder: Path, network: nn.Module, saved: Trained, current: Trained) -> None:
-    """Restore the averages on every rank; what was not averaged before starts from its weights as they are now.
+class _SavedEma(NamedTuple):
+    """The averages of a checkpoint by the parameters' names, and the counters that go with them."""
+
+    averages: Mapping[str, Tensor]
+    counters: Mapping[str, Any]
+
+
+def _read_ema(manager: Any, folder: Path, saved: Trained, ours: Mapping[str, Tensor]) -> _SavedEma | None:
+    """The checkpoint's averages; None where the run or the checkpoint has no EMA.
+
+    Args:
+        manager: the host's `SaveHookManager`.
+        folder: the checkpoint's.
+        saved: what its run trained.
+        ours: the conditioning's averages, where they are not in the host's file.
 
     Raises:
-        TwinFlowError: The checkpoint's averages are not those of the parameters it names.
-        RuntimeError: One of them has another shape than its parameter.
+        TwinFlowError: They are not those of the parameters that the checkpoint names, or of other shapes.
     """
+    file = Path(manager._ema_checkpoint_path(str(folder)))
+    if manager.ema_model is None or not file.exists():
+        return None
+    state = read_tensors(file)
+    found = [value for key, value in state.items() if key.startswith("shadow_params.")]
+    names = [name for name in saved.ema if name not in ours]
+    if len(found) != len(names):
+        raise TwinFlowError(
+            f"{file} holds {len(found)} averages, where those of {len(names)} parameters were expected: it belongs to "
+            "another run. Resume from another checkpoint."
+        )
+    # The host takes decay and warm-up from the checkpoint and so passes over what the config says now; with TwinFlow on
+    # the average is the teacher, and the config's word counts.
+    keys = manager.EMA_METADATA_KEYS if active_options(manager.args) is None else (EMA_STEP,)
+    if lacking := [key for key in keys if key not in state]:
+        raise TwinFlowError(f"{file} has no {', '.join(lacking)}: resume from another checkpoint.")
+    averages = dict(zip(names, found, strict=True)) | dict(ours)
+    for name, parameter in manager.model.get_trained_component(unwrap_model=True).named_parameters():
+        if name in averages and averages[name].shape != parameter.shape:
+            raise TwinFlowError(
+                f"{file} has an average of shape {tuple(averages[name].shape)} for {name}, whose shape is "
+                f"{tuple(parameter.shape)}: it belongs to another run. Resume from another checkpoint."
+            )
+    return _SavedEma(averages, {key: state[key] for key in keys})
+
+
+def _load_ema(manager: Any, folder: Path, network: nn.Module, current: Trained, saved: _SavedEma | None) -> None:
+    """Restore the averages on every rank; what was not averaged before starts from its weights as they are now."""
     if manager.ema_model is None:
         return
-    file, shadows = Path(manager._ema_checkpoint_path(str(folder))), manager.ema_model.shadow_params
-    weights = dict(network.named_parameters())
-    averages: Mapping[str, Tensor] = {}
-    if file.exists():
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        found = [value for key, value in state.items() if key.startswith("shadow_params.")]
-        if len(found) != len(saved.ema):
-            raise TwinFlowError(
-                f"{file} holds {len(found)} averages, where those of {len(saved.ema)} parameters were expected: it "
-                "belongs to another run. Resume from another checkpoint, or remove the file to start averaging anew."
-            )
-        averages = dict(zip(saved.ema, found, strict=True))
-        for key in manager.EMA_METADATA_KEYS:
-            setattr(manager.ema_model, key, state[key])
+    if saved is None:
+        if manager.accelerator.is_main_process:
+            logger.warning("%s has no EMA: the averages start from its weights.", folder)
     else:
-        logger.warning("%s has no EMA: the averages start from its weights.", folder)
-    for shadow, name in zip(shadows, current.ema, strict=True):
+        for key, value in saved.counters.items():
+            setattr(manager.ema_model, key, value)
+    weights, averages = dict(network.named_parameters()), saved.averages if saved else {}
+    for shadow, name in zip(manager.ema_model.shadow_params, current.ema, strict=True):
         shadow.data.copy_(averages.get(name, weights[name].detach()))

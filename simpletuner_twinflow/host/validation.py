@@ -78,7 +78,7 @@ def sampling_guidance(model: Any) -> float:
     Seam("Evaluation.execute_eval", ("prepare_batch",)),
 )
 def attach_to_validation(module: ModuleType) -> None:
-    """Keep the base-model benchmark and the evaluation loss what they are without TwinFlow."""
+    """Keep the base-model benchmark what it is without TwinFlow, and the evaluation loss one of the velocity."""
     from simpletuner.helpers.training import custom_schedule
 
     # Here the name stands for the host's own implementation; ours comes from the distiller.
@@ -107,7 +107,7 @@ def attach_to_validation(module: ModuleType) -> None:
         distiller = distiller_of(getattr(prepare_batch, "__self__", None))
         if distiller is None:
             return wrapped(*args, **kwargs)
-        with distiller.paused():
+        with distiller.evaluating():
             return wrapped(*args, **kwargs)
 
     wrap(module, "Validation.run_validations", run_validations)

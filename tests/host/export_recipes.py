@@ -9,8 +9,9 @@ STUDENT_PICTURES = {"ema_validation": "none"}
 
 
 def export_lora(host: Host, runs: Runs) -> Run:
-    """Exports EMA by default; an alpha that is not the rank, so that an adapter without it draws something else."""
-    return host.train("export_lora", SEED | TINY | EMA_PICTURES | {"lora_alpha": 32})
+    """Exports EMA by default; an alpha that is not the rank, and a start that changes the base's weights."""
+    adapter = {"lora_alpha": 32, "lora_init_type": "pissa"}
+    return host.train("export_lora", SEED | TINY | EMA_PICTURES | adapter)
 
 
 def export_lora_without_ema(host: Host, runs: Runs) -> Run:

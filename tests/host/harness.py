@@ -47,6 +47,7 @@ TINY = {
     "lora_rank": 8,
     "learning_rate": 1e-3,
 }
+EVENTS = "events-{rank}.jsonl"
 FULL = {"model_type": "full", "train_batch_size": 8, "gradient_accumulation_steps": 1}
 
 
@@ -67,9 +68,10 @@ class Run:
     @classmethod
     def read(cls, folder: Path, rank: int, code: int) -> "Run":
         """What a finished process of a run has left in the run's folder."""
-        events, log = folder / f"events-{rank}.jsonl", folder / f"log-{rank}.txt"
+        events, log = folder / EVENTS.format(rank=rank), folder / f"log-{rank}.txt"
         lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
-        return cls(folder, code, log.read_text(encoding="utf-8", errors="replace"), [*map(json.loads, lines)])
+        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        return cls(folder, code, said, [*map(json.loads, lines)])
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The observed events of one kind, in order."""
@@ -124,9 +126,7 @@ class Host:
         folder = self._lay_out(name, config, images)
         if command == "fork":
             return self._forked(folder, [{}], environment or {}, timeout)[0]
-        events, log = folder / "events-0.jsonl", folder / "log-0.txt"
-        events.unlink(missing_ok=True)
-        variables = self._environment | {"OBSERVER_FILE": str(events)}
+        variables = dict(self._environment)
         launch = [
             "-m",
             "accelerate.commands.launch",
@@ -143,38 +143,57 @@ class Host:
             # installed in editable mode is not importable from there: the host is as if the plugin were not installed.
             argv = [sys._base_executable, *launch, str(TRAIN)]
             variables["PYTHONPATH"] += f"{os.pathsep}{SITE_PACKAGES}"
-        with log.open("wb") as file:
-            result = subprocess.run(
-                argv,
-                cwd=folder,
-                env=variables | (environment or {}),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=False,
-            )
-        return Run.read(folder, 0, result.returncode)
+        return Run.read(folder, 0, self._called(argv, folder, variables | (environment or {}), timeout))
 
     def train_on_ranks(
         self,
         name: str,
         config: dict[str, Any],
         *,
-        ranks: int = 2,
+        command: str = "fork",
         environment: dict[str, str] | None = None,
         timeout: int = 300,
     ) -> list[Run]:
-        """As `train` by "fork", in so many processes of one group (gloo), as torchrun starts them; a run a rank."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        group |= {"LOCAL_WORLD_SIZE": str(ranks), "ACCELERATE_USE_CPU": "true"}
-        each = [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-        return self._forked(self._lay_out(name, config, None), each, environment or {}, timeout)
+        """As `train`, in two processes of one group (gloo); a run a rank.
+
+        Args:
+            name: of the run's folder.
+            config: the user's keys.
+            command: "fork", or "torchrun", which writes what all ranks print into one log.
+            environment: further environment variables.
+            timeout: seconds.
+        """
+        folder, given = self._lay_out(name, config, None), (environment or {}) | {"ACCELERATE_USE_CPU": "true"}
+        if command == "torchrun":
+            launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port", str(free_port())]
+            code = self._called([sys.executable, *launch, str(TRAIN)], folder, self._environment | given, timeout)
+            return [Run.read(folder, rank, code) for rank in range(2)]
+        group = {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+        }
+        each = [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+        return self._forked(folder, each, given, timeout)
+
+    def _called(self, argv: list[Any], folder: Path, environment: dict[str, str], timeout: int) -> int:
+        """The exit code of a command run in a run's folder."""
+        with (folder / "log-0.txt").open("wb") as log:
+            return subprocess.run(
+                argv,
+                cwd=folder,
+                env=environment | {"OBSERVER_FILE": str(folder / EVENTS)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+            ).returncode
 
     def _lay_out(self, name: str, config: dict[str, Any], images: list[dict[str, Any]] | None) -> Path:
         folder = self.folder / name
+        for old in folder.glob("events-*.jsonl"):
+            old.unlink()
         paths = {
             "pretrained_model_name_or_path": str(self.pipeline),
             "data_backend_config": "config/data.json",
@@ -191,12 +210,17 @@ class Host:
     ) -> list[Run]:
         started = []
         for rank, variables in enumerate(variables_of_ranks):
-            events = folder / f"events-{rank}.jsonl"
-            events.unlink(missing_ok=True)
-            given = variables | environment | {"OBSERVER_FILE": str(events)}
+            given = variables | environment | {"OBSERVER_FILE": str(folder / EVENTS)}
             log, prelude = folder / f"log-{rank}.txt", "sitecustomize:run_given_code"
             started.append(self._server.start(folder, log, given, timeout, prelude=prelude))
         return [Run.read(folder, rank, code.result()) for rank, code in enumerate(started)]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 class Runs:

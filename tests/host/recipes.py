@@ -7,10 +7,12 @@ from PIL import Image
 
 from demo.digits import write_digits
 from demo.train import datasets
+from tests.host.damage_recipes import DAMAGE_RECIPES
 from tests.host.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.host.export_recipes import EXPORT_RECIPES
 from tests.host.harness import FULL, SEED, TINY, Host, Run, Runs
 from tests.host.precision_recipes import PRECISION_RECIPES
+from tests.host.rank_recipes import RANK_RECIPES
 from tests.host.resume_recipes import RESUME_RECIPES
 
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
@@ -18,6 +20,36 @@ ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance":
 ADVERSARIAL = {"twinflow_adversarial_enabled": True}
 TWENTY_STEPS = {"max_train_steps": 20, "checkpointing_steps": 20, "validation_disable": True}
 PROBE_EACH_STEP = "import step_probe; step_probe.install(note)"
+BREAK_CHART = """
+def attach(module):
+    def trajectory_chart(*args, **kwargs):
+        raise ValueError("no paper left")
+    module.trajectory_chart = trajectory_chart
+wrapt.register_post_import_hook(attach, "simpletuner_twinflow.wandb_logger")
+"""
+BREAK_TERM = """
+def attach(module):
+    rcgm_target = module.rcgm_target
+    module.rcgm_target = lambda *args, **kwargs: rcgm_target(*args, **kwargs) * float("nan")
+wrapt.register_post_import_hook(attach, "simpletuner_twinflow.objective")
+"""
+WATCH_EVALUATION = """
+evaluating = []
+def attach(module):
+    def call(wrapped, instance, args, kwargs):
+        evaluating.append(True)
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            evaluating.clear()
+    wrapt.wrap_function_wrapper(module, "Evaluation.execute_eval", call)
+def network_pass(model, args, kwargs):
+    batch = args[0] if args else kwargs["prepared_batch"]
+    keys = ("timesteps", "twinflow_target_time", "twinflow_sign")
+    return {"kind": "evaluation", **{key: batch[key].tolist() for key in keys}} if evaluating else None
+wrapt.register_post_import_hook(attach, "simpletuner.helpers.training.validation")
+wrapt.register_post_import_hook(before("SD3.model_predict", network_pass), "simpletuner.helpers.models.sd3.model")
+"""
 # Each message takes a while on its way through a queue between processes; on a busy machine it does.
 SLOW_QUEUES = """
 import multiprocessing.queues, time
@@ -46,7 +78,9 @@ def seed_lora(host: Host, runs: Runs) -> tuple[Run, Run]:
 def adversarial_lora(host: Host, runs: Runs) -> Run:
     """Everything on, with a W&B run, a benchmark of the base model by its own settings, and each step probed."""
     config = SEED | TINY | ADVERSARIAL | {"report_to": "wandb", "disable_benchmark": False} | ORDINARY_SAMPLING
-    return host.train("adversarial_lora", config, environment={"OBSERVER_CODE": PROBE_EACH_STEP})
+    # Dropout kept by the host's switch, so that each pass draws random numbers and it shows which.
+    environment = {"OBSERVER_CODE": PROBE_EACH_STEP, "SIMPLETUNER_LORA_DROPOUT_FORCE_ENABLED": "1"}
+    return host.train("adversarial_lora", config, environment=environment)
 
 
 def full(host: Host, runs: Runs) -> Run:
@@ -107,6 +141,30 @@ def refused(host: Host, runs: Runs) -> Run:
     return host.train("refused", SEED | TINY | {"twinflow_delta_t": 2.0}, command="simpletuner")
 
 
+def failing_chart(host: Host, runs: Runs) -> Run:
+    """A W&B run whose trajectory chart cannot be drawn."""
+    config = SEED | TINY | ADVERSARIAL | {"report_to": "wandb", "validation_disable": True, "max_train_steps": 2}
+    return host.train("failing_chart", config, environment={"OBSERVER_CODE": BREAK_CHART})
+
+
+def not_finite(host: Host, runs: Runs) -> Run:
+    """One term of the loss is NaN."""
+    config = SEED | TINY | FULL | ADVERSARIAL | {"validation_disable": True}
+    return host.train("not_finite", config, environment={"OBSERVER_CODE": BREAK_TERM})
+
+
+def evaluated(host: Host, runs: Runs) -> Run:
+    """With an evaluation set, whose loss is plain flow matching's."""
+    images = host.folder / "eval_digits"
+    write_digits(images, limit=4)
+    [digits, _] = datasets(host.images)
+    kept_back = digits | {"id": "eval", "dataset_type": "eval", "instance_data_dir": str(images), "repeats": 0}
+    config = SEED | TINY | ADVERSARIAL | {"train_batch_size": 2, "validation_disable": True, "max_train_steps": 2}
+    config |= {"eval_steps_interval": 2, "eval_timesteps": 3}
+    sets = [digits, kept_back | {"cache_dir_vae": "cache/vae-eval"}]
+    return host.train("evaluated", config, images=sets, environment={"OBSERVER_CODE": WATCH_EVALUATION})
+
+
 def slow_scan(host: Host, runs: Runs) -> Run:
     """An image set whose metadata fill a pipe, and a machine so busy that a queue's entries come late."""
     images = host.folder / "many_digits"
@@ -144,8 +202,11 @@ RECIPES = (
             disabled,
             refused,
             slow_scan,
+            failing_chart,
+            not_finite,
+            evaluated,
             seam_missing,
         )
     }
 )
-RECIPES |= EXPORT_RECIPES | DIFF2FLOW_RECIPES
+RECIPES |= EXPORT_RECIPES | DIFF2FLOW_RECIPES | RANK_RECIPES | DAMAGE_RECIPES

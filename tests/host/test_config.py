@@ -85,7 +85,8 @@ OUT_OF_RANGE = [
     ("target_step_count", 0, "1 to 8"),
     ("target_step_count", 50, "1 to 8"),
     ("estimate_order", 0, "1 to 8"),
-    ("enhanced_ratio", -0.5, "0 to 10"),
+    ("enhanced_ratio", -0.5, "0 to below 1"),
+    ("enhanced_ratio", 1.0, "1 / (1 - ratio)"),
     ("delta_t", 0.0, "0.0001 to 0.5"),
     ("target_clamp", 0.0, "0.001 to 100"),
     ("adversarial_weight", -1.0, "0 to 100"),
@@ -125,6 +126,9 @@ CONFLICTS = [
     ({"flux_fast_schedule": True}, ["flux_fast_schedule", "set it to false"]),
     ({"tread_config": '{"routes": []}'}, ["tread_config", "remove it"]),
     ({"lora_type": "lycoris", "lycoris_config": "lycoris.json"}, ["lora_type", "lycoris", "standard"]),
+    ({"snr_weight": 2.0}, ["snr_weight", "2.0", "learning_rate"]),
+    ({"hidream_use_load_balancing_loss": True}, ["hidream_use_load_balancing_loss", "set it to false"]),
+    ({"hidream_load_balancing_loss_weight": 0.01}, ["hidream_load_balancing_loss_weight", "0.01", "remove it"]),
     ({"peft_lora_mode": "singlora"}, ["peft_lora_mode", "singlora", "standard"]),
     (
         {"model_type": "full", "base_model_precision": "int8-quanto"},
@@ -186,6 +190,27 @@ def test_ramtorch_is_refused_too():
     config = load(SEED)
     with pytest.raises(TwinFlowConfigError, match="set ramtorch to false"):
         check_conflicts(vars(config) | {"ramtorch": True}, TwinFlowOptions.from_mapping(vars(config)))
+
+
+@pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_sharding_that_an_accelerate_config_switches_on_is_refused(plugin, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "true")
+    with pytest.raises(TwinFlowConfigError, match=rf"ACCELERATE_USE_{plugin} is .*in the accelerate config"):
+        load(SEED)
+    assert load(SEED, twinflow_implementation="host").twinflow_enabled
+    monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "false")
+    assert load(SEED).twinflow_enabled
+
+
+@pytest.mark.parametrize(
+    ("strategy", "refused"), [("range", True), ("earlier", False), ("later", False), ("none", False)]
+)
+def test_epsilon_model_needs_times_from_the_whole_path(strategy, refused):
+    if not refused:
+        assert load(DIFF2FLOW, timestep_bias_strategy=strategy).twinflow_enabled
+        return
+    with pytest.raises(TwinFlowConfigError, match=r'timestep_bias_strategy is "range".*use "earlier"'):
+        load(DIFF2FLOW, timestep_bias_strategy=strategy)
 
 
 def test_conflicts_have_a_message_each():

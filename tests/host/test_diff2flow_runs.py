@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from simpletuner_twinflow import TwinFlowDiffusionScheduler
 from simpletuner_twinflow.diffusion_stock import stock_timesteps
+from simpletuner_twinflow.host.checkpoints import read_conditioning
 from testbed.pipelines.diffusion import SDXL_BETAS
 from testbed.stock import run_without_plugin_and_host
 
@@ -87,7 +88,7 @@ def test_validation_draws_with_the_few_step_scheduler_of_the_model(name, runs):
 def test_a_lora_checkpoint_holds_the_conditioning_and_its_adapter_loads_in_stock_diffusers(runs):
     run = runs["sdxl_lora"].check()
     checkpoint = run.output / "checkpoint-4"
-    trained = load_file(checkpoint / "twinflow_conditioning.safetensors")
+    trained = read_conditioning(checkpoint)[0]
     assert {key.split(".")[0] for key in trained} == {"twinflow_target_time", "twinflow_negative_time"}
     assert any(weight.abs().max() > 0 for key, weight in trained.items() if "linear_2" in key)
     assert trained["twinflow_negative_time.weight"].abs().max() > 0
@@ -134,6 +135,9 @@ def test_the_cards_code_runs_without_plugin_and_host(name, runs):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "TwinFlowDiffusionScheduler" in card
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    # On the hub an adapter stands alone: the host uploads no folder beside it.
+    assert "subfolder" not in code
+    assert ("LCMScheduler(" in code) == (name != "sdxl_v_full")
     result = run_without_plugin_and_host(code, run.folder)
     assert result.returncode == 0, result.stderr[-3000:]
     assert Image.open(run.folder / "output.png").size == (64, 64)

@@ -5,14 +5,16 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions, TwinFlowScheduler
-from simpletuner_twinflow.host.checkpoints import CONDITIONING_FILE
+from simpletuner_twinflow.host.checkpoint_files import CONDITIONING_FILE
 from simpletuner_twinflow.host.conflicts import check_conflicts
 from testbed.stock import run_without_plugin_and_host
 from tests.host.harness import ROOT, SEED, TINY, Run
@@ -84,11 +86,25 @@ def test_exported_pipeline_holds_the_weights_asked_for(name, kept, other, runs):
 
 
 @pytest.mark.host_runs(*LORA_RUNS)
-def test_final_adapter_holds_ema_weights_by_default(runs):
+def test_final_adapter_is_the_change_that_ema_has_made_to_the_untouched_base(runs):
+    """For a reader without a header: the base's weight and `B A`. The checkpoint's adapter stands on a changed base."""
     output = runs["export_lora"].check().output
-    final = load_file(output / ADAPTER)
-    assert same(final, load_file(output / "checkpoint-4/ema" / ADAPTER))
-    assert not same(final, load_file(output / "checkpoint-4" / ADAPTER))
+    final, average, student = (
+        {key.removeprefix("transformer."): weight for key, weight in load_file(output / file / ADAPTER).items()}
+        for file in (".", "checkpoint-4/ema", "checkpoint-4")
+    )
+    names = sorted(key.removesuffix(".lora_A.weight") for key in average if key.endswith(".lora_A.weight"))
+    network = SD3Transformer2DModel.from_pretrained(ROOT / "demo/base", subfolder="transformer")
+    base = {name: network.get_submodule(name).weight.detach().clone() for name in names}
+    settings = {"r": TINY["lora_rank"], "lora_alpha": 32, "init_lora_weights": "pissa"}
+    inject_adapter_in_model(LoraConfig(target_modules=names, **settings), network)
+    for weights, is_exported in ((average, True), (student, False)):
+        set_peft_model_state_dict(network, weights)
+        for name in names:
+            layer = network.get_submodule(name)
+            trained = (layer.base_layer.weight + layer.get_delta_weight("default")).detach()
+            told = base[name] + final[f"{name}.lora_B.weight"] @ final[f"{name}.lora_A.weight"]
+            assert torch.allclose(told, trained, rtol=0, atol=2e-6) == is_exported
     assert (output / "checkpoint-4" / CONDITIONING_FILE).is_file()
 
 
@@ -101,12 +117,14 @@ def test_final_adapter_holds_the_students_weights_where_there_is_no_ema_and_the_
 
 
 @pytest.mark.host_runs(*LORA_RUNS)
-def test_final_adapter_carries_its_alpha_and_no_dropout(runs):
-    for name, alpha in (("export_lora", 32), ("export_lora_without_ema", TINY["lora_rank"])):
-        with safe_open(runs[name].check().output / ADAPTER, "pt") as file:
-            metadata = json.loads(file.metadata()["lora_adapter_metadata"])
-        assert metadata["transformer.lora_alpha"] == alpha
-        assert metadata["transformer.lora_dropout"] == 0.0
+@pytest.mark.parametrize("name", LORA_RUNS)
+def test_final_adapters_header_says_nothing_but_its_rank(name, runs):
+    with safe_open(runs[name].check().output / ADAPTER, "pt") as file:
+        header = json.loads(file.metadata()["lora_adapter_metadata"])
+        ranks = {file.get_slice(key).get_shape()[0] for key in file.keys() if "lora_A" in key}  # noqa: SIM118
+    assert {header["transformer.r"], header["transformer.lora_alpha"]} == ranks
+    assert header["transformer.lora_dropout"] == 0.0
+    assert header["transformer.init_lora_weights"] is True
 
 
 def test_ema_weights_asked_for_without_ema_are_refused_at_start_up():
@@ -121,8 +139,6 @@ def test_ema_weights_asked_for_without_ema_are_refused_at_start_up():
 
 
 def draw(pipeline: StableDiffusion3Pipeline, steps: int) -> np.ndarray:
-    import torch
-
     how = {"height": SIZE, "width": SIZE, "guidance_scale": 0.0, "max_sequence_length": TINY["tokenizer_max_length"]}
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     return pixels(pipeline(PROMPT, num_inference_steps=steps, generator=generator, **how).images[0])
@@ -142,7 +158,7 @@ def test_exported_pipeline_draws_the_validations_picture(runs):
 
 @pytest.mark.host_runs(*EXPORTS)
 def test_exported_adapter_draws_the_validations_picture(runs):
-    """EMA, two steps, alpha four times the rank."""
+    """EMA, two steps, alpha four times the rank, an initialisation that has changed the base's weights."""
     run = runs["export_lora"]
     pipeline = StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base", scheduler=TwinFlowScheduler())
     base = draw(pipeline, steps=2)

@@ -12,7 +12,7 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from simpletuner_twinflow import TwinFlowOptions
-from simpletuner_twinflow.host.checkpoints import CONDITIONING_FILE
+from simpletuner_twinflow.host.checkpoints import read_conditioning
 from simpletuner_twinflow.wandb_logger import CHART_KEY, COLUMNS, TITLE
 from tests.host.harness import ROOT, SEED, Run
 
@@ -93,6 +93,32 @@ def test_scan_of_a_large_image_set_loses_nothing_and_lets_the_run_end(runs):
     assert len(run.step_logs()) == 1
 
 
+# --- failures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.host_runs("failing_chart")
+def test_chart_that_cannot_be_drawn_takes_no_values_along(runs):
+    assert_every_step_logs(runs["failing_chart"], ALL_TERMS, steps=2)
+
+
+@pytest.mark.host_runs("not_finite")
+def test_loss_that_is_not_finite_names_the_term(runs):
+    run = runs["not_finite"]
+    assert run.code != 0
+    assert "simpletuner-twinflow: twinflow/rcgm is nan." in run.log
+
+
+@pytest.mark.host_runs("evaluated")
+def test_evaluation_loss_asks_the_network_for_the_velocity(runs):
+    """At r = t; a pass without target time would be one at r = 0."""
+    passes = runs["evaluated"].check().of("evaluation")
+    assert len(passes) >= 3
+    for event in passes:
+        assert event["twinflow_target_time"] == pytest.approx([time / 1000 for time in event["timesteps"]], abs=1e-6)
+        assert set(event["twinflow_sign"]) == {1.0}
+    assert len({event["timesteps"][0] for event in passes}) == 3
+
+
 # --- conditioning -------------------------------------------------------------------------------------------------
 
 
@@ -100,8 +126,8 @@ def test_scan_of_a_large_image_set_loses_nothing_and_lets_the_run_end(runs):
 @pytest.mark.parametrize("name", ["adversarial_lora", "adversarial_full"])
 def test_target_time_and_time_sign_are_trained(name, runs):
     output = runs[name].check().output / "checkpoint-4"
-    file = "transformer/diffusion_pytorch_model.safetensors" if name == "adversarial_full" else CONDITIONING_FILE
-    found = load_file(output / file)
+    file = "transformer/diffusion_pytorch_model.safetensors"
+    found = load_file(output / file) if name == "adversarial_full" else read_conditioning(output)[0]
     assert found["twinflow_target_time.linear_2.weight"].abs().max() > 0
     assert found["twinflow_negative_time.weight"].abs().max() > 0
 
@@ -273,8 +299,8 @@ def test_run_resumes_from_its_checkpoint_and_goes_on(runs):
 def test_resumed_run_starts_from_the_trained_conditioning(runs):
     first, resumed = runs["seed_lora"]
     name = "twinflow_target_time.linear_1.weight"  # random at the start of a run that does not resume
-    before = load_file(first.output / "checkpoint-4" / CONDITIONING_FILE)[name]
-    after = load_file(resumed.output / "checkpoint-6" / CONDITIONING_FILE)[name]
+    before = read_conditioning(first.output / "checkpoint-4")[0][name]
+    after = read_conditioning(resumed.output / "checkpoint-6")[0][name]
     assert (after - before).abs().max() < 0.01
 
 

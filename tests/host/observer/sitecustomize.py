@@ -1,6 +1,7 @@
 """Writes down what a run of the host does, for the tests to read; changes nothing of it.
 
-Put on PYTHONPATH of a test's subprocess. Each event is a line of JSON in the file named by OBSERVER_FILE.
+Put on PYTHONPATH of a test's subprocess. Each event is a line of JSON in the file that OBSERVER_FILE names, with the
+process's rank in the place of {rank}.
 """
 
 import json
@@ -14,7 +15,8 @@ runpy.run_path(str(Path(__file__).parents[3] / "demo/cpu/sitecustomize.py"))
 
 
 def note(**event):
-    with open(os.environ["OBSERVER_FILE"], "a", encoding="utf-8") as file:
+    name = os.environ["OBSERVER_FILE"].replace("{rank}", os.environ.get("RANK", "0"))
+    with open(name, "a", encoding="utf-8") as file:
         file.write(json.dumps(event) + "\n")
 
 

@@ -1,0 +1,44 @@
+"""Refuse a training command's configuration before the host spends a minute on its imports.
+
+The host reads a configuration twice over: its command imports half of it to start a launcher, whose trainer imports the
+rest and only then parses. So the first of these processes asks a small one to read the configuration as the trainer
+will (`simpletuner_twinflow.host.preflight`), and ends with what that finds. The checks of the trainer stay in force.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import PurePath
+
+CHECKED = "SIMPLETUNER_TWINFLOW_CHECKED"  # set for the processes that a checked command starts
+REFUSED = 78  # exit code of the small process; sysexits' "configuration error"
+
+
+def refuse_early() -> None:
+    """End this process if it is a training command whose configuration is refused.
+
+    Raises:
+        SystemExit: With a line for each problem.
+    """
+    if not starts_training(sys.argv) or CHECKED in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    os.environ[CHECKED] = "1"
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "simpletuner_twinflow.host.preflight", *sys.argv],
+        env=os.environ | {"SIMPLETUNER_SKIP_TORCH": "1"},  # the host's own switch for a light import
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    if result.returncode == REFUSED:
+        raise SystemExit(result.stdout.strip())
+
+
+def starts_training(argv: list[str]) -> bool:
+    """Whether a command line is the host's `simpletuner train ...` or its `train.py`."""
+    program = PurePath(argv[0]) if argv and argv[0] else PurePath("-")
+    if program.parts[-2:] == ("simpletuner", "train.py"):
+        return True
+    return program.stem == "simpletuner" and next((word for word in argv[1:] if word[:1] != "-"), "") == "train"
