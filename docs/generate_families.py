@@ -44,6 +44,15 @@ DIFFUSION = """
 ## Epsilon and v prediction
 
 With `diff2flow_enabled` and `twinflow_allow_diff2flow`: {names}. Whole: {whole}.
+{refused}
+
+## Assistant adapters
+
+Refused with `model_type: "lora"`: the frozen adapters that SimpleTuner trains some flavours with and draws without, the
+defaults of z_image and qwen_image among them. Measured on a tiny Z-Image, 200 steps at the one-step time, with random
+adapters that change the velocity by 0.15 and 0.37 of its size: drawn without them, the trained velocity is off by 0.02
+and 0.08 of its size, and the one-step sample's error is 1.10 and 1.04, where training without an adapter comes to 1.01.
+`disable_assistant_lora: true` trains the network that is drawn with.
 
 ## Mended
 
@@ -71,6 +80,9 @@ def render() -> str:
     diffusion = DIFFUSION.format(
         names=", ".join(sorted(DIFFUSION_FAMILIES)),
         whole=", ".join(sorted(WHOLE.keys() & DIFFUSION_FAMILIES.keys())),
+        refused=" ".join(
+            f"{name} {remark}." for name, family in DIFFUSION_FAMILIES.items() for remark in _refusals(family)
+        ),
         host="4.10",
         mended="".join(f"| {name} | {fault} |\n" for name, fault in sorted(MENDED.items())),
     )
@@ -93,8 +105,12 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def _refusals(family: Family) -> list[str]:
+    return [f"refuses {refusal.key} {refusal.value}: {refusal.reason}" for refusal in family.refusals]
+
+
 def _remarks(family: Family, tiny: Tiny) -> list[str]:
-    remarks = [f"refuses {refusal.key} {refusal.value}: {refusal.reason}" for refusal in family.refusals]
+    remarks = _refusals(family)
     if family.data_ward or family.sigmas_of_data:
         remarks.append("its pipeline's time runs towards the data: sampled with `DataWardTwinFlowScheduler`")
     if family.whole_batch:

@@ -149,16 +149,6 @@ def test_second_order_from_pure_noise_is_refused():
         TwinFlowScheduler(style="multi", solver_order=2, sigma_max=1.0).set_timesteps(3)
 
 
-@pytest.mark.parametrize("kind", [TwinFlowScheduler, DataWardTwinFlowScheduler])
-def test_timesteps_are_counted_in_the_models_own_number_of_them(kind):
-    scheduler = kind(num_train_timesteps=500)
-    scheduler.set_timesteps(2)
-    expected = [0.999 * 500, 0.6 * 500] if kind is TwinFlowScheduler else [0.001, 0.4]
-    assert scheduler.timesteps.tolist() == pytest.approx(expected, abs=1e-6)
-    assert scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0.0])
-    assert scheduler.index_for_timestep(expected[1]) == 1
-
-
 @pytest.mark.parametrize("unit", [1, 1000])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("steps", range(1, 9))
@@ -178,3 +168,13 @@ def test_levels_are_moved_to_the_nearest_that_a_network_can_be_told_in_its_dtype
 def test_unknown_dtype_or_unit_of_time_is_refused(setting):
     with pytest.raises(TwinFlowConfigError, match=next(iter(setting))):
         SamplerSettings(**setting)
+
+
+@pytest.mark.parametrize("kind", [TwinFlowScheduler, DataWardTwinFlowScheduler])
+def test_timesteps_are_counted_in_the_models_own_number_of_them(kind):
+    scheduler = kind(num_train_timesteps=500)
+    scheduler.set_timesteps(2)
+    expected = [0.999 * 500, 0.6 * 500] if kind is TwinFlowScheduler else [0.001, 0.4]
+    assert scheduler.timesteps.tolist() == pytest.approx(expected, abs=1e-6)
+    assert scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0.0])
+    assert scheduler.index_for_timestep(expected[1]) == 1

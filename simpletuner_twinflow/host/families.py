@@ -35,9 +35,6 @@ class Family:
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
     network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
     refusals: tuple[Refusal, ...] = ()  # what of the family cannot be trained
-    # By flavour: the assistant LoRA that the host trains it with by default; "" where only one of the user's.
-    assistants: Mapping[str, str] = field(default_factory=dict)
-    default_flavour: str | None = None  # of the host; asked only where it has an assistant
 
 
 FAMILIES = {
@@ -46,7 +43,6 @@ FAMILIES = {
         time_embedding="time_text_embed.timestep_embedder",
         time_unit=1,
         embeds_guidance=True,
-        assistants={"schnell": "ostris/FLUX.1-schnell-training-adapter"},
         refusals=(
             Refusal(
                 "flux_guidance_mode",
@@ -62,19 +58,8 @@ FAMILIES = {
         embeds_guidance=True,
     ),
     # Qwen-Image 2.1 embeds the time 0 for its prompt after the batch's times.
-    "qwen_image": Family(
-        time_embedding="time_text_embed.timestep_embedder",
-        time_unit=1,
-        rows_first=True,
-        assistants={"v2.0": "", "v2.1": "SimpleTuner/Qwen-Image-2.1-training-assistant-v3"},
-        default_flavour="v2.1",
-    ),
-    "z_image": Family(
-        time_embedding="t_embedder.mlp",
-        time_unit=1,
-        assistants=dict.fromkeys(("turbo", "turbo-ostris-v2"), "ostris/zimage_turbo_training_adapter"),
-        default_flavour="turbo-ostris-v2",
-    ),
+    "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, rows_first=True),
+    "z_image": Family(time_embedding="t_embedder.mlp", time_unit=1),
     "sana": Family(
         time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}, prompt_length=300
     ),
@@ -104,7 +89,7 @@ FAMILIES = {
         refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
     ),
     "krea2": Family(time_embedding="time_embed", time_unit=1, prompt_length=512),
-    "ernie": Family(time_embedding="time_embedding", assistants={"turbo": ""}),
+    "ernie": Family(time_embedding="time_embedding"),
     "moss_image": Family(time_embedding="time_embedding", unguided_scale=1.0),
     # Its time embedding sees the batch's times and then as many times of clean conditioning images.
     "z_image_omni": Family(time_embedding="t_embedder.mlp", time_unit=1, rows_first=True),
@@ -112,13 +97,7 @@ FAMILIES = {
     "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=300),
     # Mage-Flow packs a batch into one sequence, in which a sample's positions depend on its place.
     "mageflow": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, whole_batch=True),
-    "boogu_image": Family(
-        time_embedding="time_caption_embed.timestep_embedder",
-        time_unit=1,
-        data_ward=True,
-        assistants=dict.fromkeys(("v0.1-turbo", "v0.1-turbo-fp8"), ""),
-        default_flavour="v0.1-turbo",
-    ),
+    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1, data_ward=True),
     # OmniGen's blocks see the time as a token; its other time embedding is for the output alone.
     "omnigen": Family(
         time_embedding="time_token",
@@ -172,7 +151,23 @@ REFUSED = {  # the host's other families, and why
 }
 
 
-# Measured in docs/families.md: what a run learns with the adapter is off by the adapter's effect when drawn without it.
+class Assisted(NamedTuple):
+    """Flavours of a family that the host trains with a frozen adapter on, and draws with the adapter off."""
+
+    default_flavour: str  # of the family
+    paths: Mapping[str, str | None]  # flavour -> the adapter it has by default
+
+
+_Z_IMAGE = "ostris/zimage_turbo_training_adapter"
+ASSISTED = {
+    "boogu_image": Assisted("v0.1-turbo", {"v0.1-turbo": None, "v0.1-turbo-fp8": None}),
+    "ernie": Assisted("base", {"turbo": None}),
+    "flux": Assisted("krea", {"schnell": "ostris/FLUX.1-schnell-training-adapter"}),
+    "flux3_image": Assisted("klein-base", {"klein": "SimpleTuner/flux-3-klein-image-training-assistant"}),
+    "qwen_image": Assisted("v2.1", {"v2.0": None, "v2.1": "SimpleTuner/Qwen-Image-2.1-training-assistant-v3"}),
+    "z_image": Assisted("turbo-ostris-v2", {"turbo": _Z_IMAGE, "turbo-ostris-v2": _Z_IMAGE}),
+}
+# How far off: docs/families.md.
 ASSISTANT = (
     "assistant_lora_path is {path!r} (the host's default for some flavours): a frozen adapter that is on in training "
     "and off in drawing, so that the few-step model would be learnt on one network and drawn with another. "
@@ -216,13 +211,16 @@ def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
 
 def _assistant(config: Mapping[str, Any]) -> str | None:
     """The frozen adapter that the host would train this run with, if it would."""
-    family, disabled = FAMILIES[config["model_family"]], str(config.get("disable_assistant_lora")).lower()
+    assisted = ASSISTED.get(config.get("model_family"))
+    disabled = str(config.get("disable_assistant_lora")).lower() in ("true", "1", "yes", "on")  # as given or parsed
+    if assisted is None or config.get("model_type") != "lora" or disabled:
+        return None
     flavour = config.get("model_flavour")
     if not flavour and not config.get("pretrained_model_name_or_path"):
-        flavour = family.default_flavour
-    if config.get("model_type") != "lora" or disabled in ("true", "1", "yes", "on") or flavour not in family.assistants:
+        flavour = assisted.default_flavour
+    if flavour not in assisted.paths:
         return None
-    return config.get("assistant_lora_path") or family.assistants[flavour] or None
+    return config.get("assistant_lora_path") or assisted.paths[flavour]
 
 
 def _diffusion_reason(config: Mapping[str, Any]) -> str | None:

@@ -14,10 +14,11 @@ from typing import Any
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
+NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"
 MENDED = {  # family -> what the host alone cannot do with it
-    "sana": "makes its pipeline without a scheduler to encode prompts with, and ends",
-    "sanavideo": "makes its pipeline without a scheduler to encode prompts with, and ends; its validation draws not",
-    "ltxvideo": "makes its pipeline without a scheduler to encode prompts with, and ends",
+    "sana": NO_SCHEDULER,
+    "sanavideo": f"{NO_SCHEDULER}; its validation draws nothing",
+    "ltxvideo": NO_SCHEDULER,
     "sd1x": "makes its pipeline without a safety checker, even an absent one, to encode prompts with, and ends",
 }
 

@@ -107,7 +107,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     steps, seed = options.target_step_count, config.validation_seed or config.seed or 42
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
     guidance = sampling_guidance(model)
-    times = _inline(model.twinflow_adapter.sampling_times)
+    times = ", ".join(f"{name}={value!r}" for name, value in model.twinflow_adapter.sampling_times.items())
     own = ("from simpletuner_twinflow import TwinFlowScheduler", f"pipeline.scheduler = TwinFlowScheduler({times})")
     imports, scheduler = ["import torch", "from diffusers import DiffusionPipeline"], []
     stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
@@ -174,11 +174,6 @@ def _films(model: Any) -> dict[str, Any]:
         return {}
     asked = model.update_pipeline_call_kwargs({"num_inference_steps": 1, "guidance_scale": 0.0})
     return {name: value for name, value in asked.items() if name == "num_frames" and value} | {"output_type": "pil"}
-
-
-def _inline(settings: Mapping[str, Any]) -> str:
-    """Keyword arguments as code, on one line."""
-    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 def _arguments(settings: Mapping[str, Any]) -> list[str]:

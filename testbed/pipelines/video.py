@@ -67,7 +67,7 @@ def sanavideo() -> diffusers.DiffusionPipeline:
         cross_attention_head_dim=12,
         cross_attention_dim=24,
         caption_channels=WIDTH,
-        sample_size=16,
+        sample_size=30,  # its pipeline then bins to the sizes around 480
         rope_max_seq_len=64,
     )
     return diffusers.SanaVideoPipeline(

@@ -1,10 +1,12 @@
 """What of the host's families cannot be trained is refused when a run starts, by name and with the reason."""
 
+from types import SimpleNamespace
+
 import pytest
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
+from simpletuner_twinflow.host.families import ASSISTED, DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
 from tests.host.families.build import host_config, host_model
 from tests.host.families.zoo import ZOO, family_of
 
@@ -51,32 +53,18 @@ def test_value_that_a_family_cannot_be_trained_with_is_refused(family, key, valu
         assert words in str(refusal.value)
 
 
-def test_way_out_of_schnell_is_one_that_the_hosts_model_takes(folder):
-    slow = {"model_flavour": "schnell", "flux_fast_schedule": False, "disable_assistant_lora": True}
-    with pytest.raises(SystemExit):
-        host_model("flux", folder, **slow, twinflow_enabled=False)
-    model = host_model("flux", folder, **slow, i_know_what_i_am_doing=True)
-    assert model.config.twinflow_enabled
-    assert model.config.model_flavour == "schnell"
-
-
 @pytest.mark.parametrize("family", [*FAMILIES, *DIFFUSION_FAMILIES])
-def test_what_a_family_predicts_is_what_the_hosts_class_says(family):
+def test_flavours_with_an_assistant_are_those_of_the_hosts_class(family):
     hosts = ModelRegistry.model_families()[family]
-    assert predicts_flow({"model_family": family}) == hosts.PREDICTION_TYPE.is_flow_prediction
-
-
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_assistants_of_a_family_are_those_of_the_hosts_class(name):
-    """They stand in a table because a config is refused before the host's classes are imported."""
-    hosts, family = ModelRegistry.model_families()[name], FAMILIES[name]
-    refused = {refusal.value for refusal in family.refusals if refusal.key == "model_flavour"}
-    flavours = set(hosts.ASSISTANT_LORA_FLAVOURS or ()) - refused
     by_flavour = getattr(hosts, "ASSISTANT_LORA_PATHS", {})
-    found = {flavour: by_flavour.get(flavour) or hosts.ASSISTANT_LORA_PATH or "" for flavour in flavours}
-    assert dict(family.assistants) == found
-    assert family.default_flavour in (None, hosts.DEFAULT_MODEL_FLAVOUR)
-    assert family.default_flavour or hosts.DEFAULT_MODEL_FLAVOUR not in flavours
+    paths = {
+        flavour: by_flavour.get(flavour) or hosts.ASSISTANT_LORA_PATH or None
+        for flavour in hosts.HUGGINGFACE_PATHS
+        if hosts.supports_assistant_lora(SimpleNamespace(model_flavour=flavour))
+    }
+    assert paths == dict(ASSISTED[family].paths if family in ASSISTED else {})
+    if family in ASSISTED:
+        assert hosts.DEFAULT_MODEL_FLAVOUR == ASSISTED[family].default_flavour
 
 
 @pytest.mark.parametrize("family", ["z_image", "qwen_image"])
@@ -94,3 +82,18 @@ def test_assistant_that_is_off_in_drawing_is_refused_in_default_flavours(family,
     host_config(family, folder, **flavoured, disable_assistant_lora=True)
     host_config(family, folder, **flavoured | {"model_type": "full"})
     host_config(family, folder, **default | {"model_flavour": {"z_image": "base"}.get(family, "v1.0")})
+
+
+def test_way_out_of_schnell_is_one_that_the_hosts_model_takes(folder):
+    slow = {"model_flavour": "schnell", "flux_fast_schedule": False, "disable_assistant_lora": True}
+    with pytest.raises(SystemExit):
+        host_model("flux", folder, **slow, twinflow_enabled=False)
+    model = host_model("flux", folder, **slow, i_know_what_i_am_doing=True)
+    assert model.config.twinflow_enabled
+    assert model.config.model_flavour == "schnell"
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *DIFFUSION_FAMILIES])
+def test_what_a_family_predicts_is_what_the_hosts_class_says(family):
+    hosts = ModelRegistry.model_families()[family]
+    assert predicts_flow({"model_family": family}) == hosts.PREDICTION_TYPE.is_flow_prediction
