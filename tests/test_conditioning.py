@@ -169,3 +169,11 @@ def test_sign_of_a_time_is_negative_below_zero_only():
     network = Network()
     assert not network.negative(torch.tensor([0.0, 1.0])).any()
     assert network.negative(torch.tensor([-1.0])).abs().max() > 0
+
+
+def test_compiled_network_is_one_graph_with_the_hook_in_it():
+    network, embedding = Network(), torch.randn(2, 4)
+    compiled = torch.compile(network.time, backend="eager", fullgraph=True)  # raises where the graph would break
+    assert torch.equal(compiled(embedding), embedding)
+    with network.conditioning.times(T, R, SIGN):
+        torch.testing.assert_close(compiled(embedding) - embedding, network.term())

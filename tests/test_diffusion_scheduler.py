@@ -302,3 +302,63 @@ def test_a_sample_that_the_pipeline_has_changed_is_taken_as_changed():
 def test_another_kind_of_prediction_is_refused():
     with pytest.raises(TwinFlowConfigError, match="prediction_type is 'sample'"):
         scheduler_of(SDXL | {"prediction_type": "sample"})
+
+
+def test_crowded_levels_are_those_of_the_spacing():
+    """(a, b, c) = (2, 1, 1) of 1 - sigma: the square of each even place from 0.001 to 0.4."""
+    scheduler = scheduler_of(SDXL, kumaraswamy=(2.0, 1.0, 1.0), level_min=0.6)
+    scheduler.set_timesteps(3)
+    expected = [1 - place**2 for place in (0.001, 0.2005, 0.4)]
+    assert scheduler.levels.tolist() == pytest.approx([*expected, 0.0])
+
+
+def test_estimates_are_carried_on_from_the_third_interval():
+    """As the flow's scheduler does: at a third of the way x_hat is moved by the extrapolation times its last change."""
+    x = torch.randn(1, 4)
+    outputs = torch.randn(4, 1, 4)
+    made = {}
+    for reach in (0.0, 0.5):
+        scheduler = scheduler_of(
+            SDXL | {"prediction_type": "v_prediction"}, style="multi", extrapolation=reach, level_max=0.9
+        )
+        scheduler.set_timesteps(4)
+        state, states, clean = x, [], []
+        for time, output in zip(scheduler.timesteps, outputs, strict=True):
+            found = scheduler.step(output, time, state)
+            state = found.prev_sample
+            states.append(state)
+            clean.append(found.pred_original_sample)
+        made[reach] = states, clean
+    for interval in (0, 1):
+        assert torch.equal(made[0.0][0][interval], made[0.5][0][interval])
+    assert not torch.allclose(made[0.0][0][2], made[0.5][0][2], atol=1e-3)
+
+
+def test_target_times_are_those_of_the_style():
+    for style, expected in (("few", [0, 0, 0]), ("any", [0.7495, 0.5, 0]), ("multi", [0.999, 0.7495, 0.5])):
+        scheduler = scheduler_of(SDXL, style=style, level_min=0.5)
+        scheduler.set_timesteps(3)
+        assert scheduler.target_times.tolist() == pytest.approx(expected)
+
+
+def test_noise_without_a_generator_is_settled_by_seed_and_ratio():
+    x, output = torch.randn(2, 1, 4)
+
+    def stepped(**settings):
+        scheduler = scheduler_of(SDXL | {"prediction_type": "v_prediction"}, **settings)
+        scheduler.set_timesteps(2)
+        return scheduler.step(output, scheduler.timesteps[0], x).prev_sample
+
+    assert torch.equal(stepped(), stepped(seed=0))
+    assert not torch.allclose(stepped(), stepped(seed=1), atol=0.1)
+    assert torch.equal(stepped(stochastic_ratio=0.0), stepped(stochastic_ratio=0.0, seed=1))
+    half, none, other = stepped(stochastic_ratio=0.5), stepped(stochastic_ratio=0.0), stepped(stochastic_ratio=1.0)
+    assert not torch.allclose(half, none, atol=0.05)
+    assert not torch.allclose(half, other, atol=0.05)
+
+
+def test_of_equal_timesteps_the_first_level_is_meant():
+    scheduler = scheduler_of(SDXL, level_min=0.95)  # all above the model's last time
+    scheduler.set_timesteps(3)
+    assert scheduler.timesteps.tolist() == [999.0] * 3
+    assert scheduler.index_for_timestep(999) == 0

@@ -178,3 +178,22 @@ def test_timesteps_are_counted_in_the_models_own_number_of_them(kind):
     assert scheduler.timesteps.tolist() == pytest.approx(expected, abs=1e-6)
     assert scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0.0])
     assert scheduler.index_for_timestep(expected[1]) == 1
+
+
+def test_at_second_order_both_calls_of_an_interval_are_given_the_target_of_their_own_level():
+    calls = SamplerSettings(style="any", solver_order=2).calls(5)
+    found = [(call.t, call.r, call.end) for call in calls]
+    high, middle, low = 0.999, 0.7495, 0.5
+    expected = [(high, middle, middle), (middle, low, middle), (middle, low, low), (low, 0, low), (low, 0, 0)]
+    assert [pytest.approx(call) for call in expected] == found
+    assert [call.corrects for call in calls] == [False, True, False, True, False]
+
+
+def test_automatic_noise_is_all_fresh_for_few_steps_of_first_order_only():
+    shares = {
+        (style, order): SamplerSettings(style=style, solver_order=order).fresh_share
+        for style in ("few", "any", "multi")
+        for order in (1, 2)
+    }
+    assert {key for key, share in shares.items() if share == 1} == {("few", 1)}
+    assert set(shares.values()) == {0, 1}

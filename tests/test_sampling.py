@@ -188,3 +188,10 @@ def test_a_copy_made_in_the_middle_of_a_run_goes_on_like_the_original():
     copied = copy.deepcopy(scheduler)
     ours, theirs = (each.step(x, scheduler.timesteps[1], x).prev_sample for each in (scheduler, copied))
     assert torch.equal(ours, theirs)
+
+
+def test_the_plain_loop_does_not_lose_digits_between_its_steps_either():
+    noise, third = torch.randn(64, 16).bfloat16(), float(torch.tensor(1 / 3).bfloat16())
+    settings = SamplerSettings(style="any", stochastic_ratio=0.0)
+    made = sample(lambda x, t, r: torch.full_like(x, 1 / 3), noise, 50, settings)
+    assert torch.equal(made, (noise.double() - 0.999 * third).bfloat16())

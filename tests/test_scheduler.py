@@ -299,3 +299,27 @@ def test_a_stock_image_to_image_pipeline_begins_in_the_middle_of_it():
         callback_on_step_end=lambda pipeline, step, timestep, kwargs: steps.append(float(timestep)) or {},
     )  # fmt: skip
     assert steps == pytest.approx([666.3333, 500.0])
+
+
+def test_rounding_to_bf16_is_allowed_for_and_no_more():
+    scheduler = TwinFlowScheduler()
+    scheduler.set_timesteps(2)
+    assert scheduler.index_for_timestep(603.5) == 1
+    with pytest.raises(TwinFlowError, match="not on the schedule"):
+        scheduler.index_for_timestep(606.0)
+
+
+def test_ends_of_the_schedule_are_those_of_the_run():
+    scheduler = TwinFlowScheduler()
+    for steps, last in ((1, 0.999), (2, 0.6), (4, 0.5)):
+        scheduler.set_timesteps(steps)
+        assert (scheduler.sigma_max, scheduler.sigma_min) == pytest.approx((0.999, last))
+
+
+def test_tokens_are_counted_in_the_models_own_number_of_timesteps():
+    scheduler = TwinFlowScheduler(num_train_timesteps=500, stochastic_ratio=0.0)
+    scheduler.set_timesteps(2)
+    x, velocity = torch.randn(2, 1, 2, 5)
+    tokens = torch.tensor([[499.5, 350.0]])
+    found = scheduler.step(-velocity, scheduler.timesteps[0], x, per_token_timesteps=tokens).prev_sample
+    torch.testing.assert_close(found, x - torch.tensor([0.399, 0.1])[:, None] * velocity)
