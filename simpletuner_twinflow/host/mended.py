@@ -1,6 +1,6 @@
 """Faults of the host that end a run before TwinFlow could train: mended while the flag is on, left while it is off.
 
-Each is named in the log when it is met, and in docs/families.md.
+Each is named in the log when it is met, and in docs/mended.md.
 """
 
 import inspect
@@ -65,7 +65,7 @@ def read_negative_prompts(module: ModuleType) -> None:
             "prompt_embeds": first("negative_prompt_embeds", "prompt_embeds"),
             "attention_mask": first("negative_prompt_attention_mask", "prompt_attention_mask", "attention_mask"),
         }
-        _log("the negative prompt of %s's validation", model.config.model_family)
+        log_mending("the negative prompt of %s's validation", model.config.model_family)
         return wrapped(found)
 
     wrap(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
@@ -77,7 +77,7 @@ def _own_scheduler(model: Any) -> Any:
 
     source, revision = model._model_config_path(), model.config.revision
     config = diffusers.FlowMatchEulerDiscreteScheduler.load_config(source, subfolder="scheduler", revision=revision)
-    _log("%s of %s comes from %s", config["_class_name"], model.config.model_family, source)
+    log_mending("%s of %s comes from %s", config["_class_name"], model.config.model_family, source)
     return getattr(diffusers, config["_class_name"]).from_config(config)
 
 
@@ -95,7 +95,7 @@ def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
     @wraps(init)  # the host reads the signature
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if lacking := optional - kwargs.keys() if not args else ():
-            _log("%s is made without %s", type(self).__name__, ", ".join(sorted(lacking)))
+            log_mending("%s is made without %s", type(self).__name__, ", ".join(sorted(lacking)))
         init(self, *args, **dict.fromkeys(lacking) | kwargs)
 
     pipeline_class.__init__ = __init__
@@ -108,6 +108,7 @@ def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
             del pipeline_class.__init__
 
 
-def _log(what: str, *values: Any) -> None:
+def log_mending(what: str, *values: Any) -> None:
+    """Name in the log what of the host is mended now."""
     # The host configures logging while it starts; a logger made earlier would be switched off.
     logging.getLogger("simpletuner_twinflow").info(f"Mending SimpleTuner: {what}.", *values)

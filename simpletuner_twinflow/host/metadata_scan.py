@@ -12,12 +12,14 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.loss import active_options
+from simpletuner_twinflow.host.mended import log_mending
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
 
 @uses(Seam("Queue"), Seam("MetadataBackend.compute_aspect_ratio_bucket_indices"))
 def attach_to_scan(module: ModuleType) -> None:
     """Have the scan's threads of a TwinFlow run report through a queue for threads."""
+    said: list[bool] = []
 
     def make_queue(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
         from simpletuner.helpers.training.state_tracker import StateTracker
@@ -25,6 +27,9 @@ def attach_to_scan(module: ModuleType) -> None:
         config = StateTracker.get_args()
         if config is None or active_options(config) is None or config.enable_multiprocessing:
             return wrapped(*args, **kwargs)
+        if not said:
+            said.append(True)
+            log_mending("the scan of image sets reports through queues for threads, so that it loses nothing and ends")
         return queue.Queue()
 
     wrap(module, "Queue", make_queue)

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from simpletuner_twinflow.host.loss import active_options
+from simpletuner_twinflow.host.mended import log_mending
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
 
@@ -28,6 +29,10 @@ def attach_to_data_parallel(module: ModuleType) -> None:
         if accelerator.ddp_handler is None:
             accelerator.ddp_handler = DistributedDataParallelKwargs()
         accelerator.ddp_handler.broadcast_buffers = False
+        if accelerator.num_processes > 1 and accelerator.is_main_process:
+            log_mending(
+                "DDP leaves buffers alone, and checkpoints of a full model do not wait for ranks that have gone on"
+            )
 
     wrap(module, "Trainer.init_distillation", init_distillation)
 
