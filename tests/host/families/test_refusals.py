@@ -64,7 +64,7 @@ def test_flavours_with_an_assistant_are_those_of_the_hosts_class(family):
     }
     assert paths == dict(ASSISTED[family].paths if family in ASSISTED else {})
     if family in ASSISTED:
-        assert hosts.DEFAULT_MODEL_FLAVOUR == ASSISTED[family].default_flavour
+        assert ASSISTED[family].default_flavour == hosts.DEFAULT_MODEL_FLAVOUR
 
 
 @pytest.mark.parametrize("family", ["z_image", "qwen_image"])
