@@ -32,23 +32,23 @@ def adapted(folder, targets, **changes):
         ["linear_1"],
         ["linear_1", "linear_2"],
         ["twinflow_target_time.linear_1", "to_q"],
-        ["time_sign_embed", "to_q"],
+        ["twinflow_negative_time", "to_q"],
         "all-linear",
         r".*linear_\d",
-        ".*(twinflow|time_sign|to_q).*",
+        ".*(twinflow|to_q).*",
     ],
     ids=str,
 )
 def test_no_target_reaches_the_modules_of_training(targets, folder):
     model, adapter = adapted(folder, targets)
     modules = adapter.conditioning_modules()
-    assert set(modules) == {"twinflow_target_time", "time_sign_embed"}
+    assert set(modules) == {"twinflow_target_time", "twinflow_negative_time"}
     for module in modules.values():
         assert not any(isinstance(part, BaseTunerLayer) for part in module.modules())
         assert all(weight.requires_grad for weight in module.parameters())
     saved = get_peft_model_state_dict(model.model)
     assert saved
-    assert not [key for key in saved if "twinflow" in key or "time_sign" in key]
+    assert not [key for key in saved if "twinflow" in key]
 
 
 def test_targets_of_a_users_config_are_as_safe(folder):
