@@ -185,28 +185,25 @@ def seam_missing(host: Host, runs: Runs) -> tuple[Run, Run]:
     return on, host.train("seam_missing_off", OFF | TINY | quick, **how)
 
 
-RECIPES = (
-    RESUME_RECIPES
-    | PRECISION_RECIPES
-    | {
-        recipe.__name__: recipe
-        for recipe in (
-            seed_lora,
-            adversarial_lora,
-            off_with_plugin,
-            off_without_plugin,
-            adversarial_full,
-            shapes,
-            full,
-            hosts_own,
-            disabled,
-            refused,
-            slow_scan,
-            failing_chart,
-            not_finite,
-            evaluated,
-            seam_missing,
-        )
-    }
-)
-RECIPES |= EXPORT_RECIPES | DIFF2FLOW_RECIPES | RANK_RECIPES | DAMAGE_RECIPES
+# Those that start the real command, which take longest, come first.
+RECIPES = {
+    recipe.__name__: recipe
+    for recipe in (
+        seed_lora,
+        disabled,
+        seam_missing,
+        off_with_plugin,
+        off_without_plugin,
+        adversarial_lora,
+        adversarial_full,
+        shapes,
+        full,
+        hosts_own,
+        refused,
+        slow_scan,
+        failing_chart,
+        not_finite,
+        evaluated,
+    )
+}
+RECIPES |= RANK_RECIPES | RESUME_RECIPES | PRECISION_RECIPES | EXPORT_RECIPES | DIFF2FLOW_RECIPES | DAMAGE_RECIPES
