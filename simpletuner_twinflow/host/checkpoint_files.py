@@ -4,6 +4,7 @@ import json
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 STATE_FILE = Path("twinflow/state.json")
 CONDITIONING_FILE = Path("twinflow/time_conditioning.pt")
 
+STATE = "training_state.json"  # the host's; without its step a run would begin at 0 with a later step's weights
 GUARD, MANIFEST = ".guard", "checkpoint_manifest.json"  # the host's: written last of all, and the list of all others
 _TORCH_FILES = {".bin", ".pt", ".pth", ".pkl"}
 
@@ -53,11 +55,21 @@ def _problem(file: Path) -> str | None:
             return f"is damaged ({error})"
     if file.suffix == ".json":
         try:
-            json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
             return f"is damaged ({error})"
-        return None
+        return _lacking(file.name, content)
     with file.open("rb") as content:
         begins_as_pickle = content.read(1) == b"\x80"
     # torch writes zip archives, whose list of contents stands at the end.
     return None if begins_as_pickle or zipfile.is_zipfile(file) else "is damaged (it is cut off or not torch's)"
+
+
+def _lacking(name: str, content: Any) -> str | None:
+    """What the content of one of the host's files lacks."""
+    if name == STATE and not (isinstance(content, dict) and isinstance(content.get("global_step"), int)):
+        return "is damaged (it has no global_step)"
+    names = content.get("files") if name == MANIFEST and isinstance(content, dict) else None
+    if name == MANIFEST and not (isinstance(names, list) and all(isinstance(file, str) for file in names)):
+        return "is damaged (it has no list of files)"
+    return None

@@ -22,6 +22,8 @@ from simpletuner_twinflow.host.conditioning import ConditionedClass
 from simpletuner_twinflow.host.loss import active_options
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 
+EMA_SETTINGS = ("decay", "min_decay", "update_after_step", "warmup_steps", "use_ema_warmup", "inv_gamma", "power")
+
 
 @uses(Seam("Trainer.init_ema_model", ("self",)), Seam("Trainer._load_initial_lora_ema_state", ("self",)))
 def attach_to_ema(module: ModuleType) -> None:
@@ -36,14 +38,39 @@ def attach_to_ema(module: ModuleType) -> None:
     def load_initial_lora_ema_state(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         if active_options(trainer.config) is None or trainer.ema_model is None or not trainer.config.init_lora_ema:
             return wrapped(*args, **kwargs)
+        ema, file = trainer.ema_model, trainer.config.init_lora_ema
+        # As in a resumed run: the file says where the average stands, and the config how it goes on.
+        settings = {key: getattr(ema, key) for key in EMA_SETTINGS}
         try:
-            with shadows_without_conditioning(trainer.ema_model, trainer.twinflow_adapter):
-                return wrapped(*args, **kwargs)
-        except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise TwinFlowError(f"init_lora_ema {trainer.config.init_lora_ema} cannot be loaded: {error}") from error
+            with shadows_without_conditioning(ema, trainer.twinflow_adapter):
+                _refuse_other_shapes(ema.shadow_params, Path(file))
+                wrapped(*args, **kwargs)
+        except (ValueError, OSError, TwinFlowError) as error:
+            raise TwinFlowError(f"init_lora_ema is {file!r}, which cannot be loaded: {error}") from error
+        for key, value in settings.items():
+            setattr(ema, key, value)
+        return None
 
     wrap(module, "Trainer.init_ema_model", init_ema_model)
     wrap(module, "Trainer._load_initial_lora_ema_state", load_initial_lora_ema_state)
+
+
+def _refuse_other_shapes(shadows: list[Tensor], file: Path) -> None:
+    """Refuse averages of other shapes; the host would stretch those of rank 1 over any rank.
+
+    Raises:
+        TwinFlowError: Names the shapes.
+    """
+    if not file.is_file():
+        return  # the host says so
+    saved = read_tensors(file, "set init_lora_ema to the EMA of that adapter, or remove it")
+    for number, shadow in enumerate(shadows):
+        average = saved.get(f"shadow_params.{number}")  # the host counts them
+        if average is not None and average.shape != shadow.shape:
+            raise TwinFlowError(
+                f"it has an average of shape {tuple(average.shape)} where this run trains {tuple(shadow.shape)}. Set "
+                "lora_rank as it was, or remove init_lora_ema."
+            )
 
 
 @uses(Seam("SaveHookManager._save_ema_state", ("checkpoint_dir", "is_main_process")))
@@ -138,16 +165,16 @@ def load_conditioning(adapter: FamilyAdapter, weights: Mapping[str, Tensor], fol
             raise TwinFlowError(f"{folder / CONDITIONING_FILE} is of another network: {error}") from error
 
 
-def read_tensors(file: Path) -> Mapping[str, Any]:
-    """What torch has saved in a file of a checkpoint, on the CPU.
+def read_tensors(file: Path, way_out: str = "resume from another checkpoint") -> Mapping[str, Any]:
+    """What torch has saved in a file of a checkpoint, on the CPU. Args: way_out: said in an error.
 
     Raises:
         TwinFlowError: it is missing or damaged.
     """
     if not file.exists():
-        raise TwinFlowError(f"{file} is missing: resume from another checkpoint.")
+        raise TwinFlowError(f"{file} is missing: {way_out}.")
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TwinFlowError(f"{file} is damaged ({reason}): resume from another checkpoint.") from error
+        raise TwinFlowError(f"{file} is damaged ({reason}): {way_out}.") from error

@@ -11,6 +11,7 @@ from simpletuner_twinflow.host.families import predicts_flow, unsupported_reason
 from simpletuner_twinflow.options import FALSE_WORDS, TwinFlowOptions, shown
 
 Config = Mapping[str, Any]
+LOOKED_UP = ("model_family", "model_flavour")
 OFF_WORDS = ("", "none", "0", "0.0", *FALSE_WORDS)
 
 
@@ -188,7 +189,9 @@ def conflicts(config: Config, options: TwinFlowOptions) -> list[str]:
         config: the host's keys, parsed or as they stand in a config; a key that is missing has the host's default.
         options: of the run.
     """
-    return list(_problems(config, options))
+    # The host's keys come here unchecked, and these two are looked up in tables, which takes no list or object.
+    names = {key: shown(config[key]) for key in LOOKED_UP if isinstance(config.get(key), list | dict)}
+    return list(_problems({**config, **names}, options))
 
 
 def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
@@ -264,7 +267,7 @@ def _adapter_problems(config: Config) -> Iterator[str]:
 
 
 def _dataset_problems(path: Any) -> Iterator[str]:
-    if not isinstance(path, str) or not Path(path).is_file():
+    if not isinstance(path, str) or not _is_file(path):
         return  # the host has its own message for that
     where = f"data_backend_config is {shown(path)}"
     try:
@@ -282,6 +285,14 @@ def _dataset_problems(path: Any) -> Iterator[str]:
             value = dataset.get(conflict.key)
             if conflict.applies(value):
                 yield f"{_describe(conflict, value)} (dataset {dataset.get('id')!r} in {path})"
+
+
+def _is_file(path: str) -> bool:
+    """Whether this names a file; what is too long for a path, or no path at all, does not."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _describe(conflict: Conflict, value: Any) -> str:

@@ -19,6 +19,7 @@ from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoint_files import damage, is_finished
 from simpletuner_twinflow.host.checkpoints import load_conditioning, read_conditioning, read_tensors
 from simpletuner_twinflow.host.loss import active_options
+from simpletuner_twinflow.host.other_run import OtherRunError, refuse_other_run
 from simpletuner_twinflow.host.saved_run import SavedRun, Trained, saved_by
 from simpletuner_twinflow.host.seams import Seam, uses, wrap
 from simpletuner_twinflow.optimizer_state import Groups, fit_optimizer_state
@@ -27,6 +28,7 @@ logger = logging.getLogger("simpletuner_twinflow")
 
 LATEST = "latest"
 EMA_STEP = "optimization_step"
+BEGUN = "twinflow_resumed_from"  # of the accelerator: the checkpoint whose loading was begun last
 
 
 @uses(Seam("Trainer.checkpoint_state_latest", ("output_dir",)))
@@ -35,7 +37,14 @@ def attach_to_latest_checkpoint(module: ModuleType) -> None:
 
     def latest(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> str | None:
         found = wrapped(*args, **kwargs)
-        if found is None or active_options(trainer.config) is None or trainer.checkpoint_manager is None:
+        if active_options(trainer.config) is None:
+            return found
+        if found is None and (begun := getattr(trainer.accelerator, BEGUN, None)) is not None:
+            raise TwinFlowError(
+                f"{begun} was damaged in the middle of a file, which showed while it was loaded, and no checkpoint is "
+                "left: the weights are partly its own now. Start the run once more to train from the beginning."
+            )
+        if found is None or trainer.checkpoint_manager is None:
             return found
         whole = trainer.checkpoint_manager.get_latest_checkpoint(require_guard=True)
         if whole == found or trainer.config.delete_invalid_checkpoints:  # the host then deletes what it cannot load
@@ -70,6 +79,7 @@ def attach_to_loading(module: ModuleType) -> None:
         with _told(manager):
             if active:
                 refuse_damaged(folder, manager.args)
+                refuse_other_run(folder, manager.model)
             run = saved_by(folder)
             if run is None and not active:
                 return wrapped(*args, **kwargs)
@@ -80,6 +90,8 @@ def attach_to_loading(module: ModuleType) -> None:
             weights, averages = _conditioning_of(manager, folder, saved)
             shadows = _read_ema(manager, folder, saved, averages)
         _tell_changes(manager, folder, run, current)
+        if active:
+            setattr(manager.accelerator, BEGUN, folder)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
         with _forgiven(module, {*saved.conditioning} ^ {*current.conditioning}):
@@ -104,6 +116,8 @@ def _told(manager: Any) -> Iterator[None]:
     """Say why a checkpoint is not loaded where the host deletes it for that, which it does without a word."""
     try:
         yield
+    except OtherRunError:
+        raise  # nothing is deleted then
     except TwinFlowError as error:
         if manager.args.delete_invalid_checkpoints and manager.accelerator.is_main_process:
             logger.warning("%s SimpleTuner deletes this checkpoint, since delete_invalid_checkpoints is true.", error)
@@ -158,8 +172,18 @@ def _tell_changes(manager: Any, folder: Path, run: SavedRun | None, current: Tra
         logger.warning("%s has no %s: it starts from zero.", folder, ", ".join(missing))
     if dropped := [name for name in run.trained.conditioning if name not in current.conditioning]:
         logger.warning("%s has trained %s, which this run leaves out.", folder, ", ".join(dropped))
+    saved, now = (trained.without(trained.conditioning).ema for trained in (run.trained, current))
+    if new := [name for name in now if name not in {*saved}]:
+        logger.warning("%s has not trained %s: what it lacks starts anew.", folder, _listed(new))
+    if dropped := [name for name in saved if name not in {*now}]:
+        logger.warning("%s has trained %s, which this run leaves out.", folder, _listed(dropped))
     if changes := run.changes(manager.args, manager.accelerator.num_processes):
         logger.warning("%s was trained with other settings: %s.", folder, ", ".join(changes))
+
+
+def _listed(names: list[str]) -> str:
+    """Names of parameters for a line of the log; there may be hundreds."""
+    return f"{names[0]} and {len(names) - 1} more parameters" if len(names) > 1 else names[0]
 
 
 def _fit_next_state(optimizer: torch.optim.Optimizer, saved: Groups, current: Groups) -> None:

@@ -111,6 +111,11 @@ def saved_by(folder: Path) -> SavedRun | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return SavedRun(**content | {"trained": Trained(**content["trained"])})
-    except (ValueError, KeyError, TypeError) as error:
+        run = SavedRun(**content | {"trained": Trained(**content["trained"])})
+        if not isinstance(run.settings, dict) or not all(
+            isinstance(names, list) for names in vars(run.trained).values()
+        ):
+            raise ValueError("it lists no parameters or no settings")
+        return run
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TwinFlowError(f"{file} is damaged ({error}): resume from another checkpoint.") from error

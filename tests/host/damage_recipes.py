@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from simpletuner_twinflow.host.checkpoint_files import CONDITIONING_FILE
-from tests.host.harness import SEED, TINY, Host, Run, Runs
+from tests.host.harness import FULL, SEED, TINY, Host, Run, Runs
 from tests.host.resume_recipes import ADVERSARIAL, KILL, PLAIN, QUIET, RESUMED
 
 LORA = SEED | TINY | QUIET | ADVERSARIAL | {"train_batch_size": 2, "gradient_accumulation_steps": 2}
@@ -26,6 +26,14 @@ def halve(file: Path) -> None:
     file.write_bytes(content[: len(content) // 2])
 
 
+def scramble(file: Path) -> None:
+    """Overwrite a quarter of a file, whose length and ends stay as they were."""
+    content = bytearray(file.read_bytes())
+    begin, end = len(content) // 4, len(content) // 2
+    content[begin:end] = b"\xaa" * (end - begin)
+    file.write_bytes(content)
+
+
 def change(file: Path, how: Callable[[dict], dict]) -> None:
     """Write a file of torch's anew with other content."""
     torch.save(how(torch.load(file, weights_only=True)), file)
@@ -42,6 +50,12 @@ def without_last_average(state: dict) -> dict:
 
 def with_other_shape(state: dict) -> dict:
     return state | {"shadow_params.0": torch.zeros(2, 3)}
+
+
+def of_rank_1(state: dict) -> dict:
+    """The averages that a LoRA of rank 1 would have; each can be stretched over a larger one."""
+    shadows = {key: value for key, value in state.items() if key.startswith("shadow_params.")}
+    return state | {key: value[:1] if len(value) < value.shape[1] else value[:, :1] for key, value in shadows.items()}
 
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {  # by name: the file, and what happens to it
@@ -82,6 +96,36 @@ def damaged_kept(host: Host, runs: Runs) -> Run:
     return host.train(folder.name, LORA | RESUMED | {"max_train_steps": 6})
 
 
+OTHER_NETWORKS = {"lora_rank": {"lora_rank": 4}, "model_type": FULL}
+
+
+def other_networks(host: Host, runs: Runs) -> dict[str, Run]:
+    """Whole checkpoints that do not fit the configuration, invalid ones to be deleted."""
+    found = {}
+    for key, changes in OTHER_NETWORKS.items():
+        folder = host.folder / f"other {key}"
+        shutil.copytree(runs["whole"].folder, folder)
+        found[key] = host.train(folder.name, LORA | RESUMED | changes | {"delete_invalid_checkpoints": True})
+    return found
+
+
+def all_scrambled(host: Host, runs: Runs) -> Run:
+    """Damage that only loading finds, in every checkpoint, invalid ones to be deleted."""
+    folder = host.folder / "all_scrambled"
+    shutil.copytree(runs["whole"].folder, folder)
+    for name in (NEWEST, BEFORE):
+        scramble(folder / "output" / name / "optimizer.bin")
+    return host.train(folder.name, LORA | RESUMED | {"delete_invalid_checkpoints": True})
+
+
+def borrowed_rank_1(host: Host, runs: Runs) -> Run:
+    """A run that starts from an adapter and another adapter's EMA."""
+    whole, file = runs["whole"], host.folder / "rank_1.pt"
+    shutil.copy(whole.output / NEWEST / EMA, file)
+    change(file, of_rank_1)
+    return host.train("borrowed_rank_1", LORA | {"init_lora": str(whole.output / ADAPTER), "init_lora_ema": str(file)})
+
+
 def killed_first(host: Host, runs: Runs) -> tuple[Run, Run]:
     """Killed while the first checkpoint is written; then resumed."""
     killed = host.train("killed_first", LORA, environment={"OBSERVER_CODE": KILL_IN_CHECKPOINT_2})
@@ -116,5 +160,16 @@ def _start(run: Run) -> dict[str, str]:
 
 
 DAMAGE_RECIPES = {
-    recipe.__name__: recipe for recipe in (whole, damaged, damaged_kept, killed_first, other_options, borrowed_ema)
+    recipe.__name__: recipe
+    for recipe in (
+        whole,
+        damaged,
+        damaged_kept,
+        other_networks,
+        all_scrambled,
+        killed_first,
+        other_options,
+        borrowed_ema,
+        borrowed_rank_1,
+    )
 }

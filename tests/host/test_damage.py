@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoint_files import damage
 from simpletuner_twinflow.host.saved_run import saved_by
-from tests.host.damage_recipes import BEFORE, DAMAGES, NEWEST
+from tests.host.damage_recipes import BEFORE, DAMAGES, NEWEST, OTHER_NETWORKS
 from tests.host.test_resume import losses, tensors
 
 
@@ -33,6 +33,34 @@ def test_damaged_checkpoint_that_is_not_to_be_deleted_ends_the_run_with_the_file
     assert f"output/{NEWEST}/pytorch_lora_weights.safetensors is missing" in run.log
     assert "delete_invalid_checkpoints" in run.log
     assert (run.output / NEWEST).is_dir()
+    assert losses(run) == {}
+
+
+@pytest.mark.host_runs("whole", "other_networks")
+@pytest.mark.parametrize(("key", "found"), zip(OTHER_NETWORKS, ("4, ", "'full', "), strict=True))
+def test_whole_checkpoint_that_does_not_fit_the_config_is_not_deleted(key, found, runs):
+    run = runs["other_networks"][key]
+    assert run.code == 1
+    assert f"output/{NEWEST} holds an adapter" in run.log
+    assert f"{key} is {found}so this run cannot go on from it" in run.log
+    assert all((run.output / name / ".guard").exists() for name in (NEWEST, BEFORE))
+    assert losses(run) == {}
+
+
+@pytest.mark.host_runs("whole", "all_scrambled")
+def test_run_whose_last_checkpoint_fails_halfway_does_not_train_on_what_was_loaded_of_it(runs):
+    run = runs["all_scrambled"]
+    assert run.code == 1
+    assert f"output/{BEFORE} was damaged in the middle of a file" in run.log
+    assert losses(run) == {}
+
+
+@pytest.mark.host_runs("whole", "borrowed_rank_1")
+def test_ema_of_another_rank_is_not_stretched_over_the_adapter(runs):
+    run = runs["borrowed_rank_1"]
+    assert run.code == 1
+    assert "init_lora_ema is " in run.log
+    assert "of shape (1, 128) where this run trains (8, 128)" in run.log
     assert losses(run) == {}
 
 
@@ -141,7 +169,20 @@ def test_checkpoint_without_a_list_is_judged_by_the_files_it_has(checkpoint):
     assert "half.pt is damaged" in damage(checkpoint)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"trained": {}, "settings": {}, "plugin_version": "1"}'])
+NO_NAMES = '{"trained": {}, "settings": {}, "plugin_version": "1"}'
+NO_LISTS = '{"trained": {"conditioning": [], "optimizer": 1, "ema": []}, "settings": {}, "plugin_version": "1"}'
+
+
+@pytest.mark.parametrize("name", ["training_state.json", "checkpoint_manifest.json"])
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"files": null, "global_step": null}', '{"files": [1]}'])
+def test_file_of_the_host_that_says_nothing_is_named(name, text, checkpoint):
+    (checkpoint / name).write_text(text)
+    assert f"{checkpoint / name} is damaged" in damage(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"trained": {}, "settings": {}, "plugin_version": "1"}', NO_LISTS]
+)
 def test_state_file_that_says_nothing_is_an_error_that_names_it(text, checkpoint):
     (checkpoint / "twinflow/state.json").write_text(text)
     with pytest.raises(TwinFlowError, match=r"twinflow/state\.json is damaged"):

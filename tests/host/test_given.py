@@ -136,6 +136,18 @@ def test_data_config_that_is_no_list_of_datasets_is_named(content, found, tmp_pa
     assert load(OFF, data_backend_config=str(path))
 
 
+@pytest.mark.parametrize("path", ["a" * 5_000, "config/\0.json"])
+def test_text_that_is_no_path_to_a_data_config_is_left_to_the_host(path):
+    assert refusal(SEED, data_backend_config=path, twinflow_delta_t="x")[0].startswith("twinflow_delta_t")
+
+
+@pytest.mark.parametrize("value", [[], ["sd3"], {"sd3": 1}])
+def test_family_that_is_no_name_is_refused_in_one_line(value):
+    [line] = refusal(SEED, model_family=value)
+    assert line.startswith("model_family is ")
+    assert "which TwinFlow does not train" in line
+
+
 @pytest.mark.parametrize("strength", ["big", {"x": 1}, [], True, 10**400, float("nan"), -1.0])
 def test_slider_strength_that_is_not_one_is_named(strength, tmp_path):
     path = tmp_path / "data.json"
