@@ -63,7 +63,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "krea2": {},
     "hidream": {**SHORT_PROMPT},
     "ltxvideo": {**FILM, **SHORT_PROMPT},
-    "sanavideo": {**FILM, "validation_resolution": "832x480"},
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
     "pixart": DIFF2FLOW | {"model_type": "full"},

@@ -32,7 +32,6 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "krea2": image.krea2,
     "hidream": image.hidream,
     "ltxvideo": video.ltxvideo,
-    "sanavideo": video.sanavideo,
     "sd1x": diffusion.sd1x,
     "sdxl": diffusion.sdxl,
     "pixart": diffusion.pixart,

@@ -3,7 +3,7 @@
 import diffusers
 
 from demo.tiny_sd3 import build_t5_tokenizer
-from testbed.pipelines import encoders, parts, tokenizers
+from testbed.pipelines import encoders, parts
 from testbed.pipelines.encoders import WIDTH
 
 
@@ -19,9 +19,12 @@ def wan() -> diffusers.DiffusionPipeline:
         rope_max_seq_len=64,
     )
     tokenizer = build_t5_tokenizer()
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=8, z_dim=16, dim_mult=[1] * 4, num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
     return diffusers.WanPipeline(
         transformer=network,
-        vae=_wan_autoencoder(),
+        vae=vae,
         text_encoder=encoders.t5(tokenizer, "UMT5"),
         tokenizer=tokenizer,
         scheduler=diffusers.UniPCMultistepScheduler(
@@ -54,32 +57,4 @@ def ltxvideo() -> diffusers.DiffusionPipeline:
             base_image_seq_len=1024,
             max_image_seq_len=4096,
         ),
-    )
-
-
-def sanavideo() -> diffusers.DiffusionPipeline:
-    """Sana-Video."""
-    network = diffusers.SanaVideoTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=12,
-        cross_attention_dim=24,
-        caption_channels=WIDTH,
-        sample_size=30,  # its pipeline then bins to the sizes around 480
-        rope_max_seq_len=64,
-    )
-    return diffusers.SanaVideoPipeline(
-        transformer=network,
-        vae=_wan_autoencoder(),
-        text_encoder=encoders.gemma2(),
-        tokenizer=tokenizers.gemma_tokenizer(),
-        scheduler=parts.flow(shift=3.0),
-    )
-
-
-def _wan_autoencoder() -> diffusers.AutoencoderKLWan:
-    return diffusers.AutoencoderKLWan(
-        base_dim=8, z_dim=16, dim_mult=[1] * 4, num_res_blocks=1, temperal_downsample=[False, True, True]
     )
