@@ -126,6 +126,13 @@ def borrowed_rank_1(host: Host, runs: Runs) -> Run:
     return host.train("borrowed_rank_1", LORA | {"init_lora": str(whole.output / ADAPTER), "init_lora_ema": str(file)})
 
 
+def comfyui(host: Host, runs: Runs) -> Run:
+    """An adapter in ComfyUI's format: two steps, then a resumed one to step 3."""
+    config = LORA | {"lora_format": "comfyui"}
+    host.train("comfyui", config | {"max_train_steps": 2}).check()
+    return host.train("comfyui", config | RESUMED | {"max_train_steps": 3})
+
+
 def killed_first(host: Host, runs: Runs) -> tuple[Run, Run]:
     """Killed while the first checkpoint is written; then resumed."""
     killed = host.train("killed_first", LORA, environment={"OBSERVER_CODE": KILL_IN_CHECKPOINT_2})
@@ -167,6 +174,7 @@ DAMAGE_RECIPES = {
         damaged_kept,
         other_networks,
         all_scrambled,
+        comfyui,
         killed_first,
         other_options,
         borrowed_ema,

@@ -55,6 +55,14 @@ def test_run_whose_last_checkpoint_fails_halfway_does_not_train_on_what_was_load
     assert losses(run) == {}
 
 
+@pytest.mark.host_runs("whole", "comfyui")
+def test_adapter_in_comfyui_s_format_is_resumed_at_its_own_scale(runs):
+    """The host would go on with alpha / sqrt(rank), here 2.8 times as much."""
+    run = runs["comfyui"].check()
+    assert losses(run) == {3: losses(runs["whole"])[3]}
+    assert "scaled by alpha / rank, 1, as in training" in run.log
+
+
 @pytest.mark.host_runs("whole", "borrowed_rank_1")
 def test_ema_of_another_rank_is_not_stretched_over_the_adapter(runs):
     run = runs["borrowed_rank_1"]
