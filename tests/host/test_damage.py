@@ -98,6 +98,8 @@ def test_options_that_have_changed_are_listed_in_one_line(runs):
         assert change in line
     assert "seed" not in line
     assert "has trained twinflow_target_time" in log
+    [left_out] = [line for line in log.splitlines() if "has trained transformer_blocks.0.attn.to_k.lora_A" in line]
+    assert "more parameters, which this run leaves out" in left_out
 
 
 @pytest.mark.host_runs("whole", "other_options")
