@@ -117,8 +117,8 @@ def test_ema_of_a_plain_run_starts_a_twinflow_run_and_the_other_way_round(runs):
     file = "checkpoint-2/transformer_ema/ema_model.pt"
     counts = {sum("shadow_params" in key for key in tensors(run.output / file)) for run in (plain, ours, after)}
     assert counts == {24}
-    assert "Loaded initial LoRA EMA state" in ours.log
-    assert "Loaded initial LoRA EMA state" in after.log
+    assert "EMA model state loaded from" in ours.log
+    assert "EMA model state loaded from" in after.log
     averages = torch.load(ours.output / "checkpoint-2/twinflow/time_conditioning.pt", weights_only=True)["averages"]
     assert len(averages) == 5
 
