@@ -140,7 +140,7 @@ def killed_first(host: Host, runs: Runs) -> tuple[Run, Run]:
 
 
 def other_options(host: Host, runs: Runs) -> Run:
-    """Resumed with another way of conditioning, other target steps, another branch, dropout and decay."""
+    """Resumed with another way of conditioning, other target steps, another branch, dropout and decay, fewer layers."""
     folder = host.folder / "other_options"
     shutil.copytree(runs["whole"].folder, folder)
     changed = {
@@ -150,6 +150,7 @@ def other_options(host: Host, runs: Runs) -> Run:
         "twinflow_adversarial_enabled": False,
         "caption_dropout_probability": 0.2,
         "ema_decay": 0.9,
+        "peft_lora_target_modules": ["to_q"],
     }
     return host.train(folder.name, LORA | RESUMED | changed | {"max_train_steps": 5})
 

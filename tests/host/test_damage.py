@@ -98,6 +98,8 @@ def test_options_that_have_changed_are_listed_in_one_line(runs):
         assert change in line
     assert "seed" not in line
     assert "has trained twinflow_target_time" in log
+    [left_out] = [line for line in log.splitlines() if "has trained transformer_blocks.0.attn.to_k.lora_A" in line]
+    assert "more parameters, which this run leaves out" in left_out
 
 
 @pytest.mark.host_runs("whole", "other_options")
@@ -115,6 +117,8 @@ def test_ema_of_a_plain_run_starts_a_twinflow_run_and_the_other_way_round(runs):
     file = "checkpoint-2/transformer_ema/ema_model.pt"
     counts = {sum("shadow_params" in key for key in tensors(run.output / file)) for run in (plain, ours, after)}
     assert counts == {24}
+    assert "EMA model state loaded from" in ours.log
+    assert "EMA model state loaded from" in after.log
     averages = torch.load(ours.output / "checkpoint-2/twinflow/time_conditioning.pt", weights_only=True)["averages"]
     assert len(averages) == 5
 
