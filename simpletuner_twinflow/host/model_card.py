@@ -173,7 +173,8 @@ def _films(model: Any) -> dict[str, Any]:
     if not isinstance(model, VideoModelFoundation):
         return {}
     asked = model.update_pipeline_call_kwargs({"num_inference_steps": 1, "guidance_scale": 0.0})
-    return {name: value for name, value in asked.items() if name == "num_frames" and value} | {"output_type": "pil"}
+    length = {name: value for name, value in asked.items() if name in ("num_frames", "frames") and value}
+    return length | {"output_type": "pil"}
 
 
 def _arguments(settings: Mapping[str, Any]) -> list[str]:
