@@ -102,7 +102,7 @@ class RoleDealer:
             name = f"{self._seed}/{self._window}/{rows}/{lap}"
             stream = random.Random(f"{name}/{self._ranks}")  # the same on every rank
             everyone = [role for role, count in self._counts(rows * self._ranks, stream).items() for _ in range(count)]
-            first = stream.randrange(self._ranks)
+            first = int(stream.random() * self._ranks)
             own = everyone[(self._rank + first) % self._ranks :: self._ranks]
             random.Random(f"{name}/{self._rank} of {self._ranks}").shuffle(own)
             self._laps[lap, rows] = tuple(own)

@@ -7,6 +7,7 @@ imported already. So what is about start-up itself still needs the real command.
 
 import atexit
 import json
+import multiprocessing.util
 import os
 import runpy
 import signal
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from importlib import import_module
@@ -139,6 +141,7 @@ def _serve(answers: TextIO) -> dict[str, Any] | None:
 
 def _become(job: Mapping[str, Any], train: str) -> None:
     """Make this process what the real command would have started."""
+    _forget_exit_handlers()
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
@@ -150,6 +153,14 @@ def _become(job: Mapping[str, Any], train: str) -> None:
     if job["prelude"]:
         module, function = job["prelude"].split(":")
         getattr(sys.modules[module], function)()
+
+
+def _forget_exit_handlers() -> None:
+    """Leave what is to be done at the server's end to the server: its temporary folders serve all runs."""
+    atexit._clear()
+    weakref.finalize._registry.clear()
+    weakref.finalize._registered_with_atexit = False
+    atexit.register(multiprocessing.util._exit_function)
 
 
 def _run_and_exit(train: str) -> None:

@@ -48,6 +48,36 @@ def complete_pipelines(module: ModuleType) -> None:
     wrap(module, "ModelFoundation._load_pipeline", load_pipeline)
 
 
+@uses(Seam("ModelFoundation._apply_alpha_scaling", ("module", "alpha_map", "adapter_name")))
+def scale_loaded_adapters(module: ModuleType) -> None:
+    """Keep the scale alpha / rank of an adapter whose file names its alphas, as `lora_format` comfyui's does.
+
+    The host asks whether PEFT's table of who uses rsLoRA is empty, which it never is, and takes alpha / sqrt(rank).
+    """
+
+    def apply(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        wrapped(*args, **kwargs)
+        network = args[0] if args else kwargs["module"]
+        name = args[2] if len(args) > 2 else kwargs.get("adapter_name", "default")
+        if network is None or active_options(model.config) is None:
+            return
+        wrong: set[float] = set()
+        for layer in network.modules():
+            if not isinstance(layer, LoraLayer) or name not in layer.scaling:
+                continue
+            rank = layer.r[name]
+            scale = layer.lora_alpha[name] / (rank**0.5 if layer.use_rslora[name] else rank)
+            if layer.scaling[name] != scale:
+                layer.scaling[name] = scale
+                wrong.add(scale)
+        for scale in sorted(wrong):
+            log_mending("an adapter that names its alphas is scaled by alpha / rank, %.4g, as in training", scale)
+
+    wrap(module, "ModelFoundation._apply_alpha_scaling", apply)
+
+
 @uses(Seam("SanaVideo.convert_negative_text_embed_for_pipeline", ("text_embedding",)))
 def read_negative_prompts(module: ModuleType) -> None:
     """Let Sana-Video's validation draw: the host asks whether a tensor is true, to find its negative prompt."""

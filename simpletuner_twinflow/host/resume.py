@@ -78,7 +78,7 @@ def attach_to_loading(module: ModuleType) -> None:
         active = active_options(manager.args) is not None
         with _told(manager):
             if active:
-                refuse_damaged(folder, manager.args)
+                refuse_damaged(folder, manager.args, manager.accelerator)
                 refuse_other_run(folder, manager.model)
             run = saved_by(folder)
             if run is None and not active:
@@ -124,12 +124,13 @@ def _told(manager: Any) -> Iterator[None]:
         raise
 
 
-def refuse_damaged(folder: Path, config: Any) -> None:
+def refuse_damaged(folder: Path, config: Any, accelerator: Any) -> None:
     """End the attempt to resume from a checkpoint that is not whole, before anything of it is loaded.
 
     Args:
         folder: the checkpoint's.
         config: the host's.
+        accelerator: the run's; all ranks look before one of them may go on to delete what it has found damaged.
 
     Raises:
         TwinFlowError: Names the file and the way out; the host takes it as the sign of a damaged checkpoint.
@@ -137,6 +138,7 @@ def refuse_damaged(folder: Path, config: Any) -> None:
     problem = damage(folder)
     if problem is None and config.resume_from_checkpoint == LATEST and not is_finished(folder):
         problem = f"{folder} was not finished when its run ended"
+    accelerator.wait_for_everyone()
     if problem is not None:
         way_out = (
             ""

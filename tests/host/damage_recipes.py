@@ -126,6 +126,13 @@ def borrowed_rank_1(host: Host, runs: Runs) -> Run:
     return host.train("borrowed_rank_1", LORA | {"init_lora": str(whole.output / ADAPTER), "init_lora_ema": str(file)})
 
 
+def comfyui(host: Host, runs: Runs) -> Run:
+    """An adapter in ComfyUI's format: two steps, then a resumed one to step 3."""
+    config = LORA | {"lora_format": "comfyui"}
+    host.train("comfyui", config | {"max_train_steps": 2}).check()
+    return host.train("comfyui", config | RESUMED | {"max_train_steps": 3})
+
+
 def killed_first(host: Host, runs: Runs) -> tuple[Run, Run]:
     """Killed while the first checkpoint is written; then resumed."""
     killed = host.train("killed_first", LORA, environment={"OBSERVER_CODE": KILL_IN_CHECKPOINT_2})
@@ -133,7 +140,7 @@ def killed_first(host: Host, runs: Runs) -> tuple[Run, Run]:
 
 
 def other_options(host: Host, runs: Runs) -> Run:
-    """Resumed with another way of conditioning, other target steps, another branch, dropout and decay."""
+    """Resumed with another way of conditioning, other target steps, another branch, dropout and decay, fewer layers."""
     folder = host.folder / "other_options"
     shutil.copytree(runs["whole"].folder, folder)
     changed = {
@@ -143,6 +150,7 @@ def other_options(host: Host, runs: Runs) -> Run:
         "twinflow_adversarial_enabled": False,
         "caption_dropout_probability": 0.2,
         "ema_decay": 0.9,
+        "peft_lora_target_modules": ["to_q"],
     }
     return host.train(folder.name, LORA | RESUMED | changed | {"max_train_steps": 5})
 
@@ -167,6 +175,7 @@ DAMAGE_RECIPES = {
         damaged_kept,
         other_networks,
         all_scrambled,
+        comfyui,
         killed_first,
         other_options,
         borrowed_ema,

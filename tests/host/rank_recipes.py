@@ -38,6 +38,17 @@ import atexit
 atexit.register(lambda: note(kind="ended", at=time.time()))
 """
 
+RANK_0_IS_LATE = """
+import time
+def attach(module):
+    def call(wrapped, instance, args, kwargs):
+        if os.environ["RANK"] == "0":
+            time.sleep(2)
+        return wrapped(*args, **kwargs)
+    wrapt.wrap_function_wrapper(module, "damage", call)
+wrapt.register_post_import_hook(attach, "simpletuner_twinflow.host.resume")
+"""
+
 
 def two_ranks_lora(host: Host, runs: Runs) -> tuple[list[Run], Path, list[Run]]:
     """Six steps as torchrun starts them, with a validation; the last checkpoint; the last three steps again."""
@@ -63,9 +74,21 @@ def rank_raises(host: Host, runs: Runs) -> list[Run]:
     return host.train_on_ranks("rank_raises", config, environment={"OBSERVER_CODE": RAISE_ON_RANK_1})
 
 
+def damaged_on_ranks(host: Host, runs: Runs) -> list[Run]:
+    """The newest checkpoint damaged and to be deleted; one rank comes to look at it late."""
+    first, _, _ = runs["two_ranks_lora"]
+    folder = host.folder / "damaged_on_ranks"
+    shutil.copytree(first[0].folder, folder)
+    damaged = folder / "output/checkpoint-6"
+    damaged.joinpath("optimizer.bin").write_bytes(b"")
+    config = SEED | TINY | ADVERSARIAL | SIX_STEPS | RESUMED | {"max_train_steps": 4, "validation_disable": True}
+    config |= {"delete_invalid_checkpoints": True}
+    return host.train_on_ranks(folder.name, config, environment={"OBSERVER_CODE": RANK_0_IS_LATE})
+
+
 def _drop(run: Run, checkpoint: str) -> None:
     """Have the next run resume from the checkpoint before this one."""
     shutil.rmtree(run.output / checkpoint)
 
 
-RANK_RECIPES = {recipe.__name__: recipe for recipe in (two_ranks_lora, two_ranks_full, rank_raises)}
+RANK_RECIPES = {recipe.__name__: recipe for recipe in (two_ranks_lora, two_ranks_full, rank_raises, damaged_on_ranks)}

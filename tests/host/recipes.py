@@ -159,8 +159,9 @@ def evaluated(host: Host, runs: Runs) -> Run:
     write_digits(images, limit=4)
     [digits, _] = datasets(host.images)
     kept_back = digits | {"id": "eval", "dataset_type": "eval", "instance_data_dir": str(images), "repeats": 0}
-    config = SEED | TINY | ADVERSARIAL | {"train_batch_size": 2, "validation_disable": True, "max_train_steps": 2}
-    config |= {"eval_steps_interval": 2, "eval_timesteps": 3}
+    config = SEED | TINY | ADVERSARIAL | {"train_batch_size": 2, "max_train_steps": 2}
+    # In step 1: after its last step the host evaluates no more.
+    config |= {"validation_steps": 100, "eval_steps_interval": 1, "eval_timesteps": 3}
     sets = [digits, kept_back | {"cache_dir_vae": "cache/vae-eval"}]
     return host.train("evaluated", config, images=sets, environment={"OBSERVER_CODE": WATCH_EVALUATION})
 

@@ -55,6 +55,14 @@ def test_run_whose_last_checkpoint_fails_halfway_does_not_train_on_what_was_load
     assert losses(run) == {}
 
 
+@pytest.mark.host_runs("whole", "comfyui")
+def test_adapter_in_comfyui_s_format_is_resumed_at_its_own_scale(runs):
+    """The host would go on with alpha / sqrt(rank), here 2.8 times as much."""
+    run = runs["comfyui"].check()
+    assert losses(run) == {3: losses(runs["whole"])[3]}
+    assert "scaled by alpha / rank, 1, as in training" in run.log
+
+
 @pytest.mark.host_runs("whole", "borrowed_rank_1")
 def test_ema_of_another_rank_is_not_stretched_over_the_adapter(runs):
     run = runs["borrowed_rank_1"]
@@ -90,6 +98,8 @@ def test_options_that_have_changed_are_listed_in_one_line(runs):
         assert change in line
     assert "seed" not in line
     assert "has trained twinflow_target_time" in log
+    [left_out] = [line for line in log.splitlines() if "has trained transformer_blocks.0.attn.to_k.lora_A" in line]
+    assert "more parameters, which this run leaves out" in left_out
 
 
 @pytest.mark.host_runs("whole", "other_options")
@@ -107,8 +117,8 @@ def test_ema_of_a_plain_run_starts_a_twinflow_run_and_the_other_way_round(runs):
     file = "checkpoint-2/transformer_ema/ema_model.pt"
     counts = {sum("shadow_params" in key for key in tensors(run.output / file)) for run in (plain, ours, after)}
     assert counts == {24}
-    assert "Loaded initial LoRA EMA state" in ours.log
-    assert "Loaded initial LoRA EMA state" in after.log
+    assert "EMA model state loaded from" in ours.log
+    assert "EMA model state loaded from" in after.log
     averages = torch.load(ours.output / "checkpoint-2/twinflow/time_conditioning.pt", weights_only=True)["averages"]
     assert len(averages) == 5
 

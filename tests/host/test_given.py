@@ -181,7 +181,7 @@ def test_refused_configuration_of_a_trainer_is_not_replaced_by_a_saved_one(tmp_p
         Trainer(config=SEED | REQUIRED_BY_HOST | {"twinflow_delta_t": 7})
 
 
-SCHNELL = {"model_family": "flux", "model_flavour": "schnell"}
+SCHNELL = {"model_family": "flux", "model_flavour": "schnell", "disable_assistant_lora": True}
 
 
 @pytest.mark.parametrize("fast", [None, True, False])

@@ -49,6 +49,15 @@ def test_resumed_run_writes_the_checkpoint_of_the_uninterrupted_one_to_the_bit(n
         assert [key for key in before if not torch.equal(before[key], after[key])] == []
 
 
+@pytest.mark.host_runs("two_ranks_lora", "damaged_on_ranks")
+def test_no_rank_deletes_a_damaged_checkpoint_while_another_looks_at_it(runs):
+    before, ranks = runs["two_ranks_lora"][0], runs["damaged_on_ranks"]
+    assert "output/checkpoint-6/optimizer.bin is damaged" in ranks[0].log
+    assert losses(ranks[0].check()) == losses(ranks[1].check()) == {4: losses(before[0])[4]}
+    assert not (ranks[0].output / "checkpoint-6").exists()
+    assert (ranks[0].output / "checkpoint-3/.guard").exists()
+
+
 @pytest.mark.host_runs(*BOTH)
 def test_two_ranks_export_their_averages(runs):
     adapter = runs["two_ranks_lora"][2][0].output
