@@ -52,6 +52,14 @@ class FamilyAdapter:
         network = self.model.get_trained_component(unwrap_model=True)
         return {name: network.get_submodule(name) for name in CONDITIONING}
 
+    def conditioning_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of these modules, by their names in the network."""
+        return {
+            f"{name}.{key}": parameter
+            for name, module in self.conditioning_modules().items()
+            for key, parameter in module.named_parameters()
+        }
+
     def conditioning_hidden(self) -> AbstractContextManager[None]:
         """A block in which the network does not show these modules, to whoever adapts what it finds."""
         network = self.model.get_trained_component(unwrap_model=True)

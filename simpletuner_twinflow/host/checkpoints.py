@@ -102,11 +102,7 @@ def shadows_without_conditioning(ema: Any, adapter: FamilyAdapter) -> Iterator[N
 def conditioning_averages(ema: Any, adapter: FamilyAdapter) -> dict[str, Tensor]:
     """The conditioning's averages by the parameters' names; they are the EMA's own tensors."""
     network = adapter.model.get_trained_component(unwrap_model=True)
-    ours = {
-        id(parameter): f"{name}.{key}"
-        for name, module in adapter.conditioning_modules().items()
-        for key, parameter in module.named_parameters()
-    }
+    ours = {id(parameter): name for name, parameter in adapter.conditioning_parameters().items()}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return {
         ours[id(parameter)]: shadow

@@ -50,7 +50,9 @@ def name_terms_of_failure(module: ModuleType) -> None:
             return wrapped(*args, **kwargs)
         except RuntimeError as error:
             distiller = distiller_of(trainer)
-            if distiller is not None and (terms := distiller.meter.not_finite()):
+            # The host's words for it. After another error the device may answer nothing any more.
+            not_finite = distiller is not None and str(error).startswith("Non-finite")
+            if not_finite and (terms := distiller.meter.not_finite()):
                 named = ", ".join(f"twinflow/{name} is {value}" for name, value in terms.items())
                 error.add_note(f"simpletuner-twinflow: {named}.")
             raise

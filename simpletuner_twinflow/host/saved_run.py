@@ -41,8 +41,8 @@ class Trained:
         network = model.get_trained_component(unwrap_model=True)
         named = {id(parameter): name for name, parameter in network.named_parameters()}
         adapter = getattr(model, "twinflow_adapter", None)
-        modules = adapter.conditioning_modules() if adapter is not None else {}
-        conditioning = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+        ours = adapter.conditioning_parameters() if adapter is not None else {}
+        conditioning = {id(parameter) for parameter in ours.values()}
         return cls(
             conditioning=[name for key, name in named.items() if key in conditioning],
             optimizer=[
