@@ -16,7 +16,7 @@ from rich.table import Table
 from simpletuner.helpers.training.ema import EMAModel  # noqa: TID251 - its way of swapping is what is measured
 
 from demo.train import ROOT
-from simpletuner_twinflow.teacher import teacher_weights
+from simpletuner_twinflow.method.teacher import teacher_weights
 
 BATCH = 16
 REPEATS = 30

@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED, Family
-from simpletuner_twinflow.host.mended import MENDED
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED, Family
+from simpletuner_twinflow.host.training.mended import MENDED
 from testbed.recipes import FAMILIES as WHOLE
 from testbed.recipes import IN_CI
 from tests.host.families.zoo import ZOO, Tiny, data_share, family_of, same, thousandths

@@ -7,10 +7,10 @@ TYPE_CHECKING = False  # type checkers take it for true; typing's own would cost
 if TYPE_CHECKING:
     from typing import Any
 
-    from simpletuner_twinflow.diffusion_scheduler import TwinFlowDiffusionScheduler
     from simpletuner_twinflow.errors import HostVersionError, TwinFlowConfigError, TwinFlowError
     from simpletuner_twinflow.options import TwinFlowOptions
-    from simpletuner_twinflow.scheduler import TwinFlowScheduler
+    from simpletuner_twinflow.sampling.diffusion_scheduler import TwinFlowDiffusionScheduler
+    from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
 
     __version__: str
 
@@ -27,10 +27,10 @@ __all__ = [
 _HOME = {
     "HostVersionError": "errors",
     "TwinFlowConfigError": "errors",
-    "TwinFlowDiffusionScheduler": "diffusion_scheduler",
+    "TwinFlowDiffusionScheduler": "sampling.diffusion_scheduler",
     "TwinFlowError": "errors",
     "TwinFlowOptions": "options",
-    "TwinFlowScheduler": "scheduler",
+    "TwinFlowScheduler": "sampling.scheduler",
 }
 
 

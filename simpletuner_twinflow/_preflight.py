@@ -1,8 +1,8 @@
 """Refuse a training command's configuration before the host spends a minute on its imports.
 
 The host reads a configuration twice over: its command imports half of it to start a launcher, whose trainer imports the
-rest and only then parses. So the first of these processes asks a small one to read the configuration as the trainer
-will (`simpletuner_twinflow.host.preflight`), and ends with what that finds. The checks of the trainer stay in force.
+rest and only then parses. So the first of these processes starts a small one, `host.settings.preflight`, which reads
+the configuration as the trainer will, and ends with what that finds. The checks of the trainer stay in force.
 """
 
 import os
@@ -24,7 +24,7 @@ def refuse_early() -> None:
         return
     os.environ[CHECKED] = "1"
     result = subprocess.run(
-        [sys.executable, "-P", "-m", "simpletuner_twinflow.host.preflight", *sys.argv],
+        [sys.executable, "-P", "-m", "simpletuner_twinflow.host.settings.preflight", *sys.argv],
         env=os.environ | {"SIMPLETUNER_SKIP_TORCH": "1"},  # the host's own switch for a light import
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
-from simpletuner_twinflow.roles import Role
+from simpletuner_twinflow.method.roles import Role
 
 NAME = "twinflow"
 PREFIX = f"{NAME}_"
 REAL_ROLES = (Role.one_step, Role.near, Role.any_step)  # what trains on the data; twin rows are made by the model
 LEAST_SHARE = (
-    1e-3  # of a role that has rows, as a part of the largest share; a smaller one would be dealt no row for long
+    1e-3  # of a role that has rows, as a part of the largest share; a smaller one would be drawn for no row for long
 )
 SHOWN = 80  # characters of a value that an error shows
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off")  # as the host reads text
@@ -85,7 +85,7 @@ def read_shares(value: Any) -> dict[Role, float]:
     """The share of each role from a JSON object.
 
     Raises:
-        ValueError: It is anything else, no real row would be trained, or a share is too small to be dealt.
+        ValueError: It is anything else, no real row would be trained, or a share is too small to be drawn.
     """
     if not isinstance(value, dict) or not all(_is_number(share) and share >= 0 for share in value.values()):
         raise ValueError("not an object of numbers from 0 up")
@@ -94,7 +94,7 @@ def read_shares(value: Any) -> dict[Role, float]:
     if not any(shares.get(role) for role in REAL_ROLES):
         raise ValueError("no real row would be trained")
     if any(0 < share < LEAST_SHARE * largest for share in shares.values()):
-        raise ValueError("a share is too small to be dealt")
+        raise ValueError("a share is too small to be drawn")
     return shares
 
 
@@ -182,7 +182,7 @@ class TwinFlowOptions:
     adversarial_weight: float = option(
         1.0,
         label="L_adv weight",
-        help="Weight of the fake-path velocity loss on negative time.",
+        help="Weight of the velocity loss on generated samples, on negative time.",
         minimum=0.0,
         maximum=100.0,
         requires=("twinflow_enabled", "twinflow_adversarial_enabled"),
@@ -226,7 +226,7 @@ class TwinFlowOptions:
     role_shares: Mapping[Role, float] | None = option(
         None,
         label="Role shares",
-        help="Proportions in which rows are dealt to the parts of the objective. Unset: equal shares of all that are "
+        help="Proportions in which rows train the parts of the objective. Unset: equal shares of all that are "
         "trained. A role left out gets no rows; twin belongs to the adversarial branch and is needed there.",
         read=read_shares,
         allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one of the first three "

@@ -23,7 +23,7 @@ import torch
 
 from demo.digits import write_digits
 from demo.train import ROOT, cpu_environment, write_run
-from simpletuner_twinflow.host.mended import MENDED
+from simpletuner_twinflow.host.training.mended import MENDED
 from testbed.forkserver import ForkServer
 from testbed.hub import FROM_HUB, put
 from testbed.pipelines import write

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from simpletuner_twinflow.flow import interpolate, per_sample, rollout
-from simpletuner_twinflow.levels import SamplerSettings
-from simpletuner_twinflow.losses import barron, guided_velocity, rcgm_target, rectify_target, time_weight
-from simpletuner_twinflow.objective import ObjectiveOptions, compute_losses
-from simpletuner_twinflow.roles import Role
-from simpletuner_twinflow.rows import Rows
-from simpletuner_twinflow.sampler import sample
-from simpletuner_twinflow.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.method.batch import RoleBatch
+from simpletuner_twinflow.method.flow import interpolate, per_sample, rollout
+from simpletuner_twinflow.method.losses import barron, guided_velocity, rcgm_target, rectify_target, time_weight
+from simpletuner_twinflow.method.objective import ObjectiveSettings, compute_losses
+from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.sampling.schedule import SamplerSettings
+from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.solver import sample
 
 VALUES = json.loads((Path(__file__).parent / "reference_values.json").read_text(encoding="utf-8"))
 RCGM = VALUES["rcgm_target"]
@@ -65,12 +65,12 @@ def test_rcgm_loss_of_a_training_step(case, generator):
     x, z = tensor(case["x"]), tensor(case["z"])
     t, r = (torch.full((len(x),), case[time], dtype=torch.float32) for time in "tr")
     x_t, velocity = interpolate(x, z, t)
-    rows = Rows((Role.any_step,) * len(x), x=x, z=z, t=t, r=r, sign=torch.ones_like(t), x_t=x_t, velocity=velocity)
+    rows = RoleBatch((Role.any_step,) * len(x), x=x, z=z, t=t, r=r, sign=torch.ones_like(t), x_t=x_t, velocity=velocity)
 
     def predict(x, t, r, sign, condition):
         return network(x, t, r, [case["cond"][row] for row in condition.rows])
 
-    options = ObjectiveOptions(estimate_order=case["order"], enhanced_ratio=0.0)
+    options = ObjectiveSettings(estimate_order=case["order"], enhanced_ratio=0.0)
     losses = compute_losses(rows, tensor(case["prediction"]), options, predict, predict, generator)
     expected = (tensor(case["prediction"]) - tensor(case["target"])).square().mean()
     torch.testing.assert_close(losses.total, expected, rtol=1e-4, atol=1e-5)

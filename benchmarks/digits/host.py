@@ -9,8 +9,8 @@ from simpletuner.helpers.models.prediction import PredictionTypes  # noqa: TID25
 from torch import Tensor
 
 from benchmarks.digits.network import TwinNet
-from benchmarks.digits.recipes import GRADED_COST, Recipe, Step
-from simpletuner_twinflow.objective import ObjectiveOptions
+from benchmarks.digits.recipes import STUDENT_COST, Recipe, Step
+from simpletuner_twinflow.method.objective import ObjectiveSettings
 
 SIDE = 8
 
@@ -21,7 +21,7 @@ class DigitsModel(ImageModelFoundation):
     NAME = "digits"
     PREDICTION_TYPE = PredictionTypes.FLOW_MATCHING
 
-    def __init__(self, net: TwinNet, shadows: list[Tensor], objective: ObjectiveOptions) -> None:
+    def __init__(self, net: TwinNet, shadows: list[Tensor], objective: ObjectiveSettings) -> None:
         super().__init__(_config(objective), SimpleNamespace(device=torch.device("cpu")))
         self.model = net
         self.ema_model = EMAModel(net.parameters())
@@ -39,7 +39,7 @@ class DigitsModel(ImageModelFoundation):
         x = prepared_batch["noisy_latents"]
         t = prepared_batch["timesteps"] / 1000
         sign = prepared_batch.get("twinflow_time_sign", torch.ones_like(t))
-        self.cost += len(x) * (GRADED_COST if torch.is_grad_enabled() else 1)
+        self.cost += len(x) * (STUDENT_COST if torch.is_grad_enabled() else 1)
         velocity = self.model(x.flatten(1), t, t, sign, prepared_batch["labels"])
         return {"model_prediction": velocity.view_as(x)}
 
@@ -58,7 +58,7 @@ class DigitsModel(ImageModelFoundation):
         raise NotImplementedError("Digits have labels, no prompts.")
 
 
-def host_recipe(net: TwinNet, shadows: list[Tensor], objective: ObjectiveOptions) -> Recipe:
+def host_recipe(net: TwinNet, shadows: list[Tensor], objective: ObjectiveSettings) -> Recipe:
     """The steps that the host's trainer takes from a batch to the loss, which is flow matching plus TwinFlow.
 
     Args:
@@ -80,7 +80,7 @@ def host_recipe(net: TwinNet, shadows: list[Tensor], objective: ObjectiveOptions
     return step
 
 
-def _config(objective: ObjectiveOptions) -> SimpleNamespace:
+def _config(objective: ObjectiveSettings) -> SimpleNamespace:
     return SimpleNamespace(
         weight_dtype=torch.float32,
         flow_matching=True,

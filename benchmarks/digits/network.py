@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.digits.setup import EMBED, Net
-from simpletuner_twinflow.conditioning import TargetTimeEmbedding
+from simpletuner_twinflow.method.time_conditioning import TargetTimeEmbedding
 
 TargetTime = Literal["none", "single", "published", "ours"]
 """How r reaches the network: not at all; as the one time t - r/2; by e(t) + (t - r) E(r); by e(t) + r E(t - r)."""

@@ -13,20 +13,20 @@ from torch import Tensor
 from benchmarks.digits.network import TwinNet
 from benchmarks.digits.setup import NO_LABEL
 from benchmarks.digits.variants import Variant
-from simpletuner_twinflow.flow import endpoints, interpolate, per_sample, rollout
-from simpletuner_twinflow.losses import rcgm_target, rectify_target, squared_error
-from simpletuner_twinflow.objective import Condition, ObjectiveOptions, Predict, training_step
-from simpletuner_twinflow.roles import RoleDealer
-from simpletuner_twinflow.teacher import teacher_weights
+from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
+from simpletuner_twinflow.method.losses import rcgm_target, rectify_target, squared_error
+from simpletuner_twinflow.method.objective import ObjectiveSettings, Predict, PromptRows, training_step
+from simpletuner_twinflow.method.roles import RoleSampler
+from simpletuner_twinflow.method.teacher import teacher_weights
 
-GRADED_COST = 3  # a pass with gradient, in passes without: its backward pass counts for two
+STUDENT_COST = 3  # a pass with gradient, in passes without: its backward pass counts for two
 
 
 class Step(NamedTuple):
     """A training step up to its loss."""
 
     loss: Tensor  # scalar, with its graph
-    cost: int  # row-passes without gradient it came to; one with gradient counts as GRADED_COST
+    cost: int  # row-passes without gradient it came to; one with gradient counts as STUDENT_COST
 
 
 Recipe = Callable[[Tensor, Tensor, int], Step]
@@ -50,17 +50,17 @@ def recipe_of(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
 
 
 def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> Recipe:
-    dealer = RoleDealer(variant.role_shares, seed=seed, rank=0)
+    sampler = RoleSampler(variant.role_shares, seed=seed, rank=0)
     generator = torch.Generator().manual_seed(seed)
 
     def step(x: Tensor, y: Tensor, number: int) -> Step:
-        roles = dealer.deal(len(x), window=number, window_rows=len(x))
+        roles = sampler.sample(len(x), window=number, window_rows=len(x))
         y = torch.where(torch.rand(len(y)) < variant.label_dropout, NO_LABEL, y)
         student, teacher = _passes(variant, net, shadows, y)
         z, t = torch.randn_like(x), torch.rand(len(x))
         losses = training_step(x, z, t, roles, variant.objective, student, teacher, generator)
         forwards = losses.forwards
-        return Step(losses.total, sum(forwards.values()) + (GRADED_COST - 1) * forwards["graded"])
+        return Step(losses.total, sum(forwards.values()) + (STUDENT_COST - 1) * forwards["student"])
 
     return step
 
@@ -75,7 +75,7 @@ def _tutorial(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
 
     def step(x: Tensor, y: Tensor, number: int) -> Step:
         student, teacher = _passes(variant, net, shadows, y)
-        everyone = Condition(tuple(range(len(x))))
+        everyone = PromptRows(tuple(range(len(x))))
         t, ones = torch.rand(len(x)), torch.ones(len(x))
         r, zeros = t * torch.rand(len(x)), torch.zeros(len(x))
         z = torch.randn_like(x)
@@ -87,7 +87,7 @@ def _tutorial(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
 
         loss = rcgm_loss(student(x_t, t, r, ones, everyone), x_t, t, r)
         if not options.adversarial:
-            return Step(loss, (GRADED_COST + options.estimate_order) * len(x))
+            return Step(loss, (STUDENT_COST + options.estimate_order) * len(x))
 
         loss = loss + squared_error(student(x_t, t, t, ones, everyone), velocity).mean()
 
@@ -102,7 +102,7 @@ def _tutorial(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
             twin, real = (student(x_again, t_again, t_again, sign, everyone) for sign in (-ones, ones))
         loss = loss + squared_error(one_step, rectify_target(one_step, twin - real, clamp=math.inf)).mean()
         loss = loss + rcgm_loss(one_step, z, ones, zeros)
-        return Step(loss, (4 * GRADED_COST + 2 * options.estimate_order + 2) * len(x))
+        return Step(loss, (4 * STUDENT_COST + 2 * options.estimate_order + 2) * len(x))
 
     return step
 
@@ -114,9 +114,9 @@ def _rcgm_target(
     x_t: Tensor,
     t: Tensor,
     r: Tensor,
-    options: ObjectiveOptions,
+    options: ObjectiveSettings,
     teacher: Predict,
-    condition: Condition,
+    condition: PromptRows,
 ) -> Tensor:
     s = torch.maximum(t - options.delta_t, r)
     x_s = x_t - per_sample(t - s, like=x_t) * velocity
@@ -132,11 +132,11 @@ def _passes(variant: Variant, net: TwinNet, shadows: list[Tensor], y: Tensor) ->
     """The student's and the teacher's passes on a batch with labels y, (B,)."""
     parameters = list(net.parameters())
 
-    def student(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, condition: Condition) -> Tensor:
+    def student(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, condition: PromptRows) -> Tensor:
         labels = y[list(condition.rows)]
         return net(x_t, t, r, sign, torch.full_like(labels, NO_LABEL) if condition.unconditional else labels)
 
-    def teacher(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, condition: Condition) -> Tensor:
+    def teacher(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, condition: PromptRows) -> Tensor:
         with teacher_weights(parameters, shadows):
             return student(x_t, t, r, sign, condition)
 

@@ -15,8 +15,8 @@ from benchmarks.digits.network import TwinNet
 from benchmarks.digits.recipes import recipe_of
 from benchmarks.digits.setup import Judge, Net, OnStep, base_model, euler, few_step, load_data
 from benchmarks.digits.variants import VARIANTS, Variant
-from simpletuner_twinflow.levels import SamplerSettings
-from simpletuner_twinflow.teacher import teacher_weights
+from simpletuner_twinflow.method.teacher import teacher_weights
+from simpletuner_twinflow.sampling.schedule import SamplerSettings
 
 BATCH = 128
 LEARNING_RATE = 2e-4

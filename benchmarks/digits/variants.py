@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from benchmarks.digits.network import TargetTime
-from simpletuner_twinflow.levels import SamplerSettings
-from simpletuner_twinflow.objective import ObjectiveOptions
-from simpletuner_twinflow.roles import Role
+from simpletuner_twinflow.method.objective import ObjectiveSettings
+from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.sampling.schedule import SamplerSettings
 
-FULL = ObjectiveOptions(adversarial=True, enhanced_ratio=0.0)
+FULL = ObjectiveSettings(adversarial=True, enhanced_ratio=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Variant:
     name: str
     text: str  # for the table
     recipe: Literal["none", "roles", "tutorial", "host"] = "roles"  # none: the base model as it is
-    objective: ObjectiveOptions = FULL
+    objective: ObjectiveSettings = FULL
     shares: tuple[tuple[Role, float], ...] | None = None  # of the roles; None for the objective's own
     target_time: TargetTime = "ours"
     ema_decay: float = 0.99  # reached by the published warm-up
@@ -35,7 +35,7 @@ class Variant:
 
     @property
     def role_shares(self) -> dict[Role, float]:
-        """The shares that roles are dealt in."""
+        """The shares that roles are drawn in."""
         return dict(self.shares) if self.shares is not None else self.objective.roles()
 
 

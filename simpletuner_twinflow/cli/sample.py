@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.pipelines import PipelineKind, guidance_arguments, kind_of
+from simpletuner_twinflow.sampling.pipelines import PipelineKind, guidance_arguments, kind_of
 
 HELP = "draw each prompt with each seed in a few steps; writes PNGs and a contact sheet"
-MOST_STEPS = 8
+MAX_STEPS = 8
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", required=True, help="folder of a diffusers pipeline, or its name on the hub")
     parser.add_argument("--lora", help="LoRA to load into it: a .safetensors file, its folder, or its name on the hub")
     parser.add_argument("--prompt", required=True, action="append", help="may be given several times")
-    parser.add_argument("--steps", type=_steps, default=2, help=f"network calls per picture, 1 to {MOST_STEPS}")
+    parser.add_argument("--steps", type=_steps, default=2, help=f"network calls per picture, 1 to {MAX_STEPS}")
     parser.add_argument("--seed", type=int, action="append", help="may be given several times (default: 0)")
     parser.add_argument("--seeds", type=_positive, metavar="N", help="N seeds, counted up from --seed")
     parser.add_argument("--output", type=Path, default=Path("samples"), help="folder to write to")
@@ -79,7 +79,7 @@ def load_pipeline(name: str, lora: str | None, device: str, dtype: str, frames: 
     import torch
     from packaging.version import Version
 
-    from simpletuner_twinflow.cli.samplers import few_step_scheduler
+    from simpletuner_twinflow.sampling.choose import few_step_scheduler
 
     _must_be_there("--pipeline", name, needs="model_index.json")
     if lora is not None:
@@ -167,9 +167,9 @@ def _drawable(class_name: str, frames: int | None) -> PipelineKind:
 
 
 def _steps(text: str) -> int:
-    if text.isdecimal() and 1 <= int(text) <= MOST_STEPS:
+    if text.isdecimal() and 1 <= int(text) <= MAX_STEPS:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a number of steps from 1 to {MOST_STEPS}")
+    raise argparse.ArgumentTypeError(f"{text} is not a number of steps from 1 to {MAX_STEPS}")
 
 
 def _positive(text: str) -> int:

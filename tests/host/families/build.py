@@ -13,8 +13,8 @@ from simpletuner.helpers.models.registry import ModelRegistry
 from simpletuner.helpers.training import collate
 from simpletuner.helpers.training.state_tracker import StateTracker
 
-from simpletuner_twinflow.host.adapter import FamilyAdapter, adapter_for
-from simpletuner_twinflow.host.batches import EMPTY_PROMPT
+from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
+from simpletuner_twinflow.host.training.family_model import FamilyModel, family_model_for
 from tests.host.families.zoo import ZOO, Tiny, cached_text, family_of, tokenizer_of_words
 
 PROMPTS = ("a cat", "a dog on grass", "sea", "two red birds")
@@ -91,11 +91,11 @@ def written(model: Any, tiny: Tiny, pipeline: Path, folder: Path) -> Path:
     return folder
 
 
-def adapter_of(model: Any) -> FamilyAdapter:
+def adapter_of(model: Any) -> FamilyModel:
     """The run's adapter, its conditioning attached and trained, as the trainer does it."""
-    adapter = adapter_for(model)
-    adapter.attach_conditioning()
-    adapter.train_conditioning()
+    adapter = family_model_for(model)
+    adapter.attach_time_conditioning()
+    adapter.train_time_conditioning()
     return adapter
 
 

@@ -4,18 +4,18 @@ from typing import Any
 
 import torch
 
-from simpletuner_twinflow.host.adapter import FamilyAdapter
-from simpletuner_twinflow.objective import Losses, ObjectiveOptions, compute_losses, prepare_rows
-from tests.training_step import ANY, NEAR, ONE, TWIN
+from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.method.objective import Losses, ObjectiveSettings, compute_losses, prepare_role_batch
+from tests.method.training_step import ANY, NEAR, ONE, TWIN
 
 ROLES = (ANY, TWIN, ONE, NEAR, NEAR, ONE, TWIN, ANY)
 
 
-def losses_of(adapter: FamilyAdapter, batch: dict, options: ObjectiveOptions, seed: int = 1) -> Losses:
+def losses_of(adapter: FamilyModel, batch: dict, options: ObjectiveSettings, seed: int = 1) -> Losses:
     """Every term on a batch of eight rows, two of each role."""
     generator = torch.Generator().manual_seed(seed)
     passes = adapter.predict_with(batch)
-    rows = prepare_rows(
+    rows = prepare_role_batch(
         batch["latents"].float(), batch["noise"].float(), adapter.sigma(batch), ROLES, options, passes, generator
     )
     prepared = adapter.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
@@ -23,7 +23,7 @@ def losses_of(adapter: FamilyAdapter, batch: dict, options: ObjectiveOptions, se
     return compute_losses(rows, prediction, options, passes, passes, generator)
 
 
-def velocity(adapter: FamilyAdapter, batch: dict, t: Any, r: Any, sign: Any = 1.0) -> torch.Tensor:
+def velocity(adapter: FamilyModel, batch: dict, t: Any, r: Any, sign: Any = 1.0) -> torch.Tensor:
     """The velocity at the batch's noisy latents for these times, with gradient."""
     rows = batch["latents"].shape[0]
     t, r, sign = (torch.full((rows,), float(value)) for value in (t, r, sign))

@@ -6,21 +6,21 @@ import pytest
 import torch
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host.batches import unconditional, without_words
-from simpletuner_twinflow.host.conditioning import ConditionedClass
-from simpletuner_twinflow.objective import Condition
+from simpletuner_twinflow.host.training.batches import unconditional, without_words
+from simpletuner_twinflow.host.training.time_conditioning import TimeConditionedClass
+from simpletuner_twinflow.method.objective import PromptRows
 from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
 from tests.host.families.oracle import is_empty_prompt, named, tensors
 from tests.host.families.steps import velocity
 from tests.host.families.zoo import ZOO
 
 families = pytest.mark.parametrize("family", ZOO)
-CONDITIONING = ("time_sign_embed", "twinflow_")
+TIME_CONDITIONING = ("time_sign_embed", "twinflow_")
 
 
 def trained(adapter, batch):
     """One step of the conditioning alone, on both signs."""
-    weights = [weight for module in adapter.conditioning_modules().values() for weight in module.parameters()]
+    weights = [weight for module in adapter.time_conditioning_modules().values() for weight in module.parameters()]
     optimizer = torch.optim.Adam(weights, lr=0.05)
     (velocity(adapter, batch, 0.8, 0.4, -1).square().mean() + velocity(adapter, batch, 0.8, 0.4).mean()).backward()
     optimizer.step()
@@ -85,8 +85,8 @@ def test_each_row_has_times_of_its_own(family, folder):
     sign = torch.tensor([1.0, -1.0, 1.0, -1.0])
     predict, rows = adapter.predict_with(batch), (3, 1)
     x = batch["noisy_latents"].float()
-    together = predict(x, t, r, sign, Condition((0, 1, 2, 3)))
-    apart = predict(x[[3, 1]], t[[3, 1]], r[[3, 1]], sign[[3, 1]], Condition(rows))
+    together = predict(x, t, r, sign, PromptRows((0, 1, 2, 3)))
+    apart = predict(x[[3, 1]], t[[3, 1]], r[[3, 1]], sign[[3, 1]], PromptRows(rows))
     torch.testing.assert_close(apart, together[[3, 1]], rtol=1e-3, atol=1e-3)
 
 
@@ -106,7 +106,7 @@ def test_gradients_of_the_conditioning_are_the_same_with_gradient_checkpointing(
         prediction.square().mean().backward()
         return {
             f"{name}.{key}": weight.grad
-            for name, module in adapter.conditioning_modules().items()
+            for name, module in adapter.time_conditioning_modules().items()
             for key, weight in module.named_parameters()
         }
 
@@ -122,7 +122,7 @@ def test_network_made_anew_from_its_configuration_has_the_same_parameters(family
     """The host fills such a network with the averaged weights, one by one and in order, to save them."""
     model = host_model(family, folder)
     adapter = adapter_of(model)
-    anew = ConditionedClass(type(model.model), adapter.family).from_config(model.model.config)
+    anew = TimeConditionedClass(type(model.model), adapter.family).from_config(model.model.config)
     shapes = [[(name, weight.shape) for name, weight in network.named_parameters()] for network in (anew, model.model)]
     assert shapes[0] == shapes[1]
 
@@ -146,8 +146,8 @@ def test_signed_time_is_one_negative_or_positive_timestep(family, folder):
     model = host_model(family, folder, twinflow_time_conditioning="signed_time")
     adapter = adapter_of(model)
     batch = host_batch(model)
-    assert adapter.conditioning_modules() == {}
-    assert not [name for name, _ in model.model.named_parameters() if any(part in name for part in CONDITIONING)]
+    assert adapter.time_conditioning_modules() == {}
+    assert not [name for name, _ in model.model.named_parameters() if any(part in name for part in TIME_CONDITIONING)]
     t, r = torch.tensor([0.9, 0.7, 0.5, 1.0]), torch.tensor([0.0, 0.3, 0.5, 0.0])
     sign = torch.tensor([1.0, -1.0, -1.0, 1.0])
     given = received(model, adapter.at(batch, batch["noisy_latents"], t, r, sign))
@@ -165,7 +165,7 @@ def test_without_time_conditioning_only_the_time_reaches_the_network(family, fol
     model = host_model(family, folder, **off)
     adapter = adapter_of(model)
     batch = host_batch(model)
-    assert adapter.conditioning_modules() == {}
+    assert adapter.time_conditioning_modules() == {}
     assert torch.equal(velocity(adapter, batch, 0.8, 0.4), velocity(adapter, batch, 0.8, 0.0))
     assert (velocity(adapter, batch, 0.8, 0.4) - velocity(adapter, batch, 0.6, 0.4)).abs().max() > 1e-4
 
@@ -190,8 +190,8 @@ def test_empty_prompt_takes_the_place_of_every_embedding(family, folder):
     passes = adapter.predict_with(batch)
     x, t = batch["noisy_latents"].float(), adapter.sigma(batch)
     rows = tuple(range(len(PROMPTS)))
-    prompted = passes(x, t, t, torch.ones_like(t), Condition(rows))
-    unprompted = passes(x, t, t, torch.ones_like(t), Condition(rows, unconditional=True))
+    prompted = passes(x, t, t, torch.ones_like(t), PromptRows(rows))
+    unprompted = passes(x, t, t, torch.ones_like(t), PromptRows(rows, unconditional=True))
     assert (prompted - unprompted).flatten(1).abs().amax(dim=1).min() > 1e-4
 
 

@@ -4,8 +4,8 @@ import pytest
 from simpletuner.helpers.models.hidream.transformer import get_load_balancing_loss
 from simpletuner.helpers.training.trainer import Trainer
 
-from simpletuner_twinflow.host.distiller import TwinFlowDistiller
-from simpletuner_twinflow.host.loss import active_options, forget_expert_losses
+from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
+from simpletuner_twinflow.host.training.trainer import active_options, forget_expert_losses
 from tests.host.families.build import adapter_of, host_batch, host_model
 
 

@@ -8,10 +8,10 @@ import torch
 from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.models.registry import ModelRegistry
 
-from simpletuner_twinflow.host.mended import MENDED
-from tests.host import diffusion_models
+from simpletuner_twinflow.host.training.mended import MENDED
 from tests.host.families.build import host_model
 from tests.host.families.zoo import ZOO
+from tests.host.training import diffusion_models
 
 
 @pytest.mark.parametrize("family", ZOO)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from simpletuner_twinflow.host.adapter import adapter_for
-from simpletuner_twinflow.objective import ObjectiveOptions
+from simpletuner_twinflow.host.training.family_model import family_model_for
+from simpletuner_twinflow.method.objective import ObjectiveSettings
 from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
 from tests.host.families.oracle import install
 from tests.host.families.steps import losses_of
@@ -23,7 +23,7 @@ def test_exact_network_has_no_loss(family, ratio, folder):
     batch = host_batch(model, PROMPTS * 2, latent=0.6)
     data = batch["latents"].flatten()[0].item()
     install(model.model, ZOO[family], prompted=(data + 0.4 * ratio) / (1 - ratio), unprompted=-0.4)
-    options = ObjectiveOptions(adversarial=True, enhanced_ratio=ratio, step_times=(0.999, 0.6))
+    options = ObjectiveSettings(adversarial=True, enhanced_ratio=ratio, step_times=(0.999, 0.6))
     losses = losses_of(adapter, batch, options)
     assert losses.terms.keys() == TERMS
     for name, term in losses.terms.items():
@@ -36,7 +36,7 @@ def test_losses_and_gradients_are_finite_in_bf16(family, folder):
     model.model.forward = torch.autocast("cpu", torch.bfloat16)(model.model.forward)  # as accelerate prepares a network
     adapter = adapter_of(model)
     batch = host_batch(model, PROMPTS * 2)
-    losses = losses_of(adapter, batch, ObjectiveOptions(adversarial=True))
+    losses = losses_of(adapter, batch, ObjectiveSettings(adversarial=True))
     assert losses.total.dtype == torch.float32
     assert losses.total.isfinite()
     losses.total.backward()
@@ -49,15 +49,15 @@ def test_losses_and_gradients_are_finite_in_bf16(family, folder):
 def test_conditioning_is_trained_beside_a_lora(family, folder):
     """The host's own adapter, as the trainer adds it after the modules and before they are made trainable again."""
     model = host_model(family, folder, model_type="lora", lora_rank=2)
-    adapter = adapter_for(model)
-    adapter.attach_conditioning()
+    adapter = family_model_for(model)
+    adapter.attach_time_conditioning()
     model.model.requires_grad_(False)
     model.add_lora_adapter()
-    adapter.train_conditioning()
+    adapter.train_time_conditioning()
     batch = host_batch(model, PROMPTS * 2)
-    losses_of(adapter, batch, ObjectiveOptions(adversarial=True)).total.backward()
+    losses_of(adapter, batch, ObjectiveSettings(adversarial=True)).total.backward()
     trained = {name for name, weight in model.model.named_parameters() if weight.requires_grad}
-    conditioning = {f"{name}." for name in adapter.conditioning_modules()}
+    conditioning = {f"{name}." for name in adapter.time_conditioning_modules()}
     assert {name for name in trained if "lora" not in name} == {
         name for name in trained if any(name.startswith(module) for module in conditioning)
     }

@@ -5,8 +5,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from simpletuner.helpers.training.trainer import Trainer
 
-from simpletuner_twinflow.host.adapter import adapter_for
-from simpletuner_twinflow.host.conditioning import hidden
+from simpletuner_twinflow.host.training.family_model import family_model_for
+from simpletuner_twinflow.host.training.time_conditioning import hidden
 from tests.host.families.build import host_batch, host_model
 from tests.host.families.steps import velocity
 
@@ -20,10 +20,10 @@ def adapted(folder, targets, **changes):
     trainer.config, trainer.model, trainer.accelerator = model.config, model, model.accelerator
     trainer.webhook_handler = None
     model.model.requires_grad_(False)
-    trainer.twinflow_adapter = model.twinflow_adapter = adapter_for(model)
-    trainer.twinflow_adapter.attach_conditioning()
+    trainer.twinflow_model = model.twinflow_model = family_model_for(model)
+    trainer.twinflow_model.attach_time_conditioning()
     trainer.init_trainable_peft_adapter()
-    return model, trainer.twinflow_adapter
+    return model, trainer.twinflow_model
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def adapted(folder, targets, **changes):
 )
 def test_no_target_reaches_the_modules_of_training(targets, folder):
     model, adapter = adapted(folder, targets)
-    modules = adapter.conditioning_modules()
+    modules = adapter.time_conditioning_modules()
     assert set(modules) == {"twinflow_target_time", "twinflow_negative_time"}
     for module in modules.values():
         assert not any(isinstance(part, BaseTunerLayer) for part in module.modules())
@@ -59,16 +59,16 @@ def test_targets_of_a_users_config_are_as_safe(folder):
     assert not [key for key in saved if "twinflow" in key]
     batch = host_batch(model)
     velocity(adapter, batch, 0.8, 0.4, -1).square().mean().backward()
-    assert adapter.conditioning_modules()["twinflow_target_time"].linear_2.weight.grad.abs().max() > 0
+    assert adapter.time_conditioning_modules()["twinflow_target_time"].linear_2.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("name", ["sd3", "hidream", "krea2"])
 def test_hidden_modules_come_back_to_their_places(name, folder):
     model = host_model(name, folder)
-    adapter = adapter_for(model)
-    adapter.attach_conditioning()
+    adapter = family_model_for(model)
+    adapter.attach_time_conditioning()
     order = [key for key, _ in model.model.named_parameters()]
-    modules = adapter.conditioning_modules()
+    modules = adapter.time_conditioning_modules()
     own = {id(weight) for module in modules.values() for weight in module.parameters()}
     with hidden(model.model, modules):
         assert not own & {id(weight) for weight in model.model.parameters()}

@@ -4,8 +4,8 @@ import pytest
 from simpletuner.helpers.models.common import ImageModelFoundation, PipelineTypes, VideoModelFoundation
 from simpletuner.helpers.models.registry import ModelRegistry
 
-from simpletuner_twinflow.host.families import DIFFUSION_FAMILIES, FAMILIES
-from simpletuner_twinflow.pipelines import PIPELINES
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.sampling.pipelines import PIPELINES
 
 FOUND = ModelRegistry.model_families()
 CLASSES = {name: FOUND[name] if isinstance(FOUND[name], type) else FOUND[name].get_real_class() for name in FOUND}

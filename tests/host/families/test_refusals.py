@@ -6,7 +6,7 @@ import pytest
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host.families import ASSISTED, DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
+from simpletuner_twinflow.host.settings.families import ASSISTED, DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
 from tests.host.families.build import host_config, host_model
 from tests.host.families.zoo import ZOO, family_of
 

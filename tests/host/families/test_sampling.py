@@ -9,8 +9,8 @@ import torch
 from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training.validation import Validation
 
-from simpletuner_twinflow.host.adapter import adapter_for
-from simpletuner_twinflow.host.validation import settled_pipeline_calls
+from simpletuner_twinflow.host.drawing.validation import settled_pipeline_calls
+from simpletuner_twinflow.host.training.family_model import family_model_for
 from tests.host.families.build import adapter_of, host_batch, host_model
 from tests.host.families.oracle import install, named
 from tests.host.families.zoo import ZOO, cached_text
@@ -35,7 +35,7 @@ def pipeline_of(model, scheduler):
 def draw(model):
     """Latents of one prompt, drawn by the host's own way to call a pipeline."""
     tiny = model.tiny
-    pipeline = pipeline_of(model, adapter_for(model).scheduler())
+    pipeline = pipeline_of(model, family_model_for(model).scheduler())
     pipeline.set_progress_bar_config(disable=True)
     given = {
         "prompt": None,
@@ -72,7 +72,9 @@ def test_exact_network_draws_its_data_in_any_number_of_steps(family, steps, fold
 
 
 def test_stock_scheduler_is_offered_only_where_the_familys_pipeline_could_use_it(folder):
-    offered = {family: adapter_for(host_model(family, folder)).stock_scheduler(2) for family in ("sd3", "boogu_image")}
+    offered = {
+        family: family_model_for(host_model(family, folder)).stock_scheduler(2) for family in ("sd3", "boogu_image")
+    }
     assert offered["sd3"] is not None
     assert offered["boogu_image"] is None  # its pipeline's time runs towards the data
 

@@ -3,7 +3,7 @@
 import diffusers
 import pytest
 
-from simpletuner_twinflow.host.stock_pipeline import stock_network
+from simpletuner_twinflow.host.checkpoints.stock_pipeline import stock_network
 from tests.host.families.build import adapter_of, host_model
 from tests.host.families.zoo import ZOO
 
@@ -21,14 +21,14 @@ def test_trained_network_becomes_the_stock_class_with_the_same_weights(family, f
     model = host_model(family, folder)
     adapter = adapter_of(model)
     network = model.get_trained_component(unwrap_model=True)
-    stock = stock_network(network, adapter.conditioning_modules())
+    stock = stock_network(network, adapter.time_conditioning_modules())
     home = "simpletuner" if family in WITHOUT else "diffusers"
     assert type(stock).__module__.split(".")[0] == home
     assert (type(stock) is getattr(diffusers, type(network).__name__, None)) == (family not in WITHOUT)
     weights, trained = stock.state_dict(), network.state_dict()
     left_out = trained.keys() - weights.keys()
     assert left_out
-    assert all(key.startswith(tuple(f"{name}." for name in adapter.conditioning_modules())) for key in left_out)
+    assert all(key.startswith(tuple(f"{name}." for name in adapter.time_conditioning_modules())) for key in left_out)
     assert [key for key in weights if not weights[key].equal(trained[key])] == []
     shared = dict(network.named_parameters())
     assert [key for key, weight in stock.named_parameters() if weight.data_ptr() != shared[key].data_ptr()] == []
@@ -39,6 +39,6 @@ def test_network_that_the_stock_class_cannot_hold_stays_the_hosts_and_the_log_na
     adapter = adapter_of(model)
     network = model.get_trained_component(unwrap_model=True)
     network.register_parameter("stray", next(network.parameters()))
-    assert stock_network(network, adapter.conditioning_modules()) is network
+    assert stock_network(network, adapter.time_conditioning_modules()) is network
     assert "stray" in caplog.text
     assert "need SimpleTuner" in caplog.text

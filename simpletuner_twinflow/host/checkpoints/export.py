@@ -1,0 +1,140 @@
+"""What a finished TwinFlow run leaves to draw with: the weights asked for, in stock classes, with a few-step scheduler.
+
+Checkpoints stay as they are: a run resumes from them, so they keep the weights that only training needs.
+"""
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+
+logger = logging.getLogger("simpletuner_twinflow")
+
+
+def exported_weights(config: Any) -> str:
+    """ "ema" or "student": what a TwinFlow run with this configuration exports."""
+    wanted = active_options(config).export_weights
+    return wanted if wanted != "auto" else "ema" if config.use_ema else "student"
+
+
+def stock_scheduler_of(model: Any) -> Any | None:
+    """The stock scheduler to export; None where the run samples with one that stock diffusers has nothing close to.
+
+    Args:
+        model: the host's `ModelFoundation` of a TwinFlow run.
+    """
+    return model.twinflow_model.stock_scheduler(active_options(model.config).target_step_count)
+
+
+@uses(Seam("Trainer.init_distillation", ("self",)), Seam("Trainer._get_trainable_parameters", ("self",)))
+def attach_to_export(module: ModuleType) -> None:
+    """Have the run's model save itself, at the end, as something that stock diffusers loads and draws with."""
+
+    def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        wrapped(*args, **kwargs)
+        options = active_options(trainer.config)
+        if options is None:
+            return
+        if options.export_weights == "auto" and not trainer.config.use_ema:
+            logger.warning('use_ema is false, so twinflow_export_weights "auto" exports the student\'s weights.')
+        if trainer.config.model_type == "full":
+            export_pipeline(trainer)
+        else:
+            export_adapter(trainer)
+
+    wrap(module, "Trainer.init_distillation", init_distillation)
+
+
+def export_pipeline(trainer: Any) -> None:
+    """Have the pipelines of the run's model save themselves in stock classes; the host saves one, at the end."""
+    from simpletuner_twinflow.host.checkpoints.stock_pipeline import stock_pipeline
+
+    model, get_pipeline = trainer.model, trainer.model.get_pipeline
+
+    def get(*args: Any, **kwargs: Any) -> Any:
+        pipeline = get_pipeline(*args, **kwargs)
+        # Weak, since the host counts on a pipeline's memory being free as soon as it lets go of it.
+        reference = weakref.ref(pipeline)
+
+        def save_pretrained(folder: str, **options: Any) -> None:
+            training_only = trainer.twinflow_model.time_conditioning_modules()
+            stock = stock_pipeline(reference(), model, training_only, stock_scheduler_of(trainer.model))
+            stock.save_pretrained(folder, **options)
+
+        pipeline.save_pretrained = save_pretrained
+        return pipeline
+
+    model.get_pipeline = get
+
+
+def export_adapter(trainer: Any) -> None:
+    """Have the run's final adapter hold the weights asked for, as a whole change, and a scheduler beside it.
+
+    Must run before the adapter is trained or resumed, see `taken_from_base`.
+    """
+    from simpletuner_twinflow.host.checkpoints.adapter_file import taken_from_base
+
+    model, save = trainer.model, trainer.model.save_lora_weights
+    taken = taken_from_base(model.get_trained_component(unwrap_model=True))
+
+    def save_lora_weights(*args: Any, **kwargs: Any) -> Any:
+        folder = Path(args[0] if args else kwargs["save_directory"])
+        if folder != Path(trainer.config.output_dir):  # a checkpoint's
+            return save(*args, **kwargs)
+        saved = save(*args, **(kwargs | _adapter(trainer, taken)))
+        if (scheduler := stock_scheduler_of(trainer.model)) is not None:
+            scheduler.save_pretrained(folder / "scheduler")
+        return saved
+
+    model.save_lora_weights = save_lora_weights
+
+
+def _adapter(trainer: Any, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """The adapter's weights and the header of its file, as the host passes them to its `save_lora_weights`."""
+    from peft.utils import get_peft_model_state_dict
+
+    from simpletuner_twinflow.host.checkpoints.adapter_file import described, whole_change
+
+    network, name = trainer.model.get_trained_component(unwrap_model=True), trainer.model.MODEL_TYPE.value
+    with weights_to_export(trainer):
+        trained = {
+            key: weight.detach().cpu().contiguous().clone()
+            for key, weight in get_peft_model_state_dict(network).items()
+        }
+    layers = whole_change(network, trained, taken)
+    return {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": described(network, layers)}
+
+
+@contextmanager
+def weights_to_export(trainer: Any) -> Iterator[None]:
+    """Inside this block the trained parameters are those that the run exports."""
+    if exported_weights(trainer.config) == "student":
+        yield
+        return
+    parameters, ema = list(trainer._get_trainable_parameters()), trainer.ema_model
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
+
+
+@uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.store", ("parameters",)))
+def keep_student_for_export(module: ModuleType) -> None:
+    """Keep a full fine-tune's own weights where they are to be exported; the host copies EMA's over them at the end."""
+
+    def copy_to(wrapped: Callable, ema: Any, args: tuple, kwargs: dict) -> None:
+        # The export alone copies for good; whoever wants the student's weights back has stored them.
+        for_good = ema.temp_stored_params is None
+        if for_good and active_options(ema.args) is not None and exported_weights(ema.args) == "student":
+            return
+        wrapped(*args, **kwargs)
+
+    wrap(module, "EMAModel.copy_to", copy_to)

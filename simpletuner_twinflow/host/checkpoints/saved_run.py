@@ -1,0 +1,121 @@
+"""What a checkpoint says of the run that wrote it: which parameters it trained, and with which settings."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simpletuner_twinflow._hooks import DISTRIBUTION
+from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.checkpoints.files import STATE_FILE
+from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
+
+# The host's keys that shape TwinFlow's training: the average that teaches, what is dropped, and how roles are drawn.
+HOST_KEYS = (
+    "ema_decay",
+    "ema_update_interval",
+    "lora_dropout",
+    "caption_dropout_probability",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The names of what a run trains."""
+
+    conditioning: list[str]  # parameters that TwinFlow has added to the network
+    optimizer: list[list[str]]  # by parameter group
+    ema: list[str]  # in the order of the shadows; of every trainable parameter, with or without EMA
+
+    @classmethod
+    def of(cls, model: Any, optimizer: torch.optim.Optimizer) -> "Trained":
+        """What this run trains. Args: model: the host's `ModelFoundation`. optimizer: the run's first."""
+        network = model.get_trained_component(unwrap_model=True)
+        named = {id(parameter): name for name, parameter in network.named_parameters()}
+        adapter = getattr(model, "twinflow_model", None)
+        ours = adapter.time_conditioning_parameters() if adapter is not None else {}
+        conditioning = {id(parameter) for parameter in ours.values()}
+        return cls(
+            conditioning=[name for key, name in named.items() if key in conditioning],
+            optimizer=[
+                [
+                    named.get(id(parameter), f"other parameter {number}")
+                    for number, parameter in enumerate(group["params"])
+                ]
+                for group in optimizer.param_groups
+            ],
+            ema=[named[id(parameter)] for parameter in network.parameters() if parameter.requires_grad],
+        )
+
+    def without(self, names: list[str]) -> "Trained":
+        """The same without the parameters named."""
+        left_out = set(names)
+        return Trained(
+            conditioning=[name for name in self.conditioning if name not in left_out],
+            optimizer=[[name for name in group if name not in left_out] for group in self.optimizer],
+            ema=[name for name in self.ema if name not in left_out],
+        )
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """The run that wrote a checkpoint."""
+
+    plugin_version: str
+    trained: Trained
+    settings: Mapping[str, Any]  # by key, as they stand in a config
+
+    def changes(self, config: Any, processes: int) -> list[str]:
+        """What differs in a run with this configuration, as "key old -> new"."""
+        now = settings_of(config, processes)
+        keys = [*self.settings, *(key for key in now if key not in self.settings)]
+        return [
+            f"{key} {json.dumps(self.settings.get(key))} -> {json.dumps(now.get(key))}"
+            for key in keys
+            if self.settings.get(key) != now.get(key)
+        ]
+
+
+def settings_of(config: Any, processes: int) -> dict[str, Any]:
+    """A run's settings that shape its training, in JSON's types."""
+    options = TwinFlowOptions.from_mapping(vars(config))
+    own = {PREFIX + item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
+    host = {key: getattr(config, key, None) for key in HOST_KEYS}
+    return json.loads(json.dumps(own | host | {"processes": processes}, default=str))
+
+
+def save_run(model: Any, optimizer: torch.optim.Optimizer, processes: int, folder: Path) -> None:
+    """Write into a checkpoint what its run trains, and how."""
+    run = SavedRun(version(DISTRIBUTION), Trained.of(model, optimizer), settings_of(model.config, processes))
+    file = folder / STATE_FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(asdict(run), indent=1), encoding="utf-8")
+
+
+def saved_by(folder: Path) -> SavedRun | None:
+    """The run that wrote this checkpoint; None for a plain run.
+
+    Raises:
+        TwinFlowError: The file that says so is damaged.
+    """
+    file = folder / STATE_FILE
+    if not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        run = SavedRun(**content | {"trained": Trained(**content["trained"])})
+        if not isinstance(run.settings, dict) or not all(
+            isinstance(names, list) for names in vars(run.trained).values()
+        ):
+            raise ValueError("it lists no parameters or no settings")
+        return run
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TwinFlowError(f"{file} is damaged ({error}): resume from another checkpoint.") from error

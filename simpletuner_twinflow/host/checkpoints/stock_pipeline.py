@@ -1,0 +1,103 @@
+"""The host's pipeline rebuilt from stock diffusers classes, complete, so that it loads where the host is not installed.
+
+The host saves its own network class and leaves the text encoders out; stock diffusers can load neither.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from simpletuner_twinflow.host.training.trainer import HOST_SIGN_EMBED
+
+logger = logging.getLogger("simpletuner_twinflow")
+
+# The host's classes that are diffusers' under another name: this one adds a module for another method of the host's.
+STOCK_NAMES = {"FlowMapUNet2DConditionModel": "UNet2DConditionModel"}
+
+
+def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], scheduler: Any | None) -> Any:
+    """A pipeline of the same name from stock diffusers, with the same weights (shared, not copied).
+
+    Args:
+        pipeline: the host's.
+        model: the host's `ModelFoundation`.
+        training_only: submodules of the network to leave out.
+        scheduler: to put in; None keeps the pipeline's.
+    """
+    stock_class = getattr(diffusers, type(pipeline).__name__, type(pipeline))
+    parts = {
+        name: _part(pipeline, name, parameter)
+        for name, parameter in inspect.signature(stock_class.__init__).parameters.items()
+        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    network_name = model.MODEL_TYPE.value
+    parts[network_name] = stock_network(model.get_trained_component(unwrap_model=True), training_only)
+    if scheduler is not None:
+        parts["scheduler"] = scheduler
+    return stock_class(**(parts | _text_encoders(model, parts)))
+
+
+def _part(pipeline: Any, name: str, parameter: inspect.Parameter) -> Any:
+    """A component of the pipeline or a value of its config; what the host's pipeline does not know stays at default."""
+    if name in vars(pipeline):
+        return vars(pipeline)[name]
+    default = None if parameter.default is parameter.empty else parameter.default
+    return pipeline.config.get(name, default)
+
+
+def stock_network(network: nn.Module, training_only: Iterable[str]) -> nn.Module:
+    """The network as an instance of diffusers' class of the same name, without its training-only submodules.
+
+    A network that the stock class cannot hold stays of the host's class, and the log says so.
+    """
+    prefixes = tuple(f"{name}." for name in training_only)
+    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith(prefixes)}
+    name = STOCK_NAMES.get(type(network).__name__, type(network).__name__)
+    if (stock_class := getattr(diffusers, name, None)) is None:
+        logger.warning("diffusers has no %s: loading what this run exports needs SimpleTuner.", name)
+    for network_class in (stock_class, type(network)):
+        if network_class is not None and (built := _built(network_class, network.config, weights)) is not None:
+            return built
+    return network
+
+
+def _built(network_class: type, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module | None:
+    """A network of this class with these weights; None where it has others, which the log then names."""
+    accepted = inspect.signature(network_class.__init__).parameters
+    own = {name: value for name, value in config.items() if name in accepted}
+    own.pop(HOST_SIGN_EMBED, None)  # the host's switch for one of the training-only submodules
+    with torch.device("meta"):
+        built = network_class.from_config(own)
+    if odd := built.state_dict().keys() ^ weights.keys():
+        logger.error(
+            "The trained network is not %s.%s (%s, ...): loading it will need SimpleTuner.",
+            network_class.__module__,
+            network_class.__name__,
+            ", ".join(sorted(odd)[:5]),
+        )
+        return None
+    built.load_state_dict(weights, assign=True)
+    return built
+
+
+def _text_encoders(model: Any, parts: dict[str, Any]) -> dict[str, Any]:
+    """The text encoders and tokenizers that the host unloads before it trains, read again on the CPU."""
+    names = [name for name in model.TEXT_ENCODER_CONFIGURATION or {} if name in parts]
+    if all(parts[name] is not None for name in names):
+        return {}
+    try:
+        model.load_text_encoder(move_to_device=False)
+    except OSError as error:
+        logger.error("The exported pipeline has no text encoders, take them from the base model: %s", error)
+        return {}
+    found: dict[str, Any] = {}
+    for name, encoder, tokenizer in zip(names, model.text_encoders, model.tokenizers, strict=True):
+        found[name] = encoder
+        if (tokenizer_name := name.replace("text_encoder", "tokenizer")) in parts:
+            found[tokenizer_name] = tokenizer
+    return found

@@ -1,0 +1,1 @@
+"""A run's pictures: validation in a few steps."""

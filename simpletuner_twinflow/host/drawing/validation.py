@@ -1,0 +1,114 @@
+"""Few-step validation: our scheduler for student and EMA, the ordinary sampler for the base-model benchmark."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.settings.families import FAMILIES
+
+HOSTS_OWN = "HostTwinFlowScheduler"
+STEPS = {"num_inference_steps", "num_steps"}  # what the families' pipelines call the number of steps
+GUIDANCE = {"guidance_scale", "guidance_scale_2", "text_guidance_scale", "audio_guidance_scale"}  # 0: the prompt alone
+REAL_GUIDANCE = {"guidance_scale_real", "true_cfg_scale"}  # 1: the prompt alone
+
+
+@uses(Seam("TwinFlowScheduler"))
+def offer_scheduler(module: ModuleType) -> None:
+    """Make the documented import path give the scheduler that works; the host's own stays within reach."""
+    from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+
+    setattr(module, HOSTS_OWN, module.TwinFlowScheduler)
+    module.TwinFlowScheduler = TwinFlowScheduler
+
+
+@contextmanager
+def settled_pipeline_calls(model: Any) -> Iterator[None]:
+    """Have the model's pipeline called, inside this block, as a TwinFlow model is to be sampled.
+
+    Steps and guidance are the run's also where a family replaces what validation asks for. A network that embeds the
+    guidance scale is given the scale it is trained with: scale 0 is one it has never seen.
+
+    Args:
+        model: the host's `ModelFoundation` of a TwinFlow run.
+    """
+    family, network = FAMILIES.get(model.config.model_family), model.get_trained_component(unwrap_model=True)
+    for name, value in (family.network_config if family else {}).items():
+        if name not in network.config:
+            network.register_to_config(**{name: value})
+    update, steps = model.update_pipeline_call_kwargs, active_options(model.config).target_step_count
+
+    def update_pipeline_call_kwargs(pipeline_kwargs: dict) -> dict:
+        updated = update(pipeline_kwargs)
+        accepted = inspect.signature(model.pipeline.__call__).parameters
+        # A scale beside an embedded one has a default above 1 in some pipelines, so it is named even where nobody did.
+        settled = updated | dict.fromkeys(REAL_GUIDANCE & accepted.keys(), 1.0)
+        settled |= dict.fromkeys(GUIDANCE & settled.keys(), 0.0)
+        settled |= dict.fromkeys(STEPS & settled.keys(), steps)
+        if "guidance_scale" in settled:
+            settled["guidance_scale"] = sampling_guidance(model)
+        if (guider := getattr(model.pipeline, "guider", None)) is not None:
+            guider.disable()  # a guider at scale 0 would follow no prompt at all
+        return settled
+
+    model.update_pipeline_call_kwargs = update_pipeline_call_kwargs
+    try:
+        yield
+    finally:
+        model.update_pipeline_call_kwargs = update
+
+
+def sampling_guidance(model: Any) -> float:
+    """The guidance scale to call a pipeline with: what the network is trained with if it embeds one, else none."""
+    family, network = FAMILIES.get(model.config.model_family), model.get_trained_component(unwrap_model=True)
+    if family is None:
+        return 0.0
+    if family.embeds_guidance and network.config.get("guidance_embeds"):
+        return float(model.config.flux_guidance_value)
+    return family.unguided_scale
+
+
+@uses(
+    Seam("TwinFlowScheduler"),
+    Seam("Validation.setup_scheduler", ("validation_type",)),
+    Seam("Validation.run_validations", ("validation_type",)),
+    Seam("Evaluation.execute_eval", ("prepare_batch",)),
+)
+def attach_to_validation(module: ModuleType) -> None:
+    """Keep the base-model benchmark what it is without TwinFlow, and the evaluation loss one of the velocity."""
+    from simpletuner.helpers.training import custom_schedule
+
+    # Here the name stands for the host's own implementation; ours comes from the distiller.
+    host_scheduler = getattr(custom_schedule, HOSTS_OWN, module.TwinFlowScheduler)
+    module.TwinFlowScheduler = host_scheduler
+    module.SCHEDULER_NAME_MAP["twinflow"] = host_scheduler
+
+    def run_validations(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
+        if active_options(validation.config) is None:
+            return wrapped(*args, **kwargs)
+        validation_type = args[1] if len(args) > 1 else kwargs.get("validation_type")
+        if validation_type != "base_model":
+            with settled_pipeline_calls(validation.model):
+                return wrapped(*args, **kwargs)
+        # The host reads this flag for the scheduler, the steps and the guidance of every validation.
+        validation.config.twinflow_enabled = False
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            validation.config.twinflow_enabled = True
+
+    def execute_eval(wrapped: Callable, evaluation: Any, args: tuple, kwargs: dict) -> Any:
+        from simpletuner_twinflow.host.training.trainer import distiller_of
+
+        prepare_batch = args[0] if args else kwargs["prepare_batch"]
+        distiller = distiller_of(getattr(prepare_batch, "__self__", None))
+        if distiller is None:
+            return wrapped(*args, **kwargs)
+        with distiller.evaluating():
+            return wrapped(*args, **kwargs)
+
+    wrap(module, "Validation.run_validations", run_validations)
+    wrap(module, "Evaluation.execute_eval", execute_eval)

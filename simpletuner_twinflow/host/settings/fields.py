@@ -1,0 +1,149 @@
+"""The keys in the host's parser and web UI, and their checks when a run starts."""
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
+from simpletuner_twinflow.host.seams import Seam, refuse_broken_seams, uses, warn_of_broken_seams, wrap
+from simpletuner_twinflow.host.settings.conflicts import conflicts
+from simpletuner_twinflow.host.settings.given import checked_arguments
+from simpletuner_twinflow.host.settings.overridden import overridden
+from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
+
+PATIENCE = 15  # seconds; a launcher ends the other ranks within one of the first one's end
+FIRST_ORDER = 21  # the host's own two fields stand at 21 and 22 of the section "loss_functions"
+
+
+@uses(Seam("field_registry"), Seam("FieldRegistry._add_field", ("field",)), Seam("ConfigField"))
+def add_fields(module: ModuleType) -> None:
+    """Register every key with the host's field registry, which feeds argparse, JSON/TOML/env configs and the web UI."""
+    for order, item in enumerate(dataclasses.fields(TwinFlowOptions)):
+        module.field_registry._add_field(_config_field(module, item, FIRST_ORDER + order))
+
+
+def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> Any:
+    from simpletuner.simpletuner_sdk.server.services.field_registry.types import ParserType
+
+    info, kind = TwinFlowOptions.info(item.name), TwinFlowOptions.type_of(item.name)
+    field_type, rules = module.FieldType, module.ValidationRuleType
+    shown = {
+        bool: {"field_type": field_type.CHECKBOX},
+        int: {"field_type": field_type.NUMBER, "parser_type": ParserType.INTEGER},
+        float: {"field_type": field_type.NUMBER, "parser_type": ParserType.FLOAT},
+        str: {
+            "field_type": field_type.SELECT,
+            "choices": [{"value": choice, "label": choice} for choice in info.choices or ()],
+        },
+    }[kind]
+    default = item.default
+    if info.read:
+        # The one field type whose lists and objects the host turns into text instead of dropping them.
+        shown, default = {"field_type": field_type.TEXT_JSON}, item.default and json.dumps(item.default)
+    limits = [
+        (rules.MIN, info.minimum, "at least"),
+        (rules.MAX, info.maximum, "below" if info.below_maximum else "at most"),
+    ]
+    dependencies = [module.FieldDependency(field=name, operator="equals", value=True) for name in info.requires]
+    if item.name == "enabled":
+        dependencies = [
+            module.FieldDependency(field="distillation_method", operator="equals", value=None),
+            module.FieldDependency(field="scheduled_sampling_max_step_offset", operator="equals", value=0),
+        ]
+    return module.ConfigField(
+        name=PREFIX + item.name,
+        arg_name=f"--{PREFIX}{item.name}",
+        ui_label=info.label,
+        tab="training",
+        section="loss_functions",
+        default_value=default,
+        validation_rules=[
+            module.ValidationRule(rule, limit, f"Must be {words} {limit:g}")
+            for rule, limit, words in limits
+            if limit is not None
+        ],
+        dependencies=dependencies,
+        help_text=f"{info.help} Allowed: {info.range_text}.",
+        tooltip=info.help,
+        importance=module.ImportanceLevel.EXPERIMENTAL,
+        order=order,
+        **shown,
+    )
+
+
+@uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")))
+def check_arguments(module: ModuleType) -> None:
+    """Check the keys among command line arguments before the host's parser sees them.
+
+    The parser would answer a wrong one with its whole usage or a traceback, or silently take a unique prefix of a key
+    for that key.
+    """
+
+    def parse(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
+        given = args[0] if args else kwargs.get("input_args")
+        arguments = sys.argv[1:] if given is None else given
+        taken = checked_arguments(arguments)
+        if taken == list(arguments):
+            return wrapped(*args, **kwargs)
+        return wrapped(taken, *args[1:], **{key: value for key, value in kwargs.items() if key != "input_args"})
+
+    wrap(module, "parse_cmdline_args", parse)
+    if "cmd" in getattr(sys.modules.get("simpletuner.helpers.configuration.loader"), "helpers", {}):
+        sys.modules["simpletuner.helpers.configuration.loader"].helpers["cmd"] = module.parse_cmdline_args
+
+
+@uses(Seam("load_config", ("args",)))
+def validate_at_start_up(module: ModuleType) -> None:
+    """Check the keys and their conflicts as soon as a run's configuration has been parsed, before any model loads."""
+
+    def load(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
+        from_command_line = not (args[0] if args else kwargs.get("args"))
+        if from_command_line and isinstance(refused := sys.exception(), TwinFlowError):
+            raise refused  # the trainer would go on with a saved configuration in place of the one it was given
+        try:
+            config = wrapped(*args, **kwargs)
+            if config is not None:
+                validate(config)
+        except TwinFlowError as error:
+            if from_command_line:
+                # Plain lines and exit code 1; the trainer answers any other exception with a second attempt.
+                let_the_first_rank_speak()
+                raise SystemExit(f"simpletuner-twinflow: {error}") from error
+            raise
+        return config
+
+    wrap(module, "load_config", load)
+
+
+def let_the_first_rank_speak() -> None:
+    """Wait on every rank but a machine's first, which says the same: its end ends the others, and one message stands.
+
+    Where it does not, because it was given another configuration, this rank goes on to say what it found itself.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(PATIENCE)
+
+
+def validate(config: Any) -> None:
+    """Check a parsed configuration, and say once what of it a TwinFlow run overrides; nothing while TwinFlow is off.
+
+    Raises:
+        TwinFlowConfigError: A line for each key whose value, or whose conflict with another key, cannot be honoured.
+        HostVersionError: This host cannot run TwinFlow.
+    """
+    if not config.twinflow_enabled:
+        warn_of_broken_seams()
+        return
+    options, refused = TwinFlowOptions.read(vars(config))
+    refuse_broken_seams()
+    if problems := [*refused.values(), *options.contradictions(), *conflicts(vars(config), options)]:
+        raise TwinFlowConfigError(*problems)
+    if options.implementation == "paper" and os.environ.get("RANK", "0") == "0":
+        for line in overridden(vars(config), options):
+            logging.getLogger("simpletuner_twinflow").warning(line)

@@ -1,0 +1,129 @@
+"""The keys as the user gave them: read and checked before the host makes command line arguments of a config.
+
+The host drops a config's objects and its texts "false" and "" there and keeps the last item of a list, so afterwards
+nobody can tell what stood in the file; and its parser answers a wrong type with its own traceback.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.settings.conflicts import conflicts
+from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
+
+KEYS = TwinFlowOptions.keys()
+ENABLED = f"{PREFIX}enabled"
+
+
+@uses(
+    Seam("mapping_to_cli_args", ("mapping",)),
+    Seam("resolve_value_placeholders", ("value",)),
+)
+def check_config_values(module: ModuleType) -> None:
+    """Check what a JSON or TOML config or the web UI gives, and hand it on in a form that the host passes through."""
+
+    def convert(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> list[str]:
+        mapping = args[0] if args else kwargs.pop("mapping")
+        resolved = {_bare(key): module.resolve_value_placeholders(value) for key, value in mapping.items()}
+        taken = checked(resolved)
+        settled = {key: value for key, value in mapping.items() if not _is_ours(key)} | taken
+        return wrapped(settled, *args[1:], **kwargs)
+
+    wrap(module, "mapping_to_cli_args", convert)
+
+
+@uses(Seam("load_env_config"))
+def read_environment(module: ModuleType) -> None:
+    """Let a `config.env` name the keys as it names the host's, in capitals; the host's list of names is fixed."""
+
+    def load(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> list[str]:
+        found = {key: os.environ[key.upper()] for key in KEYS if key.upper() in os.environ}
+        return [*wrapped(*args, **kwargs), *(f"--{key}={_unquoted(text)}" for key, text in found.items())]
+
+    wrap(module, "load_env_config", load)
+
+
+def checked_arguments(arguments: Sequence[str]) -> list[str]:
+    """Command line arguments as the host's parser may take them, checked as a config's values are.
+
+    Raises:
+        TwinFlowConfigError: As `checked`.
+    """
+    given = as_mapping(arguments)
+    taken = checked(given)
+    left_out = {key for key in given if _is_ours(key)} - taken.keys()
+    return [*_without(arguments, left_out)] if left_out else list(arguments)
+
+
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the plugin's keys, of their types; while TwinFlow is switched off, wrong ones are left out.
+
+    Args:
+        given: a whole configuration as its user wrote it, keys without dashes.
+
+    Raises:
+        TwinFlowConfigError: A line for each problem: key, value found, what is allowed, the way out.
+    """
+    ours = {key: value for key, value in given.items() if _is_ours(key) and value is not None}
+    problems = misspelt(ours)
+    values = {
+        key: from_text(key, value) if isinstance(value, str) else value for key, value in ours.items() if key in KEYS
+    }
+    options, refused = TwinFlowOptions.read(values, ours)
+    if ENABLED in values and ENABLED not in refused and not options.enabled:
+        refused_while_off, refused = refused, {}
+        values = {key: value for key, value in values.items() if key not in refused_while_off}
+    problems += refused.values()
+    if values and ENABLED not in values:
+        verb = "is" if len(values) == 1 else "are"
+        problems.append(
+            f"{', '.join(values)} {verb} set, but twinflow_enabled is not, so the run would train without TwinFlow. "
+            "Set twinflow_enabled to true, or to false to train without it, or remove what is set."
+        )
+    if ENABLED in refused:
+        options = replace(options, enabled=True)  # whatever was meant, the other problems can be told at once
+    problems += options.contradictions()
+    if options.enabled:
+        problems += conflicts(given, options)
+    if problems:
+        raise TwinFlowConfigError(*dict.fromkeys(problems))
+    return values
+
+
+def as_mapping(arguments: Iterable[str]) -> dict[str, str | bool]:
+    """Arguments `--key=value`, `--key value` and `--key` by key, as argparse reads them: the last of a key counts."""
+    given: dict[str, str | bool] = {}
+    key = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, separator, text = argument[2:].partition("=")
+            given[key] = text if separator else True
+            key = None if separator else key
+        elif key is not None:
+            given[key], key = argument, None
+    return given
+
+
+def _without(arguments: Iterable[str], keys: set[str]) -> Iterable[str]:
+    dropped = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            dropped = argument[2:].partition("=")[0] in keys
+        if not dropped:
+            yield argument
+
+
+def _bare(key: str) -> str:
+    return key.strip().lstrip("-")
+
+
+def _is_ours(key: str) -> bool:
+    return _bare(key).lower().startswith(NAME)
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text

@@ -1,0 +1,64 @@
+"""The host's keys that a TwinFlow run takes another value for, or gives another effect: said once when it starts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from simpletuner_twinflow.host.settings.conflicts import as_number, is_set
+from simpletuner_twinflow.options import TwinFlowOptions, shown
+
+# Guidance and steps are TwinFlow's own, and what shapes guidance has nothing to act on; each with the values that say
+# no more than that.
+SAMPLING_KEYS: dict[str, tuple[Any, ...]] = {
+    "validation_guidance": (0.0, 1.0),
+    "validation_guidance_real": (0.0, 1.0),
+    "validation_guidance_rescale": (0.0,),
+    "validation_guidance_skip_layers": (),
+    "validation_noise_scheduler": (),
+    "inference_scheduler_timestep_spacing": ("trailing",),
+}
+
+
+def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> list[str]:
+    """A line on each thing in a run's parsed configuration that TwinFlow overrides. Args: options: of the run."""
+    return list(_lines(config, options))
+
+
+def _lines(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[str]:
+    steps = options.target_step_count
+    if not is_set(config.get("validation_disable")):
+        keys = SAMPLING_KEYS | {"validation_num_inference_steps": (steps,)}
+        replaced = [
+            f"{key} {shown(config[key])}"
+            for key, same in keys.items()
+            if is_set(config.get(key)) and config[key] not in same
+        ]
+        if replaced:
+            yield (
+                f"TwinFlow validates with its own sampler, {steps} step{'s' * (steps > 1)} without guidance. "
+                f"Overridden: {', '.join(replaced)}. The base model's benchmark keeps them."
+            )
+    if is_set(config.get("diff2flow_loss")):
+        yield "diff2flow_loss is true: without effect, since TwinFlow's terms compare velocities in any case."
+    if is_set(config.get("use_ema")):
+        decay, interval = as_number(config.get("ema_decay")), as_number(config.get("ema_update_interval"))
+        if decay is not None and not 0 <= decay <= 1:
+            yield (
+                f"ema_decay is {shown(config['ema_decay'])}, outside of 0 to 1: SimpleTuner "
+                + (
+                    "takes it as it stands after ema_warmup_steps, and the EMA teacher will diverge."
+                    if (as_number(config.get("ema_warmup_steps")) or 0) > 0
+                    else f"takes {'(1 + step) / (10 + step)' if decay > 1 else '0, no average at all,'} in its place."
+                )
+                + " Set it between 0 and 1; the default is 0.995."
+            )
+        if interval is not None and interval > 1:
+            yield (
+                f"ema_update_interval is {shown(config['ema_update_interval'])}: the EMA teacher stands still for as "
+                "many steps, while TwinFlow asks it in each. Set it to 1, the default."
+            )
+    if options.enhanced_ratio > 0 and not config.get("caption_dropout_probability"):
+        yield (
+            f"twinflow_enhanced_ratio is {options.enhanced_ratio} and caption_dropout_probability 0: guidance is "
+            "measured against the empty prompt, which is then never trained and drifts. Set "
+            "caption_dropout_probability to 0.1, the default."
+        )

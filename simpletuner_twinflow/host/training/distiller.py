@@ -1,0 +1,182 @@
+"""TwinFlow in the host's own distiller protocol: what the trainer asks, and when, is in `DistillationBase`."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from simpletuner.helpers.distillation.common import DistillationBase
+from torch import Tensor
+
+from simpletuner_twinflow.host.checkpoints.saved_run import save_run
+from simpletuner_twinflow.host.checkpoints.saving import save_time_conditioning
+from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.meter import WindowMeter
+from simpletuner_twinflow.method.objective import ObjectiveSettings, Predict, compute_losses, prepare_role_batch
+from simpletuner_twinflow.method.roles import RoleSampler
+from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
+from simpletuner_twinflow.options import TwinFlowOptions
+
+ROWS, STREAM = "twinflow_rows", "twinflow_stream"  # batch keys: the objective's rows, the seed of their random numbers
+
+
+class TwinFlowDistiller(DistillationBase):
+    """The state of one TwinFlow run; it belongs to its trainer."""
+
+    def __init__(self, trainer: Any, options: TwinFlowOptions, family_model: FamilyModel) -> None:
+        """Args:
+        trainer: the host's trainer.
+        options: of this run.
+        family_model: of its model, time conditioning attached.
+        """
+        super().__init__(teacher_model=trainer.model)
+        self.trainer, self.options, self.family_model = trainer, options, family_model
+        self.objective = objective_options(options, family_model.scheduler().step_times(options.target_step_count))
+        self.meter = WindowMeter()
+        self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
+        self._rank = int(trainer.accelerator.process_index)
+        shares, ranks = options.role_shares or self.objective.roles(), int(trainer.accelerator.num_processes)
+        self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self._rank, ranks=ranks)
+        self._window, self._micro_batch = -1, 0
+        self._paused = False
+
+    def get_scheduler(self, scheduler_name: str | None = None) -> SchedulerMixin:
+        """The few-step sampler of this run, for validation."""
+        return self.family_model.scheduler()
+
+    def supports_special_scheduler_validation(self) -> bool:
+        """Few-step validation also replaces the scheduler that a family's pipeline brings."""
+        return True
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside this block the host's batches stay as they are, and its passes ask the network for the velocity.
+
+        The host's evaluation loss is plain flow matching: it compares with the velocity, which is what the network
+        returns at r = t.
+        """
+        model, predict = self.trainer.model, self.trainer.model.model_predict
+
+        def model_predict(prepared_batch: dict, *args: Any, **kwargs: Any) -> dict:
+            return predict(self.family_model.at_own_times(prepared_batch), *args, **kwargs)
+
+        self._paused, model.model_predict = True, model_predict
+        try:
+            yield
+        finally:
+            self._paused, model.model_predict = False, predict
+
+    def prepare_batch(self, batch: dict, model: Any, state: dict) -> dict:
+        """Give each row of the host's batch its role: a copy of the batch whose samples and times say so."""
+        if self._paused:
+            return batch
+        window, config = int(state["global_step"]), self.trainer.config
+        self._micro_batch = self._micro_batch + 1 if window == self._window else 0
+        self._window = window
+        stream = _stream_seed(self._seed, self._rank, window, self._micro_batch)
+        x, z = batch["latents"].float(), batch["noise"].float()
+        roles = self._role_sampler.sample(
+            x.shape[0], window=window, window_rows=config.train_batch_size * config.gradient_accumulation_steps
+        )
+        with replay_rng(RngState.capture(x.device)):
+            rows = prepare_role_batch(
+                x,
+                z,
+                self.family_model.sigma(batch),
+                roles,
+                self.objective,
+                student=self.family_model.predict_with(batch),
+                generator=_generator(stream, x.device),
+            )
+        dtype = batch["latents"].dtype
+        noise = rows.z.to(dtype)
+        samples = {"latents": rows.x.to(dtype), "noise": noise, "input_noise": noise}
+        prepared = self.family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
+        return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch)}
+
+    def training_loss(self, prepared_batch: dict) -> Tensor:
+        """The sum of TwinFlow's terms on a prepared batch; the same whenever it is asked."""
+        rows, (stream, micro_batch) = prepared_batch[ROWS], prepared_batch[STREAM]
+        device = rows.x_t.device
+        student_rng = RngState.capture(device)
+        output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
+        prediction = self.family_model.velocity(output, prepared_batch)
+        passes = self.family_model.predict_with(prepared_batch)
+        losses = compute_losses(
+            rows,
+            prediction,
+            self.objective,
+            _replaying(passes, student_rng),
+            self._teacher(passes, student_rng),
+            generator=_generator(stream + 1, device),
+        )
+        self.meter.add(micro_batch, losses.terms, rows)
+        return losses.total
+
+    def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
+        """Save what the host does not: what this run trains and how, and under LoRA the conditioning."""
+        trainer, folder = self.trainer, Path(ckpt_dir)
+        if not trainer.accelerator.is_main_process:
+            return
+        save_run(trainer.model, trainer.optimizer, trainer.accelerator.num_processes, folder)
+        if trainer.config.model_type == "lora":
+            save_time_conditioning(self.family_model, trainer.ema_model, folder)
+
+    def _teacher(self, passes: Predict, rng: RngState) -> Predict:
+        """The same passes with EMA weights; with the student's where the run has no EMA."""
+        ema = self.trainer.ema_model
+        if ema is None:
+            return _replaying(passes, rng)
+        lent: list[tuple[list, list]] = []  # parameters and shadows, copied for the first pass that needs them
+
+        def predict(*args: Any) -> Tensor:
+            if not lent:
+                parameters = list(self.trainer._get_trainable_parameters())
+                shadows = [
+                    shadow.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
+                    for shadow, parameter in zip(ema.shadow_params, parameters, strict=True)
+                ]
+                lent.append((parameters, shadows))
+            with teacher_weights(*lent[0]), replay_rng(rng):
+                return passes(*args)
+
+        return predict
+
+
+def objective_options(options: TwinFlowOptions, step_times: tuple[float, ...]) -> ObjectiveSettings:
+    """What the numerical core needs of a run's options. Args: step_times: those that its sampler asks at."""
+    return ObjectiveSettings(
+        estimate_order=options.estimate_order,
+        enhanced_ratio=options.enhanced_ratio,
+        enhanced_range=options.enhanced_range,
+        delta_t=options.delta_t,
+        target_clamp=options.target_clamp,
+        adversarial=options.adversarial_enabled,
+        adversarial_weight=options.adversarial_weight,
+        rectify_weight=options.rectify_weight,
+        loss=options.loss,
+        time_weighting=options.time_weighting,
+        image_free=options.image_free,
+        step_times=step_times,
+    )
+
+
+def _replaying(passes: Predict, rng: RngState) -> Predict:
+    def predict(*args: Any) -> Tensor:
+        with replay_rng(rng):
+            return passes(*args)
+
+    return predict
+
+
+def _stream_seed(*numbers: int) -> int:
+    """A seed for torch from whole numbers; unlike `hash` it is the same in every process and on resume."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _generator(seed: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(seed)

@@ -1,0 +1,158 @@
+"""Between the objective's tensors and one of the host's model families: the family's batch, times and direction."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor, nn
+
+from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.training.batches import DESTINATIONS, select_rows, unconditional, without_words
+from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING, attach, batch_keys, hidden
+from simpletuner_twinflow.method.batch_layout import on_whole_batch
+from simpletuner_twinflow.method.flow import per_sample
+from simpletuner_twinflow.method.objective import PromptRows
+from simpletuner_twinflow.method.time_conditioning import TimeConditioning
+from simpletuner_twinflow.options import TwinFlowOptions
+from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
+from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.stock import stock_scheduler
+
+
+class FamilyModel:
+    """Makes `predict` callables of the host's `model_predict`, and host batches of the objective's rows."""
+
+    def __init__(self, model: Any) -> None:
+        """Args: model: the host's `ModelFoundation` of this run."""
+        self.model = model
+        self.family = (FAMILIES | DIFFUSION_FAMILIES)[model.config.model_family]
+        self.time_conditioning = TwinFlowOptions.from_mapping(vars(model.config)).time_conditioning
+        self.text_destinations = DESTINATIONS | self.family.text_destinations
+        self.conditioning: TimeConditioning | None = None
+        self._reference_timesteps: Tensor | None = None
+
+    def attach_time_conditioning(self) -> None:
+        """Attach the conditioning's modules, if any; must run after the host has loaded and frozen its components.
+
+        Raises:
+            TwinFlowConfigError: The network has a frozen adapter that it is not drawn with.
+        """
+        if self.model.assistant_lora_loaded:
+            raise TwinFlowConfigError(ASSISTANT.format(path=self.model.config.assistant_lora_path))
+        if self.time_conditioning == "training_only":
+            self.conditioning = attach(self.model, self.family, self.sigma)
+
+    def time_conditioning_modules(self) -> dict[str, nn.Module]:
+        """The network's modules that only training needs, by name."""
+        if self.conditioning is None:
+            return {}
+        network = self.model.get_trained_component(unwrap_model=True)
+        return {name: network.get_submodule(name) for name in TIME_CONDITIONING}
+
+    def time_conditioning_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of these modules, by their names in the network."""
+        return {
+            f"{name}.{key}": parameter
+            for name, module in self.time_conditioning_modules().items()
+            for key, parameter in module.named_parameters()
+        }
+
+    def time_conditioning_hidden(self) -> AbstractContextManager[None]:
+        """A block in which the network does not show these modules, to whoever adapts what it finds."""
+        network = self.model.get_trained_component(unwrap_model=True)
+        return hidden(network, self.time_conditioning_modules())
+
+    def train_time_conditioning(self) -> None:
+        """Train the conditioning beside an adapter; PEFT, which freezes all but its own weights, must be through."""
+        for module in self.time_conditioning_modules().values():
+            module.requires_grad_(True)
+
+    def sigma(self, batch: Mapping[str, Any]) -> Tensor:
+        """The time of each row of a host batch, 1 at noise, (B,) float32."""
+        sigmas = batch["sigmas"].reshape(batch["sigmas"].shape[0], -1)[:, 0].float()
+        return 1 - sigmas if self.family.sigmas_of_data else sigmas
+
+    def velocity(self, output: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
+        """The average velocity, noise-ward and in float32, that a family's output on this batch stands for."""
+        return self.model.prediction_to_noiseward_flow(output["model_prediction"]).float()
+
+    def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
+        """A copy of the host batch that asks the network for the velocity at (x_t, t, r); negative time at sign < 0."""
+        sigmas = per_sample(1 - t if self.family.sigmas_of_data else t, like=x_t)
+        if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
+            sigmas = sigmas.expand_as(x_t)
+        # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` asks the network at t - r / 2.
+        asked = sign * (t - r / 2) if self.time_conditioning == "signed_time" else t
+        there = dict(batch) | {
+            "noisy_latents": x_t.to(batch["noisy_latents"].dtype),
+            "sigmas": sigmas,
+            "timesteps": self._timesteps(asked, batch),
+        }
+        return there if self.conditioning is None else there | batch_keys(r, sign)
+
+    def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the host batch that asks the network for the velocity, r = t, at the times that it has."""
+        t = self.sigma(batch)
+        there = dict(batch)
+        if self.time_conditioning == "signed_time":
+            there["timesteps"] = self._timesteps(t / 2, batch)
+        return there if self.conditioning is None else there | batch_keys(t, torch.ones_like(t))
+
+    def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]:
+        """The objective's `predict` on this host batch, for passes without gradient."""
+
+        @torch.no_grad()
+        def predict(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, prompts: PromptRows) -> Tensor:
+            rows = select_rows(batch, prompts.rows)
+            if prompts.unconditional:
+                words = self.family.reads_words
+                rows = without_words(rows) if words else unconditional(rows, self.text_destinations)
+            there = self.at(rows, x_t, t, r, sign)
+            return self.velocity(self.model.model_predict(prepared_batch=dict(there)), there)
+
+        return on_whole_batch(predict, len(batch["latents"])) if self.family.whole_batch else predict
+
+    def scheduler(self) -> SchedulerMixin:
+        """The few-step sampler for this run's model, which asks at times that the run's dtype can hold."""
+        made = DataWardTwinFlowScheduler if self._data_ward else TwinFlowScheduler
+        return made(**self.sampling_times)
+
+    @property
+    def sampling_times(self) -> dict[str, Any]:
+        """The settings of the sampler that tell it how the network is given its times; none in float32."""
+        if self.model.config.weight_dtype == torch.float32:
+            return {}
+        dtype = str(self.model.config.weight_dtype).removeprefix("torch.")
+        return {"time_dtype": dtype} | ({"time_unit": 1} if self.family.time_unit == 1 else {})
+
+    def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
+        """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""
+        return None if self._data_ward else stock_scheduler(steps)
+
+    @property
+    def _data_ward(self) -> bool:
+        """Whether the family's pipeline counts time as the share of data."""
+        return self.family.data_ward or self.family.sigmas_of_data
+
+    def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """The family's own timesteps of the times t; the family is asked, never `1000 t` assumed."""
+        if self.family.data_ward:
+            return 1 - t
+        if self._reference_timesteps is None:
+            # The host tells its [0, 1] from its [0, 1000] families by a batch's largest timestep. Their ratio to sigma
+            # says so for any batch; read once and kept on the CPU, since asking the device would wait for it.
+            ratio = batch["timesteps"].float().reshape(-1).max() / batch["sigmas"].float().max()
+            self._reference_timesteps = ratio.round().reshape(1).cpu()
+        return self.model.flow_matching_timesteps_from_sigmas(t, reference_timesteps=self._reference_timesteps)
+
+
+def family_model_for(model: Any) -> FamilyModel:
+    """The adapter that this run's model needs. Args: model: the host's `ModelFoundation`."""
+    if model.config.model_family in DIFFUSION_FAMILIES:
+        from simpletuner_twinflow.host.training.diffusion_model import DiffusionFamilyModel
+
+        return DiffusionFamilyModel(model)
+    return FamilyModel(model)

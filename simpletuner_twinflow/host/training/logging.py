@@ -1,0 +1,65 @@
+"""Each term as `twinflow/<name>` on every tracker, and the experimental trajectory chart on W&B."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.training.chart_schedule import ChartSchedule
+from simpletuner_twinflow.host.training.trainer import distiller_of
+
+STEP_MARK = "train_loss"  # stands in the values the host logs once per optimizer step, and in no others
+
+
+@uses(Seam("Trainer.init_trackers", ("self",)))
+def attach_to_trackers(module: ModuleType) -> None:
+    """Add TwinFlow's values to what the host logs per optimizer step."""
+
+    def init_trackers(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        already = getattr(trainer, "_trackers_initialized", False)
+        wrapped(*args, **kwargs)
+        distiller = distiller_of(trainer)
+        if distiller is None or already:
+            return
+        charts = ChartSchedule(distiller.options.trajectory_interval, max_steps=int(trainer.config.max_train_steps))
+        log = trainer.accelerator.log
+
+        def log_with_terms(values: dict, step: int | None = None, **log_kwargs: Any) -> None:
+            if STEP_MARK not in values or not trainer.accelerator.log_with:
+                log(values, step=step, **log_kwargs)
+                return
+            means = distiller.meter.means(trainer.accelerator)
+            log(values | {f"twinflow/{name}": mean for name, mean in means.items()}, step=step, **log_kwargs)
+            # After the values, so that a chart that cannot be drawn takes none of them along.
+            if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(int(step)):
+                from simpletuner_twinflow.host.training.wandb_chart import trajectory_chart
+
+                log(trajectory_chart(distiller.meter.positions(), step=int(step)), step=step, **log_kwargs)
+
+        trainer.accelerator.log = log_with_terms
+
+    wrap(module, "Trainer.init_trackers", init_trackers)
+
+
+@uses(Seam("Trainer.train", ("self",)))
+def name_terms_of_failure(module: ModuleType) -> None:
+    """Have the host's error of a loss that is not finite name the terms that are not."""
+
+    def train(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        try:
+            return wrapped(*args, **kwargs)
+        except RuntimeError as error:
+            distiller = distiller_of(trainer)
+            # The host's words for it. After another error the device may answer nothing any more.
+            not_finite = distiller is not None and str(error).startswith("Non-finite")
+            if not_finite and (terms := distiller.meter.not_finite()):
+                named = ", ".join(f"twinflow/{name} is {value}" for name, value in terms.items())
+                error.add_note(f"simpletuner-twinflow: {named}.")
+            raise
+
+    wrap(module, "Trainer.train", train)
+
+
+def wandb_is_used(trainer: Any) -> bool:
+    """Whether one of the run's trackers is W&B."""
+    return any(tracker.name == "wandb" for tracker in trainer.accelerator.trackers)

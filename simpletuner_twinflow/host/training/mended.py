@@ -1,0 +1,138 @@
+"""Faults of the host that end a run before TwinFlow could train: mended while the flag is on, left while it is off.
+
+Each is named in the log when it is met, and in docs/mended.md.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.mending import log_mending
+from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+
+NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"
+MENDED = {  # family -> what the host alone cannot do with it
+    "sana": NO_SCHEDULER,
+    "sanavideo": f"{NO_SCHEDULER}; its validation draws nothing",
+    "ltxvideo": NO_SCHEDULER,
+    "sd1x": "makes its pipeline without a safety checker, even an absent one, to encode prompts with, and ends",
+}
+
+
+@uses(
+    Seam("ModelFoundation._load_scheduler_for_pipeline", ("pipeline_type",)),
+    Seam("ModelFoundation._load_pipeline", ("pipeline_type", "load_base_model")),
+    Seam("ModelFoundation._model_config_path", ("self",)),
+)
+def complete_pipelines(module: ModuleType) -> None:
+    """Give a pipeline that the host makes to encode prompts what its class asks for and the host leaves out."""
+
+    def load_scheduler(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
+        scheduler = wrapped(*args, **kwargs)
+        if scheduler is not None or active_options(model.config) is None:
+            return scheduler
+        return _own_scheduler(model)
+
+    def load_pipeline(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
+        if active_options(model.config) is None:
+            return wrapped(*args, **kwargs)
+        kind = args[0] if args else kwargs.get("pipeline_type", module.PipelineTypes.TEXT2IMG)
+        with _without_optional_parts(model.PIPELINE_CLASSES[kind]):
+            return wrapped(*args, **kwargs)
+
+    wrap(module, "ModelFoundation._load_scheduler_for_pipeline", load_scheduler)
+    wrap(module, "ModelFoundation._load_pipeline", load_pipeline)
+
+
+@uses(Seam("ModelFoundation._apply_alpha_scaling", ("module", "alpha_map", "adapter_name")))
+def scale_loaded_adapters(module: ModuleType) -> None:
+    """Keep the scale alpha / rank of an adapter whose file names its alphas, as `lora_format` comfyui's does.
+
+    The host asks whether PEFT's table of who uses rsLoRA is empty, which it never is, and takes alpha / sqrt(rank).
+    """
+
+    def apply(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        wrapped(*args, **kwargs)
+        network = args[0] if args else kwargs["module"]
+        name = args[2] if len(args) > 2 else kwargs.get("adapter_name", "default")
+        if network is None or active_options(model.config) is None:
+            return
+        wrong: set[float] = set()
+        for layer in network.modules():
+            if not isinstance(layer, LoraLayer) or name not in layer.scaling:
+                continue
+            rank = layer.r[name]
+            scale = layer.lora_alpha[name] / (rank**0.5 if layer.use_rslora[name] else rank)
+            if layer.scaling[name] != scale:
+                layer.scaling[name] = scale
+                wrong.add(scale)
+        for scale in sorted(wrong):
+            log_mending("an adapter that names its alphas is scaled by alpha / rank, %.4g, as in training", scale)
+
+    wrap(module, "ModelFoundation._apply_alpha_scaling", apply)
+
+
+@uses(Seam("SanaVideo.convert_negative_text_embed_for_pipeline", ("text_embedding",)))
+def read_negative_prompts(module: ModuleType) -> None:
+    """Let Sana-Video's validation draw: the host asks whether a tensor is true, to find its negative prompt."""
+
+    def convert(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
+        if active_options(model.config) is None:
+            return wrapped(*args, **kwargs)
+        given = args[0] if args else kwargs["text_embedding"]
+
+        def first(*names: str) -> Any:
+            return next((given[name] for name in names if given.get(name) is not None), None)
+
+        # Under the names that the host looks at last, so that it asks nothing of a tensor.
+        found = {
+            "prompt_embeds": first("negative_prompt_embeds", "prompt_embeds"),
+            "attention_mask": first("negative_prompt_attention_mask", "prompt_attention_mask", "attention_mask"),
+        }
+        log_mending("the negative prompt of %s's validation", model.config.model_family)
+        return wrapped(found)
+
+    wrap(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
+
+
+def _own_scheduler(model: Any) -> Any:
+    """The scheduler in the folder or repository of the model's pipeline, in the class that its configuration names."""
+    import diffusers
+
+    source, revision = model._model_config_path(), model.config.revision
+    config = diffusers.FlowMatchEulerDiscreteScheduler.load_config(source, subfolder="scheduler", revision=revision)
+    log_mending("%s of %s comes from %s", config["_class_name"], model.config.model_family, source)
+    return getattr(diffusers, config["_class_name"]).from_config(config)
+
+
+@contextmanager
+def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
+    """Inside this block the class can be called without the parts that it names optional: they are None then."""
+    own, init = "__init__" in vars(pipeline_class), pipeline_class.__init__
+    asked = inspect.signature(init).parameters
+    optional = {
+        name
+        for name in getattr(pipeline_class, "_optional_components", ())
+        if name in asked and asked[name].default is inspect.Parameter.empty
+    }
+
+    @wraps(init)  # the host reads the signature
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if lacking := optional - kwargs.keys() if not args else ():
+            log_mending("%s is made without %s", type(self).__name__, ", ".join(sorted(lacking)))
+        init(self, *args, **dict.fromkeys(lacking) | kwargs)
+
+    pipeline_class.__init__ = __init__
+    try:
+        yield
+    finally:
+        if own:
+            pipeline_class.__init__ = init
+        else:
+            del pipeline_class.__init__

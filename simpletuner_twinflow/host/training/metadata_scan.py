@@ -1,0 +1,35 @@
+"""A TwinFlow run ends: the host's scan of an image set leaves nothing in a queue that its process would wait for.
+
+The scan's workers are threads by default, and they report through `multiprocessing.Queue`. Such a queue hands its
+entries to a thread of its own, so it can look empty while some are still on their way. The host then stops reading: of
+a large image set a part of the metadata is lost, and at exit the process waits for ever for that thread, whose pipe is
+full. Between threads `queue.Queue` does the same without either.
+"""
+
+import queue
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.mending import log_mending
+from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+
+
+@uses(Seam("Queue"), Seam("MetadataBackend.compute_aspect_ratio_bucket_indices"))
+def attach_to_scan(module: ModuleType) -> None:
+    """Have the scan's threads of a TwinFlow run report through a queue for threads."""
+    said: list[bool] = []
+
+    def make_queue(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+        from simpletuner.helpers.training.state_tracker import StateTracker
+
+        config = StateTracker.get_args()
+        if config is None or active_options(config) is None or config.enable_multiprocessing:
+            return wrapped(*args, **kwargs)
+        if not said:
+            said.append(True)
+            log_mending("the scan of image sets reports through queues for threads, so that it loses nothing and ends")
+        return queue.Queue()
+
+    wrap(module, "Queue", make_queue)

@@ -1,0 +1,50 @@
+"""A TwinFlow run in several processes: ranks that make different numbers of passes, and a checkpoint all get past.
+
+Ranks draw different roles, and a role's passes are its own. So nothing in a pass may wait for the other ranks.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+
+from simpletuner_twinflow.host.mending import log_mending
+from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+
+
+@uses(Seam("Trainer.init_distillation", ("self",)))
+def attach_to_data_parallel(module: ModuleType) -> None:
+    """Have DDP leave buffers alone: it would broadcast them in the first pass after one with gradient, on every rank.
+
+    The networks' buffers are tables that each rank computes alike, so there is nothing to broadcast.
+    """
+
+    def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        wrapped(*args, **kwargs)
+        if active_options(trainer.config) is None:
+            return
+        accelerator = trainer.accelerator
+        if accelerator.ddp_handler is None:
+            accelerator.ddp_handler = DistributedDataParallelKwargs()
+        accelerator.ddp_handler.broadcast_buffers = False
+        if accelerator.num_processes > 1 and accelerator.is_main_process:
+            log_mending(
+                "DDP leaves buffers alone, and checkpoints of a full model do not wait for ranks that have gone on"
+            )
+
+    wrap(module, "Trainer.init_distillation", init_distillation)
+
+
+@uses(Seam("SaveHookManager._save_full_model", ("is_main_process", "distributed_type")))
+def attach_to_full_checkpoints(module: ModuleType) -> None:
+    """Have the main process save a full model without waiting for ranks that the host has sent on already."""
+
+    def save_full_model(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
+        waits = kwargs["distributed_type"].value.startswith("MULTI_")
+        if waits and active_options(manager.args) is not None:
+            kwargs = kwargs | {"distributed_type": DistributedType.NO}
+        return wrapped(*args, **kwargs)
+
+    wrap(module, "SaveHookManager._save_full_model", save_full_model)

@@ -1,0 +1,158 @@
+"""The training step: our distiller in the host's trainer, our terms in place of the host's loss."""
+
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
+
+UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for what a distiller may ask of a batch
+HOST_SIGN_EMBED = "enable_time_sign_embed"  # what the host loads a network with, to have its sign embedding
+
+
+@uses(
+    Seam("Trainer.init_distillation_adapter_modules", ("self",)),
+    Seam("Trainer.init_trainable_peft_adapter", ("self",)),
+    Seam("Trainer.init_distillation", ("self",)),
+    Seam("Trainer._compute_model_prediction_loss", ("prepared_batch",)),
+    Seam("Trainer.model_predict", ("prepared_batch",)),
+    Seam("Trainer._get_trainable_parameters", ("self",)),
+    Seam("Trainer.prepare_batch", ("batch",)),
+)
+def attach_to_trainer(module: ModuleType) -> None:
+    """Install the distiller of a TwinFlow run, and take its loss instead of the host's."""
+
+    def init_adapter_modules(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        wrapped(*args, **kwargs)
+        if active_options(trainer.config) is not None:
+            from simpletuner_twinflow.host.training.family_model import family_model_for
+
+            trainer.twinflow_model = trainer.model.twinflow_model = family_model_for(trainer.model)
+            trainer.twinflow_model.attach_time_conditioning()
+
+    def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        if active_options(trainer.config) is None:
+            return wrapped(*args, **kwargs)
+        with trainer.twinflow_model.time_conditioning_hidden():
+            wrapped(*args, **kwargs)
+        trainer.twinflow_model.train_time_conditioning()
+
+    def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        wrapped(*args, **kwargs)
+        if (options := active_options(trainer.config)) is not None:
+            from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
+
+            trainer.distiller = TwinFlowDistiller(trainer, options, trainer.twinflow_model)
+
+    def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
+        if (distiller := distiller_of(trainer)) is None:
+            return wrapped(*args, **kwargs)
+        prepared_batch = args[0] if args else kwargs["prepared_batch"]
+        loss = distiller.training_loss(prepared_batch)
+        forget_expert_losses(trainer.config)
+        # As the host returns them: loss, its logs, the diffusion loss, auxiliary logs, distiller's logs. The terms are
+        # logged where the host logs, so that nothing waits for the device here.
+        return loss, None, loss, None, {}
+
+    wrap(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
+    wrap(module, "Trainer.init_trainable_peft_adapter", init_adapter)
+    wrap(module, "Trainer.init_distillation", init_distillation)
+    wrap(module, "Trainer._compute_model_prediction_loss", compute_loss)
+
+
+def forget_expert_losses(config: Any) -> None:
+    """Empty the list in which HiDream's experts note a loss at each pass; the host's loss, replaced here, would."""
+    if config.model_family == "hidream":
+        from simpletuner.helpers.models.hidream.transformer import clear_load_balancing_loss
+
+        clear_load_balancing_loss()
+
+
+def distiller_of(trainer: Any) -> Any | None:
+    """The trainer's TwinFlow distiller, if this is a TwinFlow run."""
+    from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
+
+    distiller = getattr(trainer, "distiller", None)
+    return distiller if isinstance(distiller, TwinFlowDistiller) else None
+
+
+@uses(
+    Seam("ModelFoundation._twinflow_active", ("self",)),
+    Seam("ModelFoundation.pretrained_load_args", ("pretrained_load_args",)),
+)
+def hold_back_host_implementation(module: ModuleType) -> None:
+    """Keep the host's own TwinFlow out of a run that this plugin trains: exactly one implementation runs."""
+
+    def twinflow_active(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> bool:
+        return active_options(model.config) is None and wrapped(*args, **kwargs)
+
+    def pretrained_load_args(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
+        given = dict(args[0] if args else kwargs["pretrained_load_args"])
+        loaded = wrapped(*args, **kwargs)
+        if active_options(model.config) is not None and HOST_SIGN_EMBED not in given:
+            loaded.pop(HOST_SIGN_EMBED, None)  # TwinFlow's sign goes its own way (host/conditioning.py)
+        return loaded
+
+    wrap(module, "ModelFoundation._twinflow_active", twinflow_active)
+    wrap(module, "ModelFoundation.pretrained_load_args", pretrained_load_args)
+
+
+def _needs_empty_prompt(config: Any) -> bool:
+    options = active_options(config)
+    return options is not None and options.enhanced_ratio > 0
+
+
+@uses(Seam("DistillerFactory.training_batch_requirements", ("method", "config")))
+def ask_for_unconditional_embeddings(module: ModuleType) -> None:
+    """Have the text cache encode the empty prompt when guidance is trained in."""
+
+    def requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
+        return wrapped(*args, **kwargs) | _empty_prompt_of_this_run()
+
+    wrap(module, "DistillerFactory.training_batch_requirements", requirements)
+
+
+@uses(
+    Seam("_distillation_training_batch_requirements"),
+    Seam("compute_prompt_embeddings", ("prompt_entries", "text_embed_cache", "model")),
+    Seam("collate_fn", ("batch",)),
+)
+def load_unconditional_embeddings(module: ModuleType) -> None:
+    """Have the collator put the empty prompt's embeddings into each batch when guidance is trained in.
+
+    The host itself passes four entries of them on, which for a family with more text encoders is not all of them.
+    """
+    collating = threading.local()
+
+    def requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
+        return wrapped(*args, **kwargs) | _empty_prompt_of_this_run()
+
+    def embeddings(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> dict:
+        found = wrapped(*args, **kwargs)
+        if (outputs := getattr(collating, "outputs", None)) is not None:
+            outputs.append(found)
+        return found
+
+    def collate(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+        collating.outputs = []
+        try:
+            batch = wrapped(*args, **kwargs)
+            if len(collating.outputs) == 2:  # the prompts' and, if asked for, the empty prompt's
+                batch[EMPTY_PROMPT] = collating.outputs[1]
+            return batch
+        finally:
+            collating.outputs = None
+
+    wrap(module, "_distillation_training_batch_requirements", requirements)
+    wrap(module, "compute_prompt_embeddings", embeddings)
+    wrap(module, "collate_fn", collate)
+
+
+def _empty_prompt_of_this_run() -> set[str]:
+    from simpletuner.helpers.training.state_tracker import StateTracker
+
+    config = StateTracker.get_args()
+    return {UNCONDITIONAL} if config is not None and _needs_empty_prompt(config) else set()

@@ -1,0 +1,43 @@
+"""The experimental trajectory chart; the only file that makes wandb objects."""
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import wandb
+from torch import Tensor
+
+from simpletuner_twinflow.method.roles import Role
+
+TITLE = "TwinFlow trajectory: sigma, target time, time sign (experimental/theory unverified)"
+COLUMNS = ("step", "role", "sigma", "target_time", "time_sign")
+CHART_KEY = "twinflow/trajectory"
+MAX_ROWS = 48  # of one chart; with ChartSchedule.MAX_CHARTS below 2 MB of tables however long the run
+
+
+class Positions(Protocol):
+    """RoleBatch of a batch on the path; the tensors are (B,)."""
+
+    roles: Sequence[Role]
+    t: Tensor
+    r: Tensor
+    sign: Tensor
+
+
+def trajectory_chart(window: Sequence[Positions], *, step: int) -> dict[str, object]:
+    """The chart of one optimizer step's rows, as W&B values; a sample of them where there are many.
+
+    Args:
+        window: The rows of each micro-batch.
+        step: The optimizer step, which also seeds the sample.
+    """
+    points = [
+        [step, str(role), round(t, 4), round(r, 4), int(sign)]
+        for rows in window
+        for role, t, r, sign in zip(rows.roles, *torch.stack([rows.t, rows.r, rows.sign]).tolist(), strict=True)
+    ]
+    if len(points) > MAX_ROWS:
+        points = random.Random(step).sample(points, MAX_ROWS)
+    table = wandb.Table(columns=list(COLUMNS), data=points)
+    return {CHART_KEY: wandb.plot.scatter(table, "sigma", "target_time", title=TITLE)}

@@ -1,0 +1,1 @@
+"""The TwinFlow training method; needs torch alone."""

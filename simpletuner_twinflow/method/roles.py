@@ -1,0 +1,116 @@
+"""Which part of the objective each row of a training step carries.
+
+Each row has one role, so one pass with gradient serves every term. Roles are drawn for a *window*: the rows of all
+micro-batches of one optimizer step on all ranks. So a batch of one trains all terms when gradients are accumulated or
+there are as many processes.
+"""
+
+import math
+import random
+from collections.abc import Mapping
+from enum import StrEnum
+from fractions import Fraction
+from itertools import pairwise
+
+from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
+
+# Shares are read as fractions of the largest with denominators up to this, so that thirds and tenths are exact.
+_FINEST_SHARE = 10**6
+_OFFSET_BITS = 53
+
+
+class Role(StrEnum):
+    """What a row is trained on."""
+
+    one_step = "one_step"  # (t_i, 0) on one of the sampler's times: RCGM, and rectify in the adversarial branch
+    near = "near"  # r = t: the real velocity
+    any_step = "any_step"  # r uniform below t: RCGM
+    twin = "twin"  # a generated sample at negative time: the adversarial term
+
+
+class RoleSampler:
+    """Draws roles in given shares, window by window.
+
+    A window's roles are a function of (seed, ranks, window, window_rows, shares) and nothing else: a resumed run draws
+    what the uninterrupted run was, and no other random stream moves. Counts come from systematic sampling over the rows
+    of all ranks, so each role gets its share exactly where that is a whole number, within one row otherwise, and
+    without bias over windows. The rows of a role are spread over the ranks as evenly as they can be, so that no rank
+    waits for another longer than it must; a random permutation of each rank's own settles the order.
+    """
+
+    def __init__(self, shares: Mapping[Role, float], seed: int, rank: int = 0, ranks: int = 1) -> None:
+        """Set the shares; they need not add up to one, only their proportions count.
+
+        Args:
+            shares: weight of each role, at least 0, one of them above.
+            seed: the run's seed.
+            rank: of the process, from 0.
+            ranks: number of processes that a window's rows are spread over.
+
+        Raises:
+            TwinFlowConfigError: if a share is negative or not finite, none is above zero, or a role does not exist.
+            TwinFlowError: if there is no such rank.
+        """
+        if not 0 <= rank < ranks:
+            raise TwinFlowError(f"There is no rank {rank} of {ranks}.")
+        if unknown := set(shares) - set(Role):
+            raise TwinFlowConfigError(f"There are no roles {sorted(unknown)}; the roles are {[*map(str, Role)]}.")
+        if not all(math.isfinite(share) and share >= 0 for share in shares.values()):
+            raise TwinFlowConfigError(f"Role shares must be finite and at least 0; got {dict(shares)}.")
+        # In the order of Role, so that the roles do not depend on the mapping's order.
+        largest = Fraction(max(shares.values(), default=0))
+        if largest == 0:
+            raise TwinFlowConfigError(f"At least one role needs a share above 0; got {dict(shares)}.")
+        weights = {role: (Fraction(shares.get(role, 0)) / largest).limit_denominator(_FINEST_SHARE) for role in Role}
+        whole = sum(weights.values())
+        self._shares = {role: weight / whole for role, weight in weights.items()}
+        self._seed = seed
+        self._rank, self._ranks = rank, ranks
+        self._window: int | None = None
+        self._offset = 0
+        self._drawn: dict[tuple[int, int], tuple[Role, ...]] = {}
+
+    def sample(self, batch_size: int, window: int, window_rows: int) -> tuple[Role, ...]:
+        """The roles of the next micro-batch.
+
+        Calls that name the same window walk along it; a new window starts at its first row.
+
+        Args:
+            batch_size: rows of this micro-batch, at least 1.
+            window: index of the optimizer step.
+            window_rows: nominal rows of the window on one rank, train_batch_size times accumulation steps. A window
+                that turns out longer goes on with a further draw of as many rows.
+
+        Returns:
+            One role a row.
+
+        Raises:
+            TwinFlowError: if `batch_size` or `window_rows` is below 1.
+        """
+        if batch_size < 1 or window_rows < 1:
+            raise TwinFlowError(f"Roles are drawn for at least one row; got {batch_size} of {window_rows}.")
+        if window != self._window:
+            self._window, self._offset, self._drawn = window, 0, {}
+        start, self._offset = self._offset, self._offset + batch_size
+        return tuple(
+            self._roles_of(row // window_rows, window_rows)[row % window_rows] for row in range(start, self._offset)
+        )
+
+    def _roles_of(self, lap: int, rows: int) -> tuple[Role, ...]:
+        if (lap, rows) not in self._drawn:
+            # A string seed is hashed with SHA-512: the same on every machine, and unlike hash() in every process.
+            name = f"{self._seed}/{self._window}/{rows}/{lap}"
+            stream = random.Random(f"{name}/{self._ranks}")  # the same on every rank
+            everyone = [role for role, count in self._counts(rows * self._ranks, stream).items() for _ in range(count)]
+            first = int(stream.random() * self._ranks)
+            own = everyone[(self._rank + first) % self._ranks :: self._ranks]
+            random.Random(f"{name}/{self._rank} of {self._ranks}").shuffle(own)
+            self._drawn[lap, rows] = tuple(own)
+        return self._drawn[lap, rows]
+
+    def _counts(self, rows: int, stream: random.Random) -> dict[Role, int]:
+        """Systematic sampling: role i gets `floor(c_i + u) - floor(c_{i-1} + u)` rows, c the cumulative share."""
+        edge = Fraction(stream.getrandbits(_OFFSET_BITS), 2**_OFFSET_BITS)
+        edges = [edge] + [edge := edge + share * rows for share in self._shares.values()]
+        floors = [math.floor(edge) for edge in edges]
+        return {role: after - before for role, (before, after) in zip(self._shares, pairwise(floors), strict=True)}

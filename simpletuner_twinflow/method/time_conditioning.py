@@ -1,0 +1,133 @@
+"""How target time and time sign reach a network that was pre-trained on one positive time only."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from simpletuner_twinflow.errors import TwinFlowError
+
+FEATURES = 256
+
+
+class TargetTimeEmbedding(nn.Module):
+    """r E(t - r), added to a network's own embedding of the time t.
+
+    E starts at zero, so training starts from the pre-trained network; the factor r makes the term vanish at r = 0, so a
+    few-step model needs none of these weights (method.md, "e(t) + r E(t - r)").
+    """
+
+    def __init__(self, dim: int) -> None:
+        """Args: dim: width of the time embedding it is added to."""
+        super().__init__()
+        self.linear_1 = nn.Linear(FEATURES, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+        nn.init.zeros_(self.linear_2.weight)
+        nn.init.zeros_(self.linear_2.bias)
+
+    def forward(self, t: Tensor, r: Tensor) -> Tensor:
+        """The term for times t and target times r, both (B,) in [0, 1], r <= t: (B, dim)."""
+        features = sinusoidal_features(t - r).to(self.linear_1.weight.dtype)
+        embedding = self.linear_2(nn.functional.silu(self.linear_1(features)))
+        return r.unsqueeze(1).to(embedding.dtype) * embedding
+
+
+class NegativeTimeEmbedding(nn.Module):
+    """A vector added to the time embedding on negative time only; zero at the start, never used when sampling."""
+
+    def __init__(self, dim: int) -> None:
+        """Args: dim: width of the time embedding it is added to."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, sign: Tensor) -> Tensor:
+        """The term for signs of +1 or -1, (B,): (B, dim)."""
+        return (sign < 0).unsqueeze(1).to(self.weight.dtype) * self.weight
+
+
+def sinusoidal_features(t: Tensor) -> Tensor:
+    """Cosines and sines of 1000 t at geometric frequencies, in float32: (B,) -> (B, FEATURES)."""
+    half = FEATURES // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = 1000 * t.float().unsqueeze(1) * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class Times(NamedTuple):
+    """What a pass asks of its rows, each (B,)."""
+
+    t: Tensor
+    r: Tensor
+    sign: Tensor
+
+
+class TimeConditioning:
+    """Adds the modules' terms to the output of a network's time embedding while a pass of ours is running.
+
+    Outside of `times(...)` - in validation, in the host's own passes - the hook leaves the network as it is.
+    """
+
+    def __init__(
+        self,
+        time_embedding: nn.Module,
+        owner: nn.Module,
+        *,
+        target_time: str,
+        negative_time: str | None = None,
+        rows_first: bool = False,
+    ) -> None:
+        """Attach to `time_embedding`, whose output is (n, dim), (B, n, dim) or (B, n, m, dim).
+
+        Args:
+            time_embedding: the module whose output the terms are added to.
+            owner: where the modules live; they are looked up at each pass, since a host may replace them.
+            target_time: name there of the `TargetTimeEmbedding`.
+            negative_time: name there of the `NegativeTimeEmbedding`; None where the sign takes another way.
+            rows_first: the first B rows of an output are a pass's rows, any further ones a fixed time of the
+                network's own. By default n = B k rows are k tokens for each of the B samples in turn.
+        """
+        self._owner, self._target_time, self._negative_time = owner, target_time, negative_time
+        self._rows_first = rows_first
+        self._times: Times | None = None
+        self._with_grad: Times | None = None
+        self.handle = time_embedding.register_forward_hook(self._condition)
+
+    @contextmanager
+    def times(self, t: Tensor, r: Tensor, sign: Tensor) -> Iterator[None]:
+        """Run the network's passes in this block with time t, target time r and sign, all (B,); t and r in [0, 1]."""
+        previous, self._times = self._times, Times(t, r, sign)
+        if torch.is_grad_enabled():
+            self._with_grad = self._times
+        try:
+            yield
+        finally:
+            self._times = previous
+
+    def _condition(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        times = self._times
+        # Gradient checkpointing may compute the time embedding again during the backward pass, after the block has been
+        # left: that is always the last pass with gradient.
+        if times is None and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            times = self._with_grad
+        if times is None:
+            return None
+        term = getattr(self._owner, self._target_time)(times.t, times.r)
+        if self._negative_time is not None:
+            term = term + getattr(self._owner, self._negative_time)(times.sign)
+        return output + self._like(term, output).to(output.dtype)
+
+    def _like(self, term: Tensor, output: Tensor) -> Tensor:
+        """The term of the rows, (B, dim), laid out to be added to the output."""
+        rows, found = term.shape[0], output.shape[0]
+        if output.ndim > 2 and found == rows:
+            return term.reshape(rows, *[1] * (output.ndim - 2), term.shape[-1])
+        if output.ndim == 2 and found == rows:
+            return term
+        if self._rows_first and output.ndim == 2 and found > rows:
+            return torch.cat([term, term.new_zeros(found - rows, term.shape[-1])])
+        if output.ndim == 2 and not self._rows_first and found % rows == 0:
+            return term.repeat_interleave(found // rows, dim=0)
+        raise TwinFlowError(f"The time embedding's output {tuple(output.shape)} cannot be told apart into {rows} rows.")

@@ -1,0 +1,1 @@
+"""Few-step sampling with TwinFlow models; needs torch and diffusers."""

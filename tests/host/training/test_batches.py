@@ -1,0 +1,93 @@
+"""Copies of a host batch: some of its rows, or the empty prompt in the place of the prompt."""
+
+import pytest
+import torch
+
+from simpletuner_twinflow import TwinFlowError
+from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT, TEXT, select_rows, unconditional, without_words
+
+ROWS = 3
+
+
+def host_batch():
+    """Every kind of value that the host's batches have; entry n of row k is 10 n + k."""
+    numbered = lambda n: 10.0 * n + torch.arange(ROWS)  # noqa: E731
+    return {
+        "latents": numbered(1),
+        "prompt_embeds": numbered(2),
+        "encoder_hidden_states": numbered(3),
+        "encoder_attention_mask": numbered(4).to(torch.int64),
+        "added_cond_kwargs": {"text_embeds": numbered(5), "time_ids": numbered(6)},
+        "prompts": ["a", "b", "c"],
+        "pairs": ((0, 1), (2, 3)),
+        "sizes": (7, 8, 9),
+        "scale": torch.tensor(0.5),
+        "shared": torch.arange(ROWS + 2),
+        "is_video": False,
+        "name": "abc",
+        TEXT: {"prompt_embeds": numbered(7), "attention_masks": numbered(8), "pooled_prompt_embeds": numbered(9),
+               "time_ids": numbered(6)},
+        EMPTY_PROMPT: {"prompt_embeds": -numbered(7).double(), "attention_masks": -numbered(8),
+                       "pooled_prompt_embeds": -numbered(9)},
+    }  # fmt: skip
+
+
+def test_rows_are_taken_of_everything_that_has_one_entry_a_row_and_of_nothing_else():
+    batch = host_batch()
+    found = select_rows(batch, (2, 0, 2, 1))
+    at = [2, 0, 2, 1]
+    for key in ("latents", "prompt_embeds", "encoder_attention_mask"):
+        assert torch.equal(found[key], batch[key][at])
+    assert torch.equal(found["added_cond_kwargs"]["text_embeds"], torch.tensor([52.0, 50.0, 52.0, 51.0]))
+    assert torch.equal(found[EMPTY_PROMPT]["attention_masks"], torch.tensor([-82.0, -80.0, -82.0, -81.0]))
+    assert found["prompts"] == ["c", "a", "c", "b"]
+    assert found["sizes"] == (9, 7, 9, 8)
+    for key in ("pairs", "scale", "shared", "is_video", "name"):
+        assert found[key] is batch[key]
+
+
+def test_other_order_of_all_rows_is_another_batch_and_the_same_is_a_copy():
+    batch = host_batch()
+    assert select_rows(batch, (1, 2, 0))["prompts"] == ["b", "c", "a"]
+    same = select_rows(batch, (0, 1, 2))
+    assert same == batch
+    assert same is not batch
+
+
+def test_empty_prompt_takes_the_place_of_every_embedding_and_of_nothing_else():
+    batch = host_batch()
+    before = {key: value for key, value in batch.items()}
+    found = unconditional(batch)
+    for key in ("prompt_embeds", "encoder_hidden_states"):
+        assert torch.equal(found[key], torch.tensor([-70.0, -71.0, -72.0]))
+        assert found[key].dtype == torch.float32  # as what it stands for
+    assert found["encoder_attention_mask"].tolist() == [-80, -81, -82]
+    assert found["encoder_attention_mask"].dtype == torch.int64
+    assert found["added_cond_kwargs"]["text_embeds"].tolist() == [-90.0, -91.0, -92.0]
+    assert found["added_cond_kwargs"]["time_ids"] is batch["added_cond_kwargs"]["time_ids"]
+    assert found[TEXT]["prompt_embeds"].tolist() == [-70.0, -71.0, -72.0]
+    assert found[TEXT]["time_ids"] is batch[TEXT]["time_ids"]  # of the image: the empty prompt has none
+    assert "add_text_embeds" not in found  # a place that this batch does not have
+    assert found["latents"] is batch["latents"]
+    assert all(batch[key] is value for key, value in before.items())
+    assert torch.equal(batch["added_cond_kwargs"]["text_embeds"], torch.tensor([50.0, 51.0, 52.0]))
+
+
+def test_empty_prompt_that_lacks_an_embedding_is_refused_by_name():
+    batch = host_batch()
+    del batch[EMPTY_PROMPT]["pooled_prompt_embeds"]
+    with pytest.raises(TwinFlowError, match="lacks pooled_prompt_embeds"):
+        unconditional(batch)
+    with pytest.raises(TwinFlowError, match="no embedding of the empty prompt"):
+        unconditional(batch | {EMPTY_PROMPT: None})
+
+
+def test_families_own_places_are_filled_too():
+    found = unconditional(host_batch() | {"own": torch.zeros(ROWS)}, {"pooled_prompt_embeds": ("own",)})
+    assert found["own"].tolist() == [-90.0, -91.0, -92.0]
+
+
+def test_words_are_emptied_in_a_copy():
+    batch = host_batch()
+    assert without_words(batch)["prompts"] == ["", "", ""]
+    assert batch["prompts"] == ["a", "b", "c"]
