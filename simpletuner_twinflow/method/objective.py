@@ -21,9 +21,7 @@ from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.batch import (
-    REAL_ROLES,
     Draws,
-    ObjectiveSettings,
     Predict,
     PromptRows,
     RoleBatch,
@@ -40,7 +38,8 @@ from simpletuner_twinflow.method.losses import (
     squared_error,
     time_weight,
 )
-from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.method.roles import REAL_ROLES, Role
+from simpletuner_twinflow.method.settings import ObjectiveSettings
 
 __all__ = [
     "Losses",
@@ -124,7 +123,7 @@ def compute_losses(
     if twins := rows.having(Role.twin):
         at = index(twins, prediction)
         carried["adversarial"] = distance(prediction[at], rows.velocity[at]), options.adversarial_weight
-    if one_step and options.adversarial and options.rectify_weight > 0:
+    if one_step and options.adversarial_enabled and options.rectify_weight > 0:
         f1 = prediction[index(one_step, prediction)]
         target = _rectified(rows, one_step, f1.detach(), student, Draws(generator, rows.x_t.device))
         carried["rectify"] = distance(f1, target), options.rectify_weight
@@ -144,9 +143,11 @@ def training_step(
     student: Predict,
     teacher: Predict,
     generator: torch.Generator,
+    *,
+    step_times: tuple[float, ...] = (1.0,),
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
-    rows = prepare_role_batch(x, z, t, roles, options, student, generator)
+    rows = prepare_role_batch(x, z, t, roles, options, student, generator, step_times=step_times)
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
     return compute_losses(rows, prediction, options, student, teacher, generator)
 

@@ -28,6 +28,9 @@ class Role(StrEnum):
     twin = "twin"  # a generated sample at negative time: the adversarial term
 
 
+REAL_ROLES = (Role.one_step, Role.near, Role.any_step)  # train on the data
+
+
 class RoleSampler:
     """Draws roles in given shares, window by window.
 

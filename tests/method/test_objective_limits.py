@@ -1,7 +1,5 @@
 """What a training step costs, and what it stands."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -17,14 +15,14 @@ COSTS = {
     "order 3": (ObjectiveSettings(enhanced_ratio=0.0, estimate_order=3), 0, 0, 12, 0),
     "guidance": (ObjectiveSettings(), 0, 12, 8, 0),
     "everything": (FULL, 2, 12, 8, 4),
-    "adversarial without rectify": (replace(FULL, rectify_weight=0.0), 2, 12, 8, 0),
-    "image free": (replace(FULL, image_free=True), 8, 12, 8, 4),
+    "adversarial without rectify": (FULL.changed(rectify_weight=0.0), 2, 12, 8, 0),
+    "image free": (FULL.changed(image_free=True), 8, 12, 8, 4),
 }
 
 
 @pytest.mark.parametrize(("options", "generated", "guidance", "rollout", "rectify"), COSTS.values(), ids=COSTS.keys())
 def test_forward_passes_are_counted_and_a_term_that_is_off_costs_none(options, generated, guidance, rollout, rectify):
-    roles = EVERY if options.adversarial else (ANY, ANY, ONE, NEAR, NEAR, ONE)
+    roles = EVERY if options.adversarial_enabled else (ANY, ANY, ONE, NEAR, NEAR, ONE)
     fakes, fields, teacher = Recorder(), Recorder(), Recorder()
     rows = prepared(roles, options, fakes)
     losses = losses_of(rows, options=options, student=fields, teacher=teacher)
@@ -64,7 +62,7 @@ def test_no_step_waits_for_the_device():
 @pytest.mark.parametrize("t", [0.0, 1e-6, 0.005, 0.5, 1.0])
 @pytest.mark.parametrize("size", [0.0, 1.0, 6e4])
 def test_a_single_row_of_any_dtype_gives_a_finite_loss_and_gradient_at_any_time(dtype, role, t, size, generator):
-    options = replace(FULL, time_weighting=True, loss="barron" if t == 0.5 else "l2")
+    options = FULL.changed(time_weighting=True, loss="barron" if t == 0.5 else "l2")
 
     def network(x_t, t, r, sign, condition):
         return (size * per_sample(sign, like=x_t) * x_t.sign()).to(dtype)
@@ -112,7 +110,7 @@ def test_a_window_of_dealt_roles_trains_every_term_whatever_the_batch_size(batch
 
 def test_a_network_that_returns_another_shape_is_refused():
     rows, short = prepared(), lambda x, *_: x[:, :1]
-    with pytest.raises(TwinFlowError, match="graded pass returned shape"):
+    with pytest.raises(TwinFlowError, match="student's pass returned shape"):
         losses_of(rows, rows.x_t[:, :1])
     for passes in ({"student": short}, {"teacher": short}):
         with pytest.raises(TwinFlowError, match="predict returned shape"):

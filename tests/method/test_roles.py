@@ -10,7 +10,7 @@ from simpletuner_twinflow.method.objective import ObjectiveSettings
 from simpletuner_twinflow.method.roles import Role, RoleSampler
 
 QUARTERS = dict.fromkeys(Role, 0.25)
-THIRDS = ObjectiveSettings(adversarial=False).roles()
+THIRDS = ObjectiveSettings(adversarial_enabled=False).roles()
 UNEVEN = {Role.one_step: 0.1, Role.near: 0.2, Role.any_step: 0.3, Role.twin: 0.4}
 shares = pytest.mark.parametrize("shares", [QUARTERS, THIRDS, UNEVEN], ids=["quarters", "thirds", "tenths"])
 

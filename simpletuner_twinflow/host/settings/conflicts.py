@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.settings.families import predicts_flow, unsupported_reason
-from simpletuner_twinflow.options import FALSE_WORDS, TwinFlowOptions, shown
+from simpletuner_twinflow.options import FALSE_WORDS, TwinFlowOptions
 
 Config = Mapping[str, Any]
 LOOKED_UP = ("model_family", "model_flavour")

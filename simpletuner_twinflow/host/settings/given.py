@@ -6,7 +6,6 @@ nobody can tell what stood in the file; and its parser answers a wrong type with
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -85,7 +84,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
             "Set twinflow_enabled to true, or to false to train without it, or remove what is set."
         )
     if ENABLED in refused:
-        options = replace(options, enabled=True)  # whatever was meant, the other problems can be told at once
+        options = options.changed(enabled=True)  # whatever was meant, the other problems can be told at once
     problems += options.contradictions()
     if options.enabled:
         problems += conflicts(given, options)

@@ -15,7 +15,7 @@ from simpletuner_twinflow.host.checkpoints.saved_run import save_run
 from simpletuner_twinflow.host.checkpoints.saving import save_time_conditioning
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.meter import WindowMeter
-from simpletuner_twinflow.method.objective import ObjectiveSettings, Predict, compute_losses, prepare_role_batch
+from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
 from simpletuner_twinflow.method.roles import RoleSampler
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -34,12 +34,12 @@ class TwinFlowDistiller(DistillationBase):
         """
         super().__init__(teacher_model=trainer.model)
         self.trainer, self.options, self.family_model = trainer, options, family_model
-        self.objective = objective_options(options, family_model.scheduler().step_times(options.target_step_count))
+        self.step_times = family_model.scheduler().step_times(options.target_step_count)
         self.meter = WindowMeter()
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank = int(trainer.accelerator.process_index)
-        shares, ranks = options.role_shares or self.objective.roles(), int(trainer.accelerator.num_processes)
-        self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self._rank, ranks=ranks)
+        ranks = int(trainer.accelerator.num_processes)
+        self._role_sampler = RoleSampler(options.roles(), seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
 
@@ -87,9 +87,10 @@ class TwinFlowDistiller(DistillationBase):
                 z,
                 self.family_model.sigma(batch),
                 roles,
-                self.objective,
+                self.options,
                 student=self.family_model.predict_with(batch),
                 generator=_generator(stream, x.device),
+                step_times=self.step_times,
             )
         dtype = batch["latents"].dtype
         noise = rows.z.to(dtype)
@@ -108,7 +109,7 @@ class TwinFlowDistiller(DistillationBase):
         losses = compute_losses(
             rows,
             prediction,
-            self.objective,
+            self.options,
             _replaying(passes, student_rng),
             self._teacher(passes, student_rng),
             generator=_generator(stream + 1, device),
@@ -144,24 +145,6 @@ class TwinFlowDistiller(DistillationBase):
                 return passes(*args)
 
         return predict
-
-
-def objective_options(options: TwinFlowOptions, step_times: tuple[float, ...]) -> ObjectiveSettings:
-    """What the numerical core needs of a run's options. Args: step_times: those that its sampler asks at."""
-    return ObjectiveSettings(
-        estimate_order=options.estimate_order,
-        enhanced_ratio=options.enhanced_ratio,
-        enhanced_range=options.enhanced_range,
-        delta_t=options.delta_t,
-        target_clamp=options.target_clamp,
-        adversarial=options.adversarial_enabled,
-        adversarial_weight=options.adversarial_weight,
-        rectify_weight=options.rectify_weight,
-        loss=options.loss,
-        time_weighting=options.time_weighting,
-        image_free=options.image_free,
-        step_times=step_times,
-    )
 
 
 def _replaying(passes: Predict, rng: RngState) -> Predict:

@@ -9,6 +9,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.host.training.batches import DESTINATIONS, select_rows, unconditional, without_words
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING, attach, batch_keys, hidden
@@ -16,7 +17,6 @@ from simpletuner_twinflow.method.batch_layout import on_whole_batch
 from simpletuner_twinflow.method.flow import per_sample
 from simpletuner_twinflow.method.objective import PromptRows
 from simpletuner_twinflow.method.time_conditioning import TimeConditioning
-from simpletuner_twinflow.options import TwinFlowOptions
 from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import stock_scheduler
@@ -29,7 +29,7 @@ class FamilyModel:
         """Args: model: the host's `ModelFoundation` of this run."""
         self.model = model
         self.family = (FAMILIES | DIFFUSION_FAMILIES)[model.config.model_family]
-        self.time_conditioning = TwinFlowOptions.from_mapping(vars(model.config)).time_conditioning
+        self.time_conditioning = options_of(model.config).time_conditioning
         self.text_destinations = DESTINATIONS | self.family.text_destinations
         self.conditioning: TimeConditioning | None = None
         self._reference_timesteps: Tensor | None = None

@@ -1,6 +1,5 @@
 """The keys through the host's real parser: accepted, refused by name, and shown in the web UI's registry."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from simpletuner.simpletuner_sdk.server.services.field_registry.registry import field_registry
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions
+from simpletuner_twinflow.declaration import limits
 from simpletuner_twinflow.host.settings.conflicts import HOST_CONFLICTS, check_conflicts
 from simpletuner_twinflow.options import PREFIX
 
@@ -268,13 +268,13 @@ def test_lists_and_objects_pass_the_hosts_parser():
 
 
 def test_every_key_is_in_the_registry_that_feeds_the_web_ui():
-    for item in dataclasses.fields(TwinFlowOptions):
-        field, info = field_registry.get_field(PREFIX + item.name), TwinFlowOptions.info(item.name)
-        default = field.default_value
-        assert default == item.default or json.loads(default) == list(item.default)
+    for name in TwinFlowOptions.names():
+        field, info = field_registry.get_field(PREFIX + name), TwinFlowOptions.info(name)
+        default, own = field.default_value, TwinFlowOptions.model_fields[name].default
+        assert default == own or json.loads(default) == list(own)
         assert field.ui_label == info.label
         assert field.help_text
-        limits = {rule.value for rule in field.validation_rules}
-        assert limits == {limit for limit in (info.minimum, info.maximum) if limit is not None}
-        if item.name != "enabled":
+        low, high, _ = limits(TwinFlowOptions.model_fields[name])
+        assert {rule.value for rule in field.validation_rules} == {low, high} - {None}
+        if name != "enabled":
             assert {dependency.field for dependency in field.dependencies} == set(info.requires)
