@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -32,7 +32,13 @@ def stock_scheduler_of(model: Any) -> Any | None:
     return model.twinflow_model.stock_scheduler(active_options(model.config).target_step_count)
 
 
-@uses(Seam("Trainer.init_distillation", ("self",)), Seam("Trainer._get_trainable_parameters", ("self",)))
+@uses(
+    Seam("Trainer.init_distillation", ("self",)),
+    Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
+    Seam("ModelFoundation.get_pipeline", ("pipeline_type",), Touch.on_run, MODELS),
+    Seam("ModelFoundation.save_lora_weights", ("save_directory",), Touch.on_run, MODELS),
+    Seam("DiffusionPipeline.save_pretrained", ("save_directory",), Touch.on_run, "diffusers.pipelines.pipeline_utils"),
+)
 def attach_to_export(module: ModuleType) -> None:
     """Have the run's model save itself, at the end, as something that stock diffusers loads and draws with."""
 
@@ -67,10 +73,10 @@ def export_pipeline(trainer: Any) -> None:
             stock = stock_pipeline(reference(), model, training_only, stock_scheduler_of(trainer.model))
             stock.save_pretrained(folder, **options)
 
-        pipeline.save_pretrained = save_pretrained
+        set_on(pipeline, "save_pretrained", save_pretrained)
         return pipeline
 
-    model.get_pipeline = get
+    set_on(model, "get_pipeline", get)
 
 
 def export_adapter(trainer: Any) -> None:
@@ -92,7 +98,7 @@ def export_adapter(trainer: Any) -> None:
             scheduler.save_pretrained(folder / "scheduler")
         return saved
 
-    model.save_lora_weights = save_lora_weights
+    set_on(model, "save_lora_weights", save_lora_weights)
 
 
 def _adapter(trainer: Any, taken: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +132,7 @@ def weights_to_export(trainer: Any) -> Iterator[None]:
         ema.restore(parameters)
 
 
-@uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.store", ("parameters",)))
+@uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.store", ("parameters",), Touch.read))
 def keep_student_for_export(module: ModuleType) -> None:
     """Keep a full fine-tune's own weights where they are to be exported; the host copies EMA's over them at the end."""
 

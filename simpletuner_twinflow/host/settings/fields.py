@@ -11,17 +11,22 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import kind_of, limits
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
-from simpletuner_twinflow.host.seams import Seam, refuse_broken_seams, uses, warn_of_broken_seams, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, refuse_broken_seams, set_on, uses, warn_of_broken_seams, wrap
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.host.settings.given import checked_arguments
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
 PATIENCE = 15  # seconds; a launcher ends the other ranks within one of the first one's end
+LOADER = "simpletuner.helpers.configuration.loader"
 FIRST_ORDER = 21  # the host's own two fields stand at 21 and 22 of the section "loss_functions"
 
 
-@uses(Seam("field_registry"), Seam("FieldRegistry._add_field", ("field",)), Seam("ConfigField"))
+@uses(
+    Seam("field_registry", touch=Touch.read),
+    Seam("FieldRegistry._add_field", ("field",), Touch.read),
+    Seam("ConfigField", touch=Touch.read),
+)
 def add_fields(module: ModuleType) -> None:
     """Register every key with the host's field registry, which feeds argparse, JSON/TOML/env configs and the web UI."""
     for order, name in enumerate(TwinFlowOptions.names(), start=FIRST_ORDER):
@@ -78,7 +83,10 @@ def _config_field(module: ModuleType, name: str, order: int) -> Any:
     )
 
 
-@uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")))
+@uses(
+    Seam("parse_cmdline_args", ("input_args", "exit_on_error")),
+    Seam("helpers", touch=Touch.replaced, module=LOADER),
+)
 def check_arguments(module: ModuleType) -> None:
     """Check the keys among command line arguments before the host's parser sees them.
 
@@ -95,8 +103,9 @@ def check_arguments(module: ModuleType) -> None:
         return wrapped(taken, *args[1:], **{key: value for key, value in kwargs.items() if key != "input_args"})
 
     wrap(module, "parse_cmdline_args", parse)
-    if "cmd" in getattr(sys.modules.get("simpletuner.helpers.configuration.loader"), "helpers", {}):
-        sys.modules["simpletuner.helpers.configuration.loader"].helpers["cmd"] = module.parse_cmdline_args
+    # A loader that has been imported before holds the parser in its table.
+    if (loader := sys.modules.get(LOADER)) is not None and "cmd" in getattr(loader, "helpers", {}):
+        set_on(loader, "helpers", loader.helpers | {"cmd": module.parse_cmdline_args})
 
 
 @uses(Seam("load_config", ("args",)))

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
 
@@ -20,7 +20,7 @@ ENABLED = f"{PREFIX}enabled"
 
 @uses(
     Seam("mapping_to_cli_args", ("mapping",)),
-    Seam("resolve_value_placeholders", ("value",)),
+    Seam("resolve_value_placeholders", ("value",), Touch.read),
 )
 def check_config_values(module: ModuleType) -> None:
     """Check what a JSON or TOML config or the web UI gives, and hand it on in a form that the host passes through."""
@@ -35,7 +35,7 @@ def check_config_values(module: ModuleType) -> None:
     wrap(module, "mapping_to_cli_args", convert)
 
 
-@uses(Seam("load_env_config"))
+@uses(Seam("load_env_config"), lost="a config.env cannot name its keys")
 def read_environment(module: ModuleType) -> None:
     """Let a `config.env` name the keys as it names the host's, in capitals; the host's list of names is fixed."""
 

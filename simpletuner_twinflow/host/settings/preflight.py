@@ -15,7 +15,15 @@ from typing import Any, NoReturn
 
 from simpletuner_twinflow._preflight import REFUSED
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.seams import Seam, Touch
 from simpletuner_twinflow.host.settings.given import checked_arguments
+
+SEAMS = (  # touched in this process alone, which trains nothing
+    Seam("main", touch=Touch.read, module="simpletuner.cli"),
+    Seam("subprocess", touch=Touch.replaced, module="simpletuner.cli.train"),
+    Seam("load_config", ("args",), Touch.read, "simpletuner.helpers.configuration.loader"),
+    Seam("parse_cmdline_args", touch=Touch.replaced, module="simpletuner.helpers.configuration.cmd_args"),
+)
 
 
 class LauncherStarted(BaseException):

@@ -1,7 +1,7 @@
 """TwinFlow in the host's own distiller protocol: what the trainer asks, and when, is in `DistillationBase`."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ from diffusers import SchedulerMixin
 from simpletuner.helpers.distillation.common import DistillationBase
 from torch import Tensor
 
-from simpletuner_twinflow.host.checkpoints.saved_run import save_run
-from simpletuner_twinflow.host.checkpoints.saving import save_time_conditioning
+from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.meter import WindowMeter
 from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
@@ -42,6 +41,7 @@ class TwinFlowDistiller(DistillationBase):
         self._role_sampler = RoleSampler(options.roles(), seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
+        self._savers: list[Callable[[Path], None]] = []
 
     def get_scheduler(self, scheduler_name: str | None = None) -> SchedulerMixin:
         """The few-step sampler of this run, for validation."""
@@ -63,11 +63,12 @@ class TwinFlowDistiller(DistillationBase):
         def model_predict(prepared_batch: dict, *args: Any, **kwargs: Any) -> dict:
             return predict(self.family_model.at_own_times(prepared_batch), *args, **kwargs)
 
-        self._paused, model.model_predict = True, model_predict
+        self._paused = True
         try:
-            yield
+            with changed(model, model_predict=model_predict):
+                yield
         finally:
-            self._paused, model.model_predict = False, predict
+            self._paused = False
 
     def prepare_batch(self, batch: dict, model: Any, state: dict) -> dict:
         """Give each row of the host's batch its role: a copy of the batch whose samples and times say so."""
@@ -117,14 +118,14 @@ class TwinFlowDistiller(DistillationBase):
         self.meter.add(micro_batch, losses.terms, rows)
         return losses.total
 
+    def on_save(self, save: Callable[[Path], None]) -> None:
+        """Have this called with the folder of each checkpoint that the host saves."""
+        self._savers.append(save)
+
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
-        """Save what the host does not: what this run trains and how, and under LoRA the conditioning."""
-        trainer, folder = self.trainer, Path(ckpt_dir)
-        if not trainer.accelerator.is_main_process:
-            return
-        save_run(trainer.model, trainer.optimizer, trainer.accelerator.num_processes, folder)
-        if trainer.config.model_type == "lora":
-            save_time_conditioning(self.family_model, trainer.ema_model, folder)
+        """The host has saved a checkpoint."""
+        for save in self._savers:
+            save(Path(ckpt_dir))
 
     def _teacher(self, passes: Predict, rng: RngState) -> Predict:
         """The same passes with EMA weights; with the student's where the run has no EMA."""

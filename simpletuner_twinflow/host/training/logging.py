@@ -4,14 +4,18 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.chart_schedule import ChartSchedule
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
 STEP_MARK = "train_loss"  # stands in the values the host logs once per optimizer step, and in no others
 
 
-@uses(Seam("Trainer.init_trackers", ("self",)))
+@uses(
+    Seam("Trainer.init_trackers", ("self",)),
+    Seam("Accelerator.log", ("values", "step"), Touch.on_run, "accelerate.accelerator"),
+    lost="neither its terms nor the trajectory chart are logged",
+)
 def attach_to_trackers(module: ModuleType) -> None:
     """Add TwinFlow's values to what the host logs per optimizer step."""
 
@@ -36,12 +40,15 @@ def attach_to_trackers(module: ModuleType) -> None:
 
                 log(trajectory_chart(distiller.meter.positions(), step=int(step)), step=step, **log_kwargs)
 
-        trainer.accelerator.log = log_with_terms
+        set_on(trainer.accelerator, "log", log_with_terms)
 
     wrap(module, "Trainer.init_trackers", init_trackers)
 
 
-@uses(Seam("Trainer.train", ("self",)))
+@uses(
+    Seam("Trainer.train", ("self",)),
+    lost="the error of a loss that is not finite does not name the terms",
+)
 def name_terms_of_failure(module: ModuleType) -> None:
     """Have the host's error of a loss that is not finite name the terms that are not."""
 

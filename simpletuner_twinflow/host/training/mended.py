@@ -12,7 +12,7 @@ from typing import Any
 
 from simpletuner_twinflow.host.mending import log_mending
 from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 
 NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"
 MENDED = {  # family -> what the host alone cannot do with it
@@ -26,7 +26,9 @@ MENDED = {  # family -> what the host alone cannot do with it
 @uses(
     Seam("ModelFoundation._load_scheduler_for_pipeline", ("pipeline_type",)),
     Seam("ModelFoundation._load_pipeline", ("pipeline_type", "load_base_model")),
-    Seam("ModelFoundation._model_config_path", ("self",)),
+    Seam("ModelFoundation._model_config_path", ("self",), Touch.read),
+    Seam("DiffusionPipeline.__init__", touch=Touch.in_block, module="diffusers.pipelines.pipeline_utils"),
+    lost="families that SimpleTuner alone cannot encode prompts for end there",
 )
 def complete_pipelines(module: ModuleType) -> None:
     """Give a pipeline that the host makes to encode prompts what its class asks for and the host leaves out."""
@@ -48,7 +50,10 @@ def complete_pipelines(module: ModuleType) -> None:
     wrap(module, "ModelFoundation._load_pipeline", load_pipeline)
 
 
-@uses(Seam("ModelFoundation._apply_alpha_scaling", ("module", "alpha_map", "adapter_name")))
+@uses(
+    Seam("ModelFoundation._apply_alpha_scaling", ("module", "alpha_map", "adapter_name")),
+    Seam("LoraLayer.scaling", touch=Touch.on_run, module="peft.tuners.lora.layer"),
+)
 def scale_loaded_adapters(module: ModuleType) -> None:
     """Keep the scale alpha / rank of an adapter whose file names its alphas, as `lora_format` comfyui's does.
 
@@ -78,7 +83,10 @@ def scale_loaded_adapters(module: ModuleType) -> None:
     wrap(module, "ModelFoundation._apply_alpha_scaling", apply)
 
 
-@uses(Seam("SanaVideo.convert_negative_text_embed_for_pipeline", ("text_embedding",)))
+@uses(
+    Seam("SanaVideo.convert_negative_text_embed_for_pipeline", ("text_embedding",)),
+    lost="Sana-Video's validation draws nothing",
+)
 def read_negative_prompts(module: ModuleType) -> None:
     """Let Sana-Video's validation draw: the host asks whether a tensor is true, to find its negative prompt."""
 
@@ -114,7 +122,7 @@ def _own_scheduler(model: Any) -> Any:
 @contextmanager
 def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
     """Inside this block the class can be called without the parts that it names optional: they are None then."""
-    own, init = "__init__" in vars(pipeline_class), pipeline_class.__init__
+    init = pipeline_class.__init__
     asked = inspect.signature(init).parameters
     optional = {
         name
@@ -128,11 +136,5 @@ def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
             log_mending("%s is made without %s", type(self).__name__, ", ".join(sorted(lacking)))
         init(self, *args, **dict.fromkeys(lacking) | kwargs)
 
-    pipeline_class.__init__ = __init__
-    try:
+    with changed(pipeline_class, __init__=__init__):
         yield
-    finally:
-        if own:
-            pipeline_class.__init__ = init
-        else:
-            del pipeline_class.__init__

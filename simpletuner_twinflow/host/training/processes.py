@@ -11,10 +11,14 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from simpletuner_twinflow.host.mending import log_mending
 from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
 
 
-@uses(Seam("Trainer.init_distillation", ("self",)))
+@uses(
+    Seam("Trainer.init_distillation", ("self",)),
+    Seam("Accelerator.ddp_handler", touch=Touch.on_run, module="accelerate.accelerator"),
+    Seam("DistributedDataParallelKwargs.broadcast_buffers", touch=Touch.on_run, module="accelerate.utils.dataclasses"),
+)
 def attach_to_data_parallel(module: ModuleType) -> None:
     """Have DDP leave buffers alone: it would broadcast them in the first pass after one with gradient, on every rank.
 
@@ -27,8 +31,8 @@ def attach_to_data_parallel(module: ModuleType) -> None:
             return
         accelerator = trainer.accelerator
         if accelerator.ddp_handler is None:
-            accelerator.ddp_handler = DistributedDataParallelKwargs()
-        accelerator.ddp_handler.broadcast_buffers = False
+            set_on(accelerator, "ddp_handler", DistributedDataParallelKwargs())
+        set_on(accelerator.ddp_handler, "broadcast_buffers", False)
         if accelerator.num_processes > 1 and accelerator.is_main_process:
             log_mending(
                 "DDP leaves buffers alone, and checkpoints of a full model do not wait for ranks that have gone on"

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from simpletuner_twinflow.host.seams import set_on
 from simpletuner_twinflow.host.settings.families import Family
 from simpletuner_twinflow.method.time_conditioning import NegativeTimeEmbedding, TargetTimeEmbedding, TimeConditioning
 
@@ -52,7 +53,7 @@ def attach(model: Any, family: Family, sigma: Any) -> TimeConditioning:
         with conditioning.times(sigma(prepared_batch), prepared_batch[TARGET_TIME], prepared_batch[SIGN]):
             return predict(prepared_batch, *args, **kwargs)
 
-    model.model_predict = model_predict
+    set_on(model, "model_predict", model_predict)
     return conditioning
 
 

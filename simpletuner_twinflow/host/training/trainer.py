@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
 
 UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for what a distiller may ask of a batch
@@ -18,9 +18,16 @@ HOST_SIGN_EMBED = "enable_time_sign_embed"  # what the host loads a network with
     Seam("Trainer.init_trainable_peft_adapter", ("self",)),
     Seam("Trainer.init_distillation", ("self",)),
     Seam("Trainer._compute_model_prediction_loss", ("prepared_batch",)),
-    Seam("Trainer.model_predict", ("prepared_batch",)),
-    Seam("Trainer._get_trainable_parameters", ("self",)),
-    Seam("Trainer.prepare_batch", ("batch",)),
+    Seam("Trainer.distiller", touch=Touch.given),
+    Seam("Trainer.model_predict", ("prepared_batch",), Touch.read),
+    Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
+    Seam("Trainer.prepare_batch", ("batch",), Touch.read),
+    Seam("ModelFoundation.model_predict", ("prepared_batch",), Touch.on_run, MODELS),
+    Seam("ModelFoundation.get_trained_component", ("unwrap_model",), Touch.read, MODELS),
+    Seam("ModelFoundation.prediction_to_noiseward_flow", ("prediction",), Touch.read, MODELS),
+    Seam("ModelFoundation.flow_matching_timesteps_from_sigmas", ("reference_timesteps",), Touch.read, MODELS),
+    Seam("ModelFoundation.assistant_lora_loaded", touch=Touch.read, module=MODELS),
+    Seam("PredictionTypes", touch=Touch.read, module=MODELS),
 )
 def attach_to_trainer(module: ModuleType) -> None:
     """Install the distiller of a TwinFlow run, and take its loss instead of the host's."""
@@ -45,7 +52,7 @@ def attach_to_trainer(module: ModuleType) -> None:
         if (options := active_options(trainer.config)) is not None:
             from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
 
-            trainer.distiller = TwinFlowDistiller(trainer, options, trainer.twinflow_model)
+            set_on(trainer, "distiller", TwinFlowDistiller(trainer, options, trainer.twinflow_model))
 
     def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
         if (distiller := distiller_of(trainer)) is None:
@@ -119,6 +126,7 @@ def ask_for_unconditional_embeddings(module: ModuleType) -> None:
     Seam("_distillation_training_batch_requirements"),
     Seam("compute_prompt_embeddings", ("prompt_entries", "text_embed_cache", "model")),
     Seam("collate_fn", ("batch",)),
+    Seam("StateTracker.get_args", touch=Touch.read, module="simpletuner.helpers.training.state_tracker"),
 )
 def load_unconditional_embeddings(module: ModuleType) -> None:
     """Have the collator put the empty prompt's embeddings into each batch when guidance is trained in.
