@@ -13,7 +13,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from simpletuner_twinflow.host.settings.conflicts import MOVES_BASE
+from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 
 ADAPTER = "default"  # the name under which the host adds the adapter that it trains
 
