@@ -1,4 +1,4 @@
-"""What an import of the package costs; which module may import which stands in `pyproject.toml`, `tool.importlinter`."""
+"""What an import of the package costs. Which module may import which stands in `pyproject.toml`, `importlinter`."""
 
 import subprocess
 import sys

@@ -20,7 +20,8 @@ def _which(device: torch.device) -> tuple[torch.device, ...]:
 
 
 def _device_rng(device: torch.device) -> Tensor:
-    return torch.get_device_module(device).get_rng_state(*_which(device))
+    state: Tensor = torch.get_device_module(device).get_rng_state(*_which(device))
+    return state
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class TargetTimeEmbedding(nn.Module):
     def forward(self, t: Tensor, r: Tensor) -> Tensor:
         """The term for times t and target times r, both (B,) in [0, 1], r <= t: (B, dim)."""
         features = sinusoidal_features(t - r).to(self.linear_1.weight.dtype)
-        embedding = self.linear_2(nn.functional.silu(self.linear_1(features)))
+        embedding: Tensor = self.linear_2(nn.functional.silu(self.linear_1(features)))
         return r.unsqueeze(1).to(embedding.dtype) * embedding
 
 
@@ -106,7 +106,7 @@ class TimeConditioning:
         finally:
             self._times = previous
 
-    def _condition(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    def _condition(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         times = self._times
         # Gradient checkpointing may compute the time embedding again during the backward pass, after the block has been
         # left: that is always the last pass with gradient.
