@@ -17,7 +17,7 @@ class TargetTimeEmbedding(nn.Module):
     """r E(t - r), added to a network's own embedding of the time t.
 
     E starts at zero, so training starts from the pre-trained network; the factor r makes the term vanish at r = 0, so a
-    few-step model needs none of these weights (method.md, "e(t) + r E(t - r)").
+    few-step model needs none of these weights (docs/method.md, "Time conditioning").
     """
 
     def __init__(self, dim: int) -> None:

@@ -22,7 +22,7 @@ spans = pytest.mark.parametrize(("t", "r"), SPANS.values(), ids=SPANS.keys())
 
 
 def target_of(predict, prediction, x_t, velocity, t, r, *, order=2, delta_t=0.01, clamp=1.0):
-    """The RCGM target with `predict` as teacher, put together as method.md says."""
+    """The RCGM target with `predict` as teacher, put together as docs/method.md says."""
     s = torch.maximum(t - delta_t, r)
     x_s = x_t - per_sample(t - s, like=x_t) * velocity
     displacement = rollout(predict, x_s, s, r, order).displacement
