@@ -1,4 +1,4 @@
-"""From data, noise and roles to the rows of a training step: where each sits on the path, and what it is asked."""
+"""From data, noise and roles to the rows of a training step: their points on the path, times and signs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from simpletuner_twinflow.method.transfer import numbers, on_device, row_index
 
 @dataclass(frozen=True)
 class PromptRows:
-    """Whose conditioning a pass is given: that of these rows of the batch, in order and possibly repeated."""
+    """The prompts of a pass: those of these rows of the batch, in this order, rows possibly repeated."""
 
     rows: tuple[int, ...]
     unconditional: bool = False  # the empty prompt in place of the rows' own
@@ -24,14 +24,13 @@ class PromptRows:
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]
 """`predict(x_t, t, r, sign, prompts)`: the noise-ward average velocity F, of x_t's shape (n, ...).
 
-t and r are (n,) float32 in [0, 1] and always positive; sign is (n,) of +1 or -1, and F(x, -t, -t) is asked for as
-(t, r = t, sign = -1).
+t and r are (n,) float32 in [0, 1] and never negative; sign is (n,) of +1 or -1: F(x, -t, -t) is (t, r = t, sign = -1).
 """
 
 
 @dataclass(frozen=True, eq=False)
 class RoleBatch:
-    """A batch ready for the student's pass with gradient; one entry a row everywhere, tensors in float32 at least."""
+    """The inputs of the student's pass with gradient: one entry per row, tensors in float32 at least."""
 
     roles: tuple[Role, ...]
     x: Tensor  # (B, ...), data; a generated sample on twin rows
@@ -41,7 +40,7 @@ class RoleBatch:
     sign: Tensor  # (B,), float32, -1 on twin rows
     x_t: Tensor  # (B, ...)
     velocity: Tensor  # (B, ...), z - x
-    generated: int = 0  # rows whose sample the student has made
+    generated: int = 0  # number of rows whose sample the student generated
 
     def having(self, *roles: Role) -> tuple[int, ...]:
         """The numbers of the rows with one of these roles."""
@@ -50,7 +49,7 @@ class RoleBatch:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of a training step, from its own generator and so without touching any global stream."""
+    """Random numbers of a training step, from a generator of its own: no global stream moves."""
 
     generator: torch.Generator
     device: torch.device
@@ -66,7 +65,7 @@ class Draws:
         return on_device(noise, self.device)
 
     def cycled(self, values: tuple[float, ...], count: int) -> Tensor:
-        """(count,) of the values in turn from a random one on: each equally often within one, and none preferred."""
+        """(count,) of the values in turn, from a random one on: counts differ by one at most, and none is preferred."""
         first = torch.randint(len(values), (1,), generator=self.generator, device=self.generator.device)
         turn = (torch.arange(count, device=self.device) + on_device(first, self.device)) % len(values)
         return numbers(values, self.device)[turn]
@@ -78,7 +77,7 @@ def rows_having(roles: tuple[Role, ...], *wanted: Role) -> tuple[int, ...]:
 
 
 def index(rows: tuple[int, ...], like: Tensor) -> Tensor:
-    """Row numbers as an index on the device of `like`, which is not waited for."""
+    """Row numbers as an index on the device of `like`, without waiting for it."""
     return row_index(rows, like.device)
 
 
@@ -86,7 +85,7 @@ def call(predict: Predict, x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, prom
     """One pass, its result in float32 at least.
 
     Raises:
-        TwinFlowError: if the result has another shape than x_t, which would broadcast into a wrong loss unseen.
+        TwinFlowError: if the result has another shape than x_t: it would broadcast into a wrong loss silently.
     """
     prediction = predict(x_t, t, r, sign, prompts)
     if prediction.shape != x_t.shape:
@@ -106,24 +105,24 @@ def prepare_role_batch(
     *,
     step_times: tuple[float, ...] = (1.0,),
 ) -> RoleBatch:
-    """Place each row on the path as its role asks.
+    """Give each row its times, sign and point on the path, by its role.
 
-    one_step rows sit on the sampler's times with r = 0, near rows at r = t, any_step rows draw r uniformly below t, and
-    twin rows noise a generated sample afresh, at a time of their own and with sign -1. The generated samples of all
-    rows come from one pass of the student.
+    one_step rows have one of the sampler's times and r = 0; near rows r = t; any_step rows r uniform below t. twin rows
+    are a generated sample with new noise at a new time, r = t and sign -1. One pass of the student generates the
+    samples of all rows.
 
     Args:
         x: data, (B, ...).
         z: noise, (B, ...).
-        t: times in [0, 1] for the rows whose role leaves them the caller's, (B,).
-        roles: B roles, as drawn.
+        t: times in [0, 1] of near and any_step rows, (B,).
+        roles: B roles, as sampled.
         options: of the run.
-        student: the weights being trained; called without gradient, and only if a sample is needed.
+        student: the weights being trained; called without gradient, and only if a sample is to be generated.
         generator: source of every random number drawn here.
         step_times: the K times in (0, 1] at which the sampler calls the network.
 
     Raises:
-        TwinFlowError: if the numbers of rows differ, or a twin row comes without the adversarial branch.
+        TwinFlowError: if the numbers of rows differ, or there is a twin row without the adversarial branch.
     """
     _check_rows(x, z, t, roles, step_times, options)
     draws = Draws(generator, x.device)
@@ -161,10 +160,10 @@ def _generate(
     student: Predict,
     draws: Draws,
 ) -> Tensor:
-    """Samples as the sampler makes them, in one call from one of its times s: `x_s - s F(x_s, s, 0)`.
+    """One-step samples from one of the sampler's times s: `x_s - s F(x_s, s, 0)`.
 
-    At its first time the sampler is in pure noise, whatever that time is called; at a later one x_s is on the path
-    of the row's data. Image-free training has no data to be on the path of, so it starts in noise always.
+    At the sampler's first time x_s is pure noise, as in sampling; at a later one it is on the path of the row's data.
+    Image-free training has no data, so it always starts from noise.
     """
     data = x[index(rows, x)]
     noise = draws.normal(data)
@@ -193,5 +192,5 @@ def _check_rows(
         )
     if Role.twin in roles and not options.adversarial_enabled:
         raise TwinFlowError(
-            "A twin row was drawn, but the adversarial branch is off: draw from ObjectiveSettings.roles()."
+            "A twin row was sampled, but the adversarial branch is off: sample from ObjectiveSettings.roles()."
         )

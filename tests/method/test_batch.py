@@ -50,9 +50,9 @@ def test_times_of_twin_rows_are_uniform_and_their_own():
 def test_a_twin_row_is_a_one_step_sample_under_its_own_prompt_noised_afresh():
     student = Recorder()
     rows = prepared(student=student)
-    ((z1, t, r, sign, condition, graded),) = student.calls
+    ((z1, t, r, sign, condition, with_grad),) = student.calls
     assert condition == PromptRows((1, 6))
-    assert not graded
+    assert not with_grad
     assert t.tolist() == sign.tolist() == [1, 1]
     assert r.tolist() == [0, 0]
     at = [1, 6]

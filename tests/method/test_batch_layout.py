@@ -82,7 +82,7 @@ def test_rcgm_target_of_a_straight_flow_is_free_of_dropout_noise():
         losses = compute_losses(rows, prediction, options, net, passes, torch.Generator())
         return losses.terms["rcgm"].total
 
-    walked = list(rows.having(ANY))
-    exact = (prediction - rows.velocity)[walked].square().flatten(1).mean(1).sum()
+    jumps = list(rows.having(ANY))
+    exact = (prediction - rows.velocity)[jumps].square().flatten(1).mean(1).sum()
     torch.testing.assert_close(rcgm(on_whole_batch(teacher, len(roles))), exact, rtol=1e-3, atol=0)
     assert rcgm(teacher) > 10 * exact

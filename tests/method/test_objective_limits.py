@@ -23,8 +23,8 @@ COSTS = {
 @pytest.mark.parametrize(("options", "generated", "guidance", "rollout", "rectify"), COSTS.values(), ids=COSTS.keys())
 def test_forward_passes_are_counted_and_a_term_that_is_off_costs_none(options, generated, guidance, rollout, rectify):
     roles = EVERY if options.adversarial_enabled else (ANY, ANY, ONE, NEAR, NEAR, ONE)
-    fakes, fields, teacher = Recorder(), Recorder(), Recorder()
-    rows = prepared(roles, options, fakes)
+    generator, fields, teacher = Recorder(), Recorder(), Recorder()
+    rows = prepared(roles, options, generator)
     losses = losses_of(rows, options=options, student=fields, teacher=teacher)
     expected = {
         "student": len(roles),
@@ -34,17 +34,17 @@ def test_forward_passes_are_counted_and_a_term_that_is_off_costs_none(options, g
         "rectify": rectify,
     }
     assert losses.forwards == expected
-    assert fakes.rows == losses.forwards["generated"]
+    assert generator.rows == losses.forwards["generated"]
     assert teacher.rows == losses.forwards["guidance"] + losses.forwards["rollout"]
     assert fields.rows == losses.forwards["rectify"]
-    assert len(fakes.calls) == bool(generated)
+    assert len(generator.calls) == bool(generated)
     assert len(fields.calls) == bool(rectify)
     assert len(teacher.calls) == options.estimate_order + 2 * bool(guidance)
     assert ("rectify" in losses.terms) == bool(rectify)
 
 
 def test_a_step_with_everything_on_costs_less_than_two_and_a_quarter_plain_ones():
-    # A graded pass is three forwards' worth, forward and backward; an ungraded one is one.
+    # A pass with gradient costs three forwards, one without costs one.
     forwards = losses_of(prepared()).forwards
     cost = (3 * forwards["student"] + sum(count for kind, count in forwards.items() if kind != "student")) / 3 / 8
     assert cost < 2.25
@@ -98,7 +98,7 @@ def test_a_bf16_network_is_judged_in_float32():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-def test_a_window_of_dealt_roles_trains_every_term_whatever_the_batch_size(batch_size, generator):
+def test_a_window_of_sampled_roles_trains_every_term_whatever_the_batch_size(batch_size, generator):
     sampler, terms = RoleSampler(FULL.roles(), seed=0, rank=0), set()
     for _ in range(-(-8 // batch_size)):
         roles = sampler.sample(batch_size, 0, 8)

@@ -147,12 +147,3 @@ class FamilyModel:
             ratio = batch["timesteps"].float().reshape(-1).max() / batch["sigmas"].float().max()
             self._reference_timesteps = ratio.round().reshape(1).cpu()
         return self.model.flow_matching_timesteps_from_sigmas(t, reference_timesteps=self._reference_timesteps)
-
-
-def family_model_for(model: Any) -> FamilyModel:
-    """The adapter that this run's model needs. Args: model: the host's `ModelFoundation`."""
-    if model.config.model_family in DIFFUSION_FAMILIES:
-        from simpletuner_twinflow.host.training.diffusion_model import DiffusionFamilyModel
-
-        return DiffusionFamilyModel(model)
-    return FamilyModel(model)

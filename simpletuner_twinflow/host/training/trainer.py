@@ -35,7 +35,7 @@ def attach_to_trainer(module: ModuleType) -> None:
     def init_adapter_modules(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
         if active_options(trainer.config) is not None:
-            from simpletuner_twinflow.host.training.family_model import family_model_for
+            from simpletuner_twinflow.host.training.models import family_model_for
 
             trainer.twinflow_model = trainer.model.twinflow_model = family_model_for(trainer.model)
             trainer.twinflow_model.attach_time_conditioning()

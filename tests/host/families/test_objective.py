@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from simpletuner_twinflow.host.training.family_model import family_model_for
+from simpletuner_twinflow.host.training.models import family_model_for
 from simpletuner_twinflow.method.objective import ObjectiveSettings
 from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
 from tests.host.families.oracle import install

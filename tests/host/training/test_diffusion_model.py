@@ -12,7 +12,7 @@ from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training.state_tracker import StateTracker
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowDiffusionScheduler
-from simpletuner_twinflow.host.training.family_model import family_model_for
+from simpletuner_twinflow.host.training.models import family_model_for
 from simpletuner_twinflow.method.flow import interpolate, per_sample
 from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows, compute_losses, prepare_role_batch
 from simpletuner_twinflow.sampling.diffusion_path import flow_state
