@@ -32,7 +32,8 @@ class Option:
 
 def option(default: Any, label: str, help: str, *, ge: Any = None, le: Any = None, lt: Any = None, **more: Any) -> Any:
     """A field of `Settings` that is a user's key. Args: ge, le, lt: its range. more: of `Option`."""
-    return Field(default, ge=ge, le=le, lt=lt, json_schema_extra={"option": Option(label=label, help=help, **more)})
+    extra: Any = {"option": Option(label=label, help=help, **more)}
+    return Field(default, ge=ge, le=le, lt=lt, json_schema_extra=extra)
 
 
 class RefusedSettingsError(TwinFlowConfigError):
@@ -91,7 +92,8 @@ class Settings(BaseModel):
     @classmethod
     def option(cls, name: str) -> Option | None:
         """The declaration of a user's key; None of a setting that is none."""
-        return (cls.model_fields[name].json_schema_extra or {}).get("option")
+        extra: Any = cls.model_fields[name].json_schema_extra or {}
+        return extra.get("option")
 
     @classmethod
     def choices(cls, name: str) -> tuple[str, ...]:
@@ -106,7 +108,7 @@ class Settings(BaseModel):
 
 def kind_of(field: FieldInfo) -> type:
     """bool, int, float or str; str for a list or object, which reaches us as JSON text."""
-    annotation = field.annotation
+    annotation: Any = field.annotation
     if isinstance(annotation, types.UnionType):
         annotation = next(part for part in annotation.__args__ if part is not type(None))
     return annotation if annotation in (bool, int, float) else str

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from simpletuner_twinflow.method.batch import ObjectiveSettings, Predict, PromptRows, RoleBatch, call, index
+from simpletuner_twinflow.method.batch import Predict, PromptRows, RoleBatch, call, index
 from simpletuner_twinflow.method.flow import at_least_float32, per_sample
+from simpletuner_twinflow.method.settings import ObjectiveSettings
 
 
 def guided_velocity(velocity: Tensor, conditional: Tensor, unconditional: Tensor, ratio: float) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoints.files import read_tensors
 from simpletuner_twinflow.host.checkpoints.saved_run import Trained
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses, wrap
+from simpletuner_twinflow.host.run import active_options, wrap_active
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.time_conditioning import TimeConditionedClass
 
@@ -44,12 +44,12 @@ def attach_to_ema(module: ModuleType) -> None:
     def init_ema_model(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
         ema = trainer.ema_model
-        if ema is None or active_options(trainer.config) is None or trainer.twinflow_model.conditioning is None:
+        if ema is None or trainer.twinflow_model.conditioning is None:
             return
         set_on(ema, "model_cls", TimeConditionedClass(ema.model_cls, trainer.twinflow_model.family))
 
     def load_initial_lora_ema_state(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        if active_options(trainer.config) is None or trainer.ema_model is None or not trainer.config.init_lora_ema:
+        if trainer.ema_model is None or not trainer.config.init_lora_ema:
             return wrapped(*args, **kwargs)
         ema, file = trainer.ema_model, trainer.config.init_lora_ema
         # As in a resumed run: the file says where the average stands, and the config how it goes on.
@@ -64,8 +64,8 @@ def attach_to_ema(module: ModuleType) -> None:
             set_on(ema, key, value)
         return None
 
-    wrap(module, "Trainer.init_ema_model", init_ema_model)
-    wrap(module, "Trainer._load_initial_lora_ema_state", load_initial_lora_ema_state)
+    wrap_active(module, "Trainer.init_ema_model", init_ema_model)
+    wrap_active(module, "Trainer._load_initial_lora_ema_state", load_initial_lora_ema_state)
 
 
 @uses(Seam("SaveHookManager._save_ema_state", ("checkpoint_dir", "is_main_process")), *EMA_SEAMS)
@@ -73,13 +73,12 @@ def attach_to_saving(module: ModuleType) -> None:
     """Have an adapter's EMA saved as a plain run's; the conditioning's averages go into our file."""
 
     def save_ema_state(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
-        ours = active_options(manager.args) is not None and manager.args.model_type == "lora"
-        if not ours or manager.ema_model is None:
+        if manager.args.model_type != "lora" or manager.ema_model is None:
             return wrapped(*args, **kwargs)
         with shadows_without_time_conditioning(manager.ema_model, manager.model.twinflow_model):
             return wrapped(*args, **kwargs)
 
-    wrap(module, "SaveHookManager._save_ema_state", save_ema_state)
+    wrap_active(module, "SaveHookManager._save_ema_state", save_ema_state)
 
 
 @contextmanager

@@ -11,15 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.run import options_of, wrap_active
+from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses
 
 logger = logging.getLogger("simpletuner_twinflow")
 
 
 def exported_weights(config: Any) -> str:
     """ "ema" or "student": what a TwinFlow run with this configuration exports."""
-    wanted = active_options(config).export_weights
+    wanted = options_of(config).export_weights
     return wanted if wanted != "auto" else "ema" if config.use_ema else "student"
 
 
@@ -29,7 +29,7 @@ def stock_scheduler_of(model: Any) -> Any | None:
     Args:
         model: the host's `ModelFoundation` of a TwinFlow run.
     """
-    return model.twinflow_model.stock_scheduler(active_options(model.config).target_step_count)
+    return model.twinflow_model.stock_scheduler(options_of(model.config).target_step_count)
 
 
 @uses(
@@ -44,17 +44,14 @@ def attach_to_export(module: ModuleType) -> None:
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        options = active_options(trainer.config)
-        if options is None:
-            return
-        if options.export_weights == "auto" and not trainer.config.use_ema:
+        if options_of(trainer.config).export_weights == "auto" and not trainer.config.use_ema:
             logger.warning('use_ema is false, so twinflow_export_weights "auto" exports the student\'s weights.')
         if trainer.config.model_type == "full":
             export_pipeline(trainer)
         else:
             export_adapter(trainer)
 
-    wrap(module, "Trainer.init_distillation", init_distillation)
+    wrap_active(module, "Trainer.init_distillation", init_distillation)
 
 
 def export_pipeline(trainer: Any) -> None:
@@ -139,8 +136,7 @@ def keep_student_for_export(module: ModuleType) -> None:
     def copy_to(wrapped: Callable, ema: Any, args: tuple, kwargs: dict) -> None:
         # The export alone copies for good; whoever wants the student's weights back has stored them.
         for_good = ema.temp_stored_params is None
-        if for_good and active_options(ema.args) is not None and exported_weights(ema.args) == "student":
-            return
-        wrapped(*args, **kwargs)
+        if not for_good or exported_weights(ema.args) != "student":
+            wrapped(*args, **kwargs)
 
-    wrap(module, "EMAModel.copy_to", copy_to)
+    wrap_active(module, "EMAModel.copy_to", copy_to)

@@ -11,7 +11,7 @@ from diffusers import LCMScheduler
 
 from simpletuner_twinflow.host.checkpoints.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
-from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.run import active_options, options_of
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.sampling.diffusion_stock import stock_diffusion_settings, stock_timesteps
 from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
@@ -62,7 +62,7 @@ def describe_twinflow(module: ModuleType) -> None:
 
 
 def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
-    options, family_info = active_options(model.config), model.custom_model_card_training_mode_info
+    options, family_info = options_of(model.config), model.custom_model_card_training_mode_info
     kinds = {"ema": "EMA", "student": "student"}
     weights = kinds[exported_weights(model.config)] if final else "a checkpoint's, to resume from"
 
@@ -96,7 +96,7 @@ def _repository(repo_id: str) -> str:
 
 def _example(metadata: ModuleType, model: Any, source: str) -> str:
     """A snippet that runs, with diffusers alone where that has a scheduler to run it with."""
-    config, options = model.config, active_options(model.config)
+    config, options = model.config, options_of(model.config)
     steps, seed = options.target_step_count, config.validation_seed or config.seed or 42
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
     guidance = sampling_guidance(model)

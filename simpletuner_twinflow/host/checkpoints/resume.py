@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
@@ -22,7 +21,7 @@ from simpletuner_twinflow.host.checkpoints.optimizer_state import Groups, fit_op
 from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError, refuse_other_run
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained, saved_by
 from simpletuner_twinflow.host.checkpoints.saving import load_time_conditioning, read_time_conditioning
-from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.run import active_options, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -37,8 +36,6 @@ def attach_to_latest_checkpoint(module: ModuleType) -> None:
 
     def latest(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> str | None:
         found = wrapped(*args, **kwargs)
-        if active_options(trainer.config) is None:
-            return found
         if found is None and (begun := getattr(trainer.accelerator, BEGUN, None)) is not None:
             raise TwinFlowError(
                 f"{begun} was damaged in the middle of a file, which showed while it was loaded, and no checkpoint is "
@@ -60,7 +57,7 @@ def attach_to_latest_checkpoint(module: ModuleType) -> None:
             )
         return whole
 
-    wrap(module, "Trainer.checkpoint_state_latest", latest)
+    wrap_active(module, "Trainer.checkpoint_state_latest", latest)
 
 
 @uses(
@@ -189,12 +186,12 @@ def _listed(names: list[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more parameters" if len(names) > 1 else names[0]
 
 
-def _fit_next_state(optimizer: torch.optim.Optimizer, saved: Groups, current: Groups) -> None:
+def _fit_next_state(optimizer: Any, saved: Groups, current: Groups) -> None:
     """Fit the next state that is loaded into the optimizer; of an attempt before, which failed, nothing is left."""
     if (before := getattr(optimizer, "twinflow_fit", None)) is not None:
         before.remove()
 
-    def fit(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    def fit(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
         optimizer.twinflow_fit.remove()
         return fit_optimizer_state(state_dict, saved, current)
 

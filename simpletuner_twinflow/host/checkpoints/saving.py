@@ -16,8 +16,8 @@ from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoints.ema import time_conditioning_averages
 from simpletuner_twinflow.host.checkpoints.files import TIME_CONDITIONING_FILE, read_tensors
 from simpletuner_twinflow.host.checkpoints.saved_run import save_run
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.seams import Seam, uses
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 
 
@@ -27,10 +27,9 @@ def attach_to_checkpoints(module: ModuleType) -> None:
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        if active_options(trainer.config) is not None:
-            trainer.distiller.on_save(lambda folder: save(trainer, folder))
+        trainer.distiller.on_save(lambda folder: save(trainer, folder))
 
-    wrap(module, "Trainer.init_distillation", init_distillation)
+    wrap_active(module, "Trainer.init_distillation", init_distillation)
 
 
 def save(trainer: Any, folder: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import active_options, options_of
+from simpletuner_twinflow.host.run import options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.families import FAMILIES
 from simpletuner_twinflow.host.training.trainer import distiller_of
@@ -95,8 +95,6 @@ def attach_to_validation(module: ModuleType) -> None:
     set_on(module, "SCHEDULER_NAME_MAP", names["SCHEDULER_NAME_MAP"] | {"twinflow": host_scheduler})
 
     def run_validations(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
-        if active_options(validation.config) is None:
-            return wrapped(*args, **kwargs)
         validation_type = args[1] if len(args) > 1 else kwargs.get("validation_type")
         if validation_type != "base_model":
             with settled_pipeline_calls(validation.model):
@@ -113,5 +111,5 @@ def attach_to_validation(module: ModuleType) -> None:
         with distiller.evaluating():
             return wrapped(*args, **kwargs)
 
-    wrap(module, "Validation.run_validations", run_validations)
+    wrap_active(module, "Validation.run_validations", run_validations)
     wrap(module, "Evaluation.execute_eval", execute_eval)

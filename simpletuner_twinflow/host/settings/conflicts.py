@@ -61,7 +61,7 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             'weights to export. Set use_ema to true, or twinflow_export_weights to "auto" or "student".'
         )
     # The host's own implementation is asked no more than the feature's documentation asks.
-    rows = HOST_CONFLICTS if flow else HOST_CONFLICTS + DIFFUSION_CONFLICTS
+    rows: tuple[Conflict, ...] = HOST_CONFLICTS if flow else HOST_CONFLICTS + DIFFUSION_CONFLICTS
     if config.get("model_type", "full") == "full":
         rows += FULL_CONFLICTS
     for conflict in rows if options.implementation == "paper" else HOST_CONFLICTS[:2]:

@@ -62,9 +62,9 @@ def read_configuration(argv: list[str]) -> None:
     """
     # Left out: the one module of the host's command that imports torch, and the parser with its fields.
     sys.modules["simpletuner.helpers.log_format"] = ModuleType("log_format")
-    sys.modules["simpletuner.simpletuner_sdk.server.services.field_registry"] = None
+    sys.modules["simpletuner.simpletuner_sdk.server.services.field_registry"] = None  # type: ignore[assignment]
     parser = ModuleType("cmd_args")
-    parser.parse_cmdline_args = check_arguments
+    vars(parser)["parse_cmdline_args"] = check_arguments
     sys.modules["simpletuner.helpers.configuration.cmd_args"] = parser
     if PurePath(argv[0]).name == "train.py":
         sys.argv = argv

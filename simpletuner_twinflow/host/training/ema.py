@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses, wrap
+from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -23,7 +23,7 @@ def attach_to_ema_placement(module: ModuleType) -> None:
     """Place the shadows of a TwinFlow run where a teacher needs them."""
 
     def place(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        if active_options(trainer.config) is None or trainer.ema_model is None:
+        if trainer.ema_model is None:
             return wrapped(*args, **kwargs)
         config = trainer.config
         settle_device(config, trainer.ema_model.parameter_count(), trainer.accelerator.device)
@@ -32,7 +32,7 @@ def attach_to_ema_placement(module: ModuleType) -> None:
         with changed(config, weight_dtype=torch.float32):
             return wrapped(*args, **kwargs)
 
-    wrap(module, "Trainer._place_ema_model", place)
+    wrap_active(module, "Trainer._place_ema_model", place)
 
 
 def settle_device(config: Any, count: int, device: torch.device) -> None:

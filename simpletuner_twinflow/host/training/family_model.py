@@ -30,7 +30,7 @@ class FamilyModel:
         self.model = model
         self.family = (FAMILIES | DIFFUSION_FAMILIES)[model.config.model_family]
         self.time_conditioning = options_of(model.config).time_conditioning
-        self.text_destinations = DESTINATIONS | self.family.text_destinations
+        self.text_destinations = {**DESTINATIONS, **self.family.text_destinations}
         self.conditioning: TimeConditioning | None = None
         self._reference_timesteps: Tensor | None = None
 

@@ -29,16 +29,16 @@ def attach_to_trackers(module: ModuleType) -> None:
         log = trainer.accelerator.log
 
         def log_with_terms(values: dict, step: int | None = None, **log_kwargs: Any) -> None:
-            if STEP_MARK not in values or not trainer.accelerator.log_with:
+            if STEP_MARK not in values or step is None or not trainer.accelerator.log_with:
                 log(values, step=step, **log_kwargs)
                 return
             means = distiller.meter.means(trainer.accelerator)
             log(values | {f"twinflow/{name}": mean for name, mean in means.items()}, step=step, **log_kwargs)
             # After the values, so that a chart that cannot be drawn takes none of them along.
-            if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(int(step)):
+            if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(step):
                 from simpletuner_twinflow.host.training.wandb_chart import trajectory_chart
 
-                log(trajectory_chart(distiller.meter.positions(), step=int(step)), step=step, **log_kwargs)
+                log(trajectory_chart(distiller.meter.positions(), step=step), step=step, **log_kwargs)
 
         set_on(trainer.accelerator, "log", log_with_terms)
 
@@ -59,7 +59,7 @@ def name_terms_of_failure(module: ModuleType) -> None:
             distiller = distiller_of(trainer)
             # The host's words for it. After another error the device may answer nothing any more.
             not_finite = distiller is not None and str(error).startswith("Non-finite")
-            if not_finite and (terms := distiller.meter.not_finite()):
+            if not_finite and (terms := trainer.distiller.meter.not_finite()):
                 named = ", ".join(f"twinflow/{name} is {value}" for name, value in terms.items())
                 error.add_note(f"simpletuner-twinflow: {named}.")
             raise

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses
 
 NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"
 MENDED = {  # family -> what the host alone cannot do with it
@@ -35,19 +35,15 @@ def complete_pipelines(module: ModuleType) -> None:
 
     def load_scheduler(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
         scheduler = wrapped(*args, **kwargs)
-        if scheduler is not None or active_options(model.config) is None:
-            return scheduler
-        return _own_scheduler(model)
+        return _own_scheduler(model) if scheduler is None else scheduler
 
     def load_pipeline(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
-        if active_options(model.config) is None:
-            return wrapped(*args, **kwargs)
         kind = args[0] if args else kwargs.get("pipeline_type", module.PipelineTypes.TEXT2IMG)
         with _without_optional_parts(model.PIPELINE_CLASSES[kind]):
             return wrapped(*args, **kwargs)
 
-    wrap(module, "ModelFoundation._load_scheduler_for_pipeline", load_scheduler)
-    wrap(module, "ModelFoundation._load_pipeline", load_pipeline)
+    wrap_active(module, "ModelFoundation._load_scheduler_for_pipeline", load_scheduler)
+    wrap_active(module, "ModelFoundation._load_pipeline", load_pipeline)
 
 
 @uses(
@@ -66,7 +62,7 @@ def scale_loaded_adapters(module: ModuleType) -> None:
         wrapped(*args, **kwargs)
         network = args[0] if args else kwargs["module"]
         name = args[2] if len(args) > 2 else kwargs.get("adapter_name", "default")
-        if network is None or active_options(model.config) is None:
+        if network is None:
             return
         wrong: set[float] = set()
         for layer in network.modules():
@@ -80,7 +76,7 @@ def scale_loaded_adapters(module: ModuleType) -> None:
         for scale in sorted(wrong):
             log_mending("an adapter that names its alphas is scaled by alpha / rank, %.4g, as in training", scale)
 
-    wrap(module, "ModelFoundation._apply_alpha_scaling", apply)
+    wrap_active(module, "ModelFoundation._apply_alpha_scaling", apply)
 
 
 @uses(
@@ -91,8 +87,6 @@ def read_negative_prompts(module: ModuleType) -> None:
     """Let Sana-Video's validation draw: the host asks whether a tensor is true, to find its negative prompt."""
 
     def convert(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
-        if active_options(model.config) is None:
-            return wrapped(*args, **kwargs)
         given = args[0] if args else kwargs["text_embedding"]
 
         def first(*names: str) -> Any:
@@ -106,7 +100,7 @@ def read_negative_prompts(module: ModuleType) -> None:
         log_mending("the negative prompt of %s's validation", model.config.model_family)
         return wrapped(found)
 
-    wrap(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
+    wrap_active(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
 
 
 def _own_scheduler(model: Any) -> Any:
@@ -120,7 +114,7 @@ def _own_scheduler(model: Any) -> Any:
 
 
 @contextmanager
-def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
+def _without_optional_parts(pipeline_class: Any) -> Iterator[None]:
     """Inside this block the class can be called without the parts that it names optional: they are None then."""
     init = pipeline_class.__init__
     asked = inspect.signature(init).parameters

@@ -10,8 +10,8 @@ from typing import Any
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses
 
 
 @uses(
@@ -27,8 +27,6 @@ def attach_to_data_parallel(module: ModuleType) -> None:
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        if active_options(trainer.config) is None:
-            return
         accelerator = trainer.accelerator
         if accelerator.ddp_handler is None:
             set_on(accelerator, "ddp_handler", DistributedDataParallelKwargs())
@@ -38,7 +36,7 @@ def attach_to_data_parallel(module: ModuleType) -> None:
                 "DDP leaves buffers alone, and checkpoints of a full model do not wait for ranks that have gone on"
             )
 
-    wrap(module, "Trainer.init_distillation", init_distillation)
+    wrap_active(module, "Trainer.init_distillation", init_distillation)
 
 
 @uses(Seam("SaveHookManager._save_full_model", ("is_main_process", "distributed_type")))
@@ -47,8 +45,8 @@ def attach_to_full_checkpoints(module: ModuleType) -> None:
 
     def save_full_model(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         waits = kwargs["distributed_type"].value.startswith("MULTI_")
-        if waits and active_options(manager.args) is not None:
+        if waits:
             kwargs = kwargs | {"distributed_type": DistributedType.NO}
         return wrapped(*args, **kwargs)
 
-    wrap(module, "SaveHookManager._save_full_model", save_full_model)
+    wrap_active(module, "SaveHookManager._save_full_model", save_full_model)
