@@ -3,15 +3,13 @@
 Run by the observer inside a run of the host (OBSERVER_CODE).
 """
 
-from dataclasses import replace
-
 import torch
 import wrapt
 
 
 def how_far_apart(trainer, batch, rng_state):
     """The largest difference that the time's sign and the target time make to the network's velocity on this batch."""
-    from simpletuner_twinflow.method.objective import PromptRows
+    from simpletuner_twinflow.method.options import PromptRows
 
     x_t = batch["twinflow_rows"].x_t
     predict, count = trainer.twinflow_model.predict_with(batch), len(x_t)
@@ -73,11 +71,11 @@ def install(note):
         trainer.model.model_predict = original
         after_step = torch.get_rng_state()
 
-        distiller, objective = trainer.distiller, trainer.distiller.objective
-        distiller.objective = replace(objective, enhanced_ratio=0.0)
+        distiller, options_of_run = trainer.distiller, trainer.distiller.options
+        distiller.options = options_of_run.changed(enhanced_ratio=0.0)
         torch.set_rng_state(begin)
         without_guidance = wrapped(*args, **kwargs)[0].item()
-        distiller.objective = objective
+        distiller.options = options_of_run
         # Last of all, so that the terms that the host logs are the step's own.
         torch.set_rng_state(begin)
         again = wrapped(*args, **kwargs)
