@@ -9,7 +9,7 @@ import wrapt
 
 def how_far_apart(trainer, batch, rng_state):
     """The largest difference that the time's sign and the target time make to the network's velocity on this batch."""
-    from simpletuner_twinflow.method.options import PromptRows
+    from simpletuner_twinflow.method.objective import PromptRows
 
     x_t = batch["twinflow_rows"].x_t
     predict, count = trainer.twinflow_model.predict_with(batch), len(x_t)
