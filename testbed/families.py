@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from demo.digits import write_digits
-from demo.train import ROOT, cpu_environment, write_run
 from simpletuner_twinflow.host.training.mended import MENDED
+from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.hub import FROM_HUB, put
 from testbed.pipelines import write
 from testbed.recipes import COMMON, FAMILIES, MODEL, TWINFLOW
 from testbed.stock import NOTE_CONDITION, run_without_plugin_and_host
+from testbed.trainer import ROOT, cpu_environment, write_run
 
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
 LIMIT = 300  # seconds of one run
@@ -210,7 +210,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
     root = given.folder.resolve()
     write_digits(root / "digits", limit=16)
-    own = {"PYTHONPATH": str(ROOT / "demo/cpu"), "HF_HOME": str(root / "hub")}
+    own = {"PYTHONPATH": str(ROOT / "testbed/cpu"), "HF_HOME": str(root / "hub")}
     server = ForkServer(os.environ | cpu_environment() | own, root / "server.txt")
     failed = 0
     print("| family |", " | ".join(STAGES), "|\n|---|" + "---|" * len(STAGES), flush=True)

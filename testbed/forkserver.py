@@ -152,7 +152,7 @@ def _become(job: Mapping[str, Any], train: str) -> None:
     sys.argv = [train, *job["arguments"]]
     if job["prelude"]:
         module, function = job["prelude"].split(":")
-        getattr(sys.modules[module], function)()
+        getattr(import_module(module), function)()
 
 
 def _forget_exit_handlers() -> None:

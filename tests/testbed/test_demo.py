@@ -9,8 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from demo import train as trainer
-from testbed import progress
+from testbed import progress, trainer
 from testbed.progress import Progress
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.train import cpu_environment
 from simpletuner_twinflow._preflight import REFUSED, starts_training
+from testbed.trainer import cpu_environment
 from tests.runs.harness import SEED, TRAIN
 
 TOML = """

@@ -1,18 +1,17 @@
-"""Asks the real trainer's training step again, from the same random numbers, and writes down what is the same.
-
-Run by the observer inside a run of the host (OBSERVER_CODE).
-"""
+"""Asks the real trainer's training step again, from the same random numbers, and notes what is the same."""
 
 from dataclasses import replace
 
 import torch
 import wrapt
 
+from simpletuner_twinflow.method.objective import PromptRows
+
+from .events import around, note
+
 
 def how_far_apart(trainer, batch, rng_state):
     """The largest difference that the time's sign and the target time make to the network's velocity on this batch."""
-    from simpletuner_twinflow.method.objective import PromptRows
-
     x_t = batch["twinflow_rows"].x_t
     predict, count = trainer.twinflow_model.predict_with(batch), len(x_t)
 
@@ -29,12 +28,8 @@ def how_far_apart(trainer, batch, rng_state):
     }
 
 
-def install(note):
-    """Watch `Trainer._compute_model_prediction_loss`; `note` writes an event."""
-
-    def watch(module):
-        # Only when training begins: by then the plugin has wrapped the step, and this must be outside of that.
-        wrapt.wrap_function_wrapper(module, "Trainer.train", begin_training)
+def note_each_step():
+    """Note what each call of `Trainer._compute_model_prediction_loss` does and leaves behind."""
 
     def begin_training(wrapped, trainer, args, kwargs):
         wrapt.wrap_function_wrapper(type(trainer), "_compute_model_prediction_loss", probe)
@@ -105,4 +100,5 @@ def install(note):
         )
         return result
 
-    wrapt.register_post_import_hook(watch, "simpletuner.helpers.training.trainer")
+    # Only when training begins: by then the plugin has wrapped the step, and this must be outside of that.
+    around("simpletuner.helpers.training.trainer", "Trainer.train", begin_training)

@@ -15,8 +15,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from torch import Tensor
 
-from demo.digits import CAPTIONS
-from demo.tiny_sd3 import T5_TOKENS
+from testbed.digits import CAPTIONS
+from testbed.tiny_sd3 import T5_TOKENS
 
 SchedulerFactory = Callable[[], Any]
 

@@ -1,6 +1,6 @@
-"""For machines without an accelerator only, put on PYTHONPATH by the demo and the tests.
+"""For machines without an accelerator only: the host's collate function calls `Tensor.pin_memory`, which raises there.
 
-The host's collate function calls `Tensor.pin_memory`, which raises there; it has nothing to pin, so the tensor is kept.
+It has nothing to pin, so the tensor is kept.
 """
 
 import sys
@@ -23,4 +23,6 @@ class CollateFinder:
         return None
 
 
-sys.meta_path.insert(0, CollateFinder())
+def keep_unpinned() -> None:
+    """Make the exchange in this process."""
+    sys.meta_path.insert(0, CollateFinder())

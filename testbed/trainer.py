@@ -86,7 +86,7 @@ def train(folder: Path, on_step: Callable[[int, int | None], None], cancelled: t
     Raises:
         RuntimeError: The trainer failed; the message ends with the last lines of its log.
     """
-    environment = os.environ | cpu_environment() | {"PYTHONPATH": str(ROOT / "demo/cpu"), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | cpu_environment() | {"PYTHONPATH": str(ROOT / "testbed/cpu"), "PYTHONUNBUFFERED": "1"}
     log = folder / "log.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(

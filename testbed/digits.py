@@ -53,7 +53,7 @@ def write_digits(folder: str | Path, limit: int | None = None) -> int:
 
 
 def main() -> None:
-    """Command line: `python -m demo.digits FOLDER [--limit N]`."""
+    """Command line: `python -m testbed.digits FOLDER [--limit N]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=int, default=None)
