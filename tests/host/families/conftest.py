@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.host.families import build
+from testbed.host_models.flow import pipeline_folder
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """What a model reads of a pipeline before its network is loaded."""
-    return build.pipeline_folder(tmp_path_factory.mktemp("pipeline"))
+    return pipeline_folder(tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture(autouse=True)

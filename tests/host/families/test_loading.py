@@ -9,9 +9,9 @@ from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow.host.training.mended import MENDED
-from tests.host.families.build import host_model
-from tests.host.families.zoo import ZOO
-from tests.host.training import diffusion_models
+from testbed.host_models import diffusion
+from testbed.host_models.flow import host_model
+from testbed.host_models.zoo import ZOO
 
 
 @pytest.mark.parametrize("family", ZOO)
@@ -48,7 +48,7 @@ def test_pipeline_that_the_host_makes_without_its_scheduler_gets_it_in_a_twinflo
 
 
 def test_pipeline_that_the_host_makes_without_optional_parts_does_without_in_a_twinflow_run(folder, caplog):
-    made = diffusion_models.host_model
+    made = diffusion.host_model
     with pytest.raises(TypeError, match="safety_checker"):
         encoding_pipeline("sd1x", folder, enabled=False, made=made)
     with caplog.at_level(logging.INFO, logger="simpletuner_twinflow"):

@@ -7,8 +7,8 @@ from simpletuner.helpers.training.trainer import Trainer
 
 from simpletuner_twinflow.host.training.family_model import family_model_for
 from simpletuner_twinflow.host.training.time_conditioning import hidden
-from tests.host.families.build import host_batch, host_model
-from tests.host.families.steps import velocity
+from testbed.host_models.flow import host_batch, host_model
+from tests.host.steps import velocity
 
 
 def adapted(folder, targets, **changes):

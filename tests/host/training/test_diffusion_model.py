@@ -14,15 +14,17 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowDiffusionScheduler
 from simpletuner_twinflow.host.training.family_model import family_model_for
 from simpletuner_twinflow.method.flow import interpolate, per_sample
-from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows, compute_losses, prepare_role_batch
+from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows
 from simpletuner_twinflow.sampling.diffusion_path import flow_state
-from tests.host.training.diffusion_models import MODELS, REQUIRED, adapter_of, host_batch, host_model, install_oracle
+from testbed.host_models.build import REQUIRED, family_model_of
+from testbed.host_models.diffusion import MODELS, host_batch, host_model
+from testbed.host_models.diffusion_oracle import install_oracle
+from tests.host import steps
+from tests.host.steps import losses_of
 from tests.method.oracles import GaussianFlow
-from tests.method.training_step import ANY, NEAR, ONE, TWIN
 from tests.sampling.diffusion_oracles import SCHEDULES, DiffusionOracle
 
 SAMPLE = Path(__file__).parents[3] / "sample_configs/sdxl-diff2flow-twinflow.json"
-ROLES = (ANY, TWIN, ONE, NEAR, NEAR, ONE, TWIN, ANY)
 OPTIONS = ObjectiveSettings(adversarial=True, step_times=(0.999, 0.6))
 models = pytest.mark.parametrize("name", MODELS)
 
@@ -37,24 +39,13 @@ def folder(tmp_path, monkeypatch):
 
 def made(name, folder, **changes):
     model = host_model(name, folder, **changes)
-    return model, adapter_of(model), host_batch(model, name)
+    return model, family_model_of(model), host_batch(model, name)
 
 
-def losses_of(adapter, batch, seed=1):
-    """Every term on a batch of eight rows, two of each role, as the distiller comes to them."""
-    generator, passes = torch.Generator().manual_seed(seed), adapter.predict_with(batch)
-    x, z = batch["latents"].float(), batch["noise"].float()
-    rows = prepare_role_batch(x, z, adapter.sigma(batch), ROLES, OPTIONS, passes, generator)
-    prepared = adapter.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
-    prediction = adapter.velocity(adapter.model.model_predict(prepared_batch=dict(prepared)), prepared)
-    return compute_losses(rows, prediction, OPTIONS, passes, passes, generator)
-
-
-def velocity(adapter, batch, t, r, sign=1.0):
-    """The velocity at the batch's latents and noise for these times, with gradient."""
-    t, r, sign = (torch.full((8,), float(value)) for value in (t, r, sign))
-    there = adapter.at(batch, interpolate(batch["latents"], batch["noise"], t).x_t, t, r, sign)
-    return adapter.velocity(adapter.model.model_predict(prepared_batch=dict(there)), there)
+def velocity(family_model, batch, t, r, sign=1.0):
+    """The velocity on the way from the batch's latents to its noise."""
+    x_t = interpolate(batch["latents"], batch["noise"], torch.full((8,), float(t))).x_t
+    return steps.velocity(family_model, batch, t, r, sign, x_t)
 
 
 @models
@@ -87,7 +78,9 @@ def test_every_loss_of_an_exact_network_is_zero(name, folder):
     batch = host_batch(model, name, latent=point)
     oracle = DiffusionOracle(GaussianFlow(mean=point, std=0.0), MODELS[name].kind)
     calls = install_oracle(model, lambda x, abar: oracle(x, abar.clamp(max=1 - 1e-6)))
-    losses = losses_of(adapter, batch, seed=2)  # a seed without a time below the model's first one: see test_diffusion
+    losses = losses_of(
+        adapter, batch, OPTIONS, seed=2
+    )  # a seed without a time below the model's first one
     assert set(losses.terms) == {"rcgm", "real_velocity", "adversarial", "rectify"}
     for term, loss in losses.terms.items():
         assert float(loss.total) < 2e-4, term
@@ -189,7 +182,7 @@ def tensors(value, path=""):
 def test_losses_and_gradients_are_finite_in_bf16(name, folder):
     model, adapter, batch = made(name, folder, dtype=torch.bfloat16)
     assert batch["noisy_latents"].dtype == torch.bfloat16
-    losses = losses_of(adapter, batch)
+    losses = losses_of(adapter, batch, OPTIONS)
     assert losses.total.dtype == torch.float32
     losses.total.backward()
     gradients = [parameter.grad for parameter in model.model.parameters() if parameter.grad is not None]

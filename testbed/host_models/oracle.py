@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.host.families.zoo import Tiny, cached_text
+from testbed.host_models.tiny import Tiny, cached_text
 
 
 def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted: float) -> None:
@@ -66,7 +66,7 @@ def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
     found = list(tensors({name: value for name, value in given.items() if name not in (tiny.hidden, tiny.timestep)}))
     empty = {
         name: any((tensor.float() == value.flatten()[0]).any() for tensor in found)
-        for name, value in cached_text(tiny, "").items()
+        for name, value in cached_text(tiny.text, "").items()
         if not isinstance(tiny.text[name], str)
     }
     assert len(set(empty.values())) == 1, f"some embeddings are the empty prompt's, others are not: {empty}"
