@@ -14,6 +14,8 @@ from simpletuner_twinflow._preflight import REFUSED, starts_training
 from testbed.trainer import cpu_environment
 from tests.runs.harness import SEED, TRAIN
 
+pytestmark = pytest.mark.host
+
 TOML = """
 model_family = "sd3"
 use_ema = true

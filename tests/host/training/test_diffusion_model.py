@@ -78,9 +78,7 @@ def test_every_loss_of_an_exact_network_is_zero(name, folder):
     batch = host_batch(model, name, latent=point)
     oracle = DiffusionOracle(GaussianFlow(mean=point, std=0.0), MODELS[name].kind)
     calls = install_oracle(model, lambda x, abar: oracle(x, abar.clamp(max=1 - 1e-6)))
-    losses = losses_of(
-        adapter, batch, OPTIONS, seed=2
-    )  # a seed without a time below the model's first one
+    losses = losses_of(adapter, batch, OPTIONS, seed=2)  # a seed without a time below the model's first one
     assert set(losses.terms) == {"rcgm", "real_velocity", "adversarial", "rectify"}
     for term, loss in losses.terms.items():
         assert float(loss.total) < 2e-4, term

@@ -1,10 +1,11 @@
-"""The demo's way to run the trainer, which ends in every case and shows how far it is; a script stands in for it."""
+"""The way to run the trainer, which ends in every case and shows how far it is; a script stands in for it."""
 
 import io
 import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,23 +13,25 @@ from rich.console import Console
 from testbed import progress, trainer
 from testbed.progress import Progress
 
+STAND_IN = Path(__file__).with_name("stand_in_trainer.py")
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capfd):
-    """Runs a script as `simpletuner train`; returns the steps that were told."""
+    """Runs a function of the stand-in as `simpletuner train`; returns the steps that were told."""
 
-    def start(script: str, cancelled: threading.Event | None = None) -> list[tuple[int, int | None]]:
+    def start(what: str, cancelled: threading.Event | None = None) -> list[tuple[int, int | None]]:
         command = tmp_path / "bin/simpletuner"
         command.parent.mkdir()
-        command.write_text(f"#!{sys.executable}\nimport os, pathlib, sys, time\n{script}")
+        command.write_text(f"#!{sys.executable}\n{STAND_IN.read_text(encoding='utf-8')}", encoding="utf-8")
         command.chmod(0o755)
-        monkeypatch.setattr(
-            trainer, "cpu_environment", lambda: {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
-        )
+        path = {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
+        monkeypatch.setattr(trainer, "cpu_environment", lambda: path)
         monkeypatch.setattr(trainer, "POLL_SECONDS", 0.05)
         monkeypatch.setattr(trainer, "EXIT_SECONDS", 0.5)
         monkeypatch.setattr(trainer, "SILENT_SECONDS", 2.0)
-        monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("PATH", path["PATH"])
+        monkeypatch.setenv("STAND_IN", what)
         told: list[tuple[int, int | None]] = []
         trainer.train(tmp_path, lambda step, total: told.append((step, total)), cancelled)
         return told
@@ -36,29 +39,20 @@ def run(tmp_path, monkeypatch, capfd):
     return start
 
 
-FINISH = """
-folder = pathlib.Path("output/pipeline")
-folder.mkdir(parents=True)
-(folder / "model_index.json").write_text("{}")
-"""
-
-
 def test_steps_are_told_as_they_come(run):
-    told = run(
-        "time.sleep(1)\nfor n in range(1, 4): print(f'\\rSteps:  {n}%| | {n}/3 [00:01', flush=True); time.sleep(1)"
-    )
+    told = run("three_steps")
     assert told == sorted(told, key=lambda step: step[0])
     assert {(0, None), (1, 3), (2, 3)} <= {*told}
 
 
 def test_trainer_that_dies_shows_its_last_lines(run):
     with pytest.raises(RuntimeError, match=r"(?s)simpletuner train failed.*out of paper.*The whole log"):
-        run('print("out of paper", file=sys.stderr); sys.exit(3)')
+        run("die")
 
 
 def test_finished_trainer_that_does_not_exit_is_ended_with_one_line(run, tmp_path, capfd):
     began = time.monotonic()
-    run(FINISH + "print(os.getpid(), flush=True); time.sleep(60)")
+    run("finish_without_exit")
     assert time.monotonic() - began < 10
     assert capfd.readouterr().out.count("finished, but did not exit") == 1
     with pytest.raises(ProcessLookupError):
@@ -67,14 +61,14 @@ def test_finished_trainer_that_does_not_exit_is_ended_with_one_line(run, tmp_pat
 
 def test_trainer_that_says_nothing_for_long_is_ended_as_failed(run):
     with pytest.raises(RuntimeError, match=r"(?s)last words.*said nothing for 2 s"):
-        run('print("last words", flush=True); time.sleep(60)')
+        run("fall_silent")
 
 
 def test_cancelled_trainer_is_ended(run):
     cancelled = threading.Event()
     threading.Timer(0.5, cancelled.set).start()
     with pytest.raises(RuntimeError, match="failed"):
-        run("time.sleep(60)", cancelled)
+        run("sleep", cancelled)
 
 
 def test_progress_is_plain_lines_where_the_output_is_a_file(monkeypatch):
