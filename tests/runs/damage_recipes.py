@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from simpletuner_twinflow.host.checkpoints.files import TIME_CONDITIONING_FILE
-from tests.runs.harness import FULL, SEED, TINY, Host, Run, Runs
+from tests.runs.harness import FULL, SEED, TINY, Host, Runs
 from tests.runs.observer.probes import faults
 from tests.runs.resume_recipes import ADVERSARIAL, PLAIN, QUIET, RESUMED
+from tests.runs.run import Run
 
 LORA = SEED | TINY | QUIET | ADVERSARIAL | {"train_batch_size": 2, "gradient_accumulation_steps": 2}
 NEWEST, BEFORE = "checkpoint-4", "checkpoint-2"

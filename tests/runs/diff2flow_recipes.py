@@ -4,8 +4,9 @@ import copy
 import json
 
 from tests.host.training.diffusion_pipelines import write_sdxl
-from tests.runs.harness import FULL, ROOT, TINY, Host, Run, Runs
+from tests.runs.harness import FULL, ROOT, TINY, Host, Runs
 from tests.runs.observer.probes.diffusion import note_passes
+from tests.runs.run import Run
 
 SAMPLE = json.loads((ROOT / "sample_configs/sdxl-diff2flow-twinflow.json").read_text(encoding="utf-8"))
 DIFFUSION = SAMPLE | {key: value for key, value in TINY.items() if key != "model_flavour"}

@@ -1,7 +1,8 @@
 """Runs of the real host in low precision, with a quantised base and with recomputed activations."""
 
-from tests.runs.harness import FULL, SEED, TINY, Host, Run, Runs
+from tests.runs.harness import FULL, SEED, TINY, Host, Runs
 from tests.runs.observer.probes.training_step import note_each_step
+from tests.runs.run import Run
 
 LOW = {
     "mixed_precision": "bf16",

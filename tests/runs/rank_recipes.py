@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
-from tests.runs.harness import FULL, SEED, TINY, Host, Run, Runs
+from tests.runs.harness import FULL, SEED, TINY, Host, Runs
 from tests.runs.observer.probes import faults, ranks
 from tests.runs.resume_recipes import RESUMED, kept
+from tests.runs.run import Run
 
 ADVERSARIAL = {"twinflow_adversarial_enabled": True}
 SIX_STEPS = {"max_train_steps": 6, "checkpointing_steps": 3, "validation_steps": 6}

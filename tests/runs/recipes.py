@@ -10,13 +10,14 @@ from testbed.trainer import datasets
 from tests.runs.damage_recipes import DAMAGE_RECIPES
 from tests.runs.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.runs.export_recipes import EXPORT_RECIPES
-from tests.runs.harness import FULL, SEED, TINY, Host, Run, Runs
+from tests.runs.harness import FULL, SEED, TINY, Host, Runs
 from tests.runs.observer.probes import faults
 from tests.runs.observer.probes.evaluation import note_evaluation_passes
 from tests.runs.observer.probes.training_step import note_each_step
 from tests.runs.precision_recipes import PRECISION_RECIPES
 from tests.runs.rank_recipes import RANK_RECIPES
 from tests.runs.resume_recipes import RESUME_RECIPES
+from tests.runs.run import Run
 
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
 ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance": 3.0}

@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
-from tests.runs.harness import FULL, SEED, TINY, Host, Run, Runs
+from tests.runs.harness import FULL, SEED, TINY, Host, Runs
 from tests.runs.observer.probes import faults
 from tests.runs.observer.probes.training_step import note_each_step
+from tests.runs.run import Run
 
 PLAIN = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
 QUIET = {"validation_disable": True}

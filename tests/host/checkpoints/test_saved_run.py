@@ -76,11 +76,13 @@ def test_key_that_one_of_the_versions_does_not_have_is_a_change(trainer):
     [
         lambda content: content[: len(content) // 2],
         lambda content: "[]",
+        lambda content: "{}",
+        lambda content: "",
         lambda content: json.dumps(json.loads(content) | {"unknown": 1}),
         lambda content: json.dumps(json.loads(content) | {"settings": []}),
         lambda content: json.dumps(json.loads(content) | {"trained": asdict(Trained([], [], [])) | {"ema": "a"}}),
     ],
-    ids=["cut off", "a list", "an unknown entry", "no settings", "no list of names"],
+    ids=["cut off", "a list", "nothing", "empty", "an unknown entry", "no settings", "no list of names"],
 )
 def test_damaged_file_is_an_error_that_names_it(change, written):
     file = written / STATE_FILE

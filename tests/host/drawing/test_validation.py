@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from diffusers import StableDiffusion3Pipeline
 from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training import custom_schedule
 from simpletuner.helpers.training import validation as hosts
@@ -15,7 +16,18 @@ from simpletuner_twinflow.host.drawing.validation import (
     sampling_guidance,
     settled_pipeline_calls,
 )
+from testbed.host_models.demo import BASE
 from testbed.host_models.flow import host_model
+
+
+def test_documented_snippet_draws_an_image():
+    pipeline = StableDiffusion3Pipeline.from_pretrained(BASE)
+    scheduler = custom_schedule.TwinFlowScheduler(num_train_timesteps=1000, prediction_type="flow_matching", shift=1.0)
+    pipeline.scheduler = scheduler
+    pipeline.scheduler.set_timesteps(num_inference_steps=2, device=pipeline.device)
+    size = {"height": 64, "width": 64}  # a tiny pipeline's; the snippet leaves it to the model
+    drawn = pipeline(prompt="A cinematic portrait, 35mm", guidance_scale=0.0, num_inference_steps=2, **size).images
+    assert drawn[0].size == (64, 64)
 
 
 @pytest.fixture
