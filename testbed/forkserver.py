@@ -58,7 +58,8 @@ class ForkServer:
             )
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[int]] = {}
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def start(
         self,
@@ -98,6 +99,8 @@ class ForkServer:
         """End the server."""
         self._process.stdin.close()
         self._process.wait()
+        self._listener.join()
+        self._process.stdout.close()
 
     def _listen(self) -> None:
         for line in self._process.stdout:
