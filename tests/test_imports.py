@@ -40,3 +40,27 @@ def test_importing_the_package_loads_neither_torch_nor_the_host():
     code = "import simpletuner_twinflow, sys; print(sorted({'torch', 'simpletuner', 'wrapt'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+ROOT = PACKAGE.parent
+STRANGERS = {  # folder -> those whose code it does not import
+    "simpletuner_twinflow": {"testbed", "demo", "benchmarks", "tests"},
+    "testbed": {"demo", "benchmarks", "tests"},
+    "demo": {"benchmarks", "tests"},
+    "benchmarks": {"demo", "tests"},
+    "tests": {"demo", "benchmarks"},
+}
+
+
+@pytest.mark.parametrize("folder", STRANGERS)
+def test_what_is_shared_stands_in_testbed_alone(folder):
+    imported = {path: {name.split(".")[0] for name in imported_modules(path)} for path in (ROOT / folder).rglob("*.py")}
+    assert imported
+    assert {path: names & STRANGERS[folder] for path, names in imported.items() if names & STRANGERS[folder]} == {}
+
+
+@pytest.mark.parametrize("room", ["training", "checkpoints", "drawing"])
+def test_every_host_module_has_a_test_of_its_name(room):
+    modules = {path.stem for path in (PACKAGE / "host" / room).glob("*.py")} - {"__init__"}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/host" / room).glob("test_*.py")}
+    assert modules - tests == set()
