@@ -10,7 +10,7 @@ from simpletuner.helpers.training.trainer import Trainer
 
 from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host.settings.given import as_mapping
-from tests.host.settings.test_fields import REQUIRED_BY_HOST, SEED
+from tests.host.settings.configs import REQUIRED_BY_HOST, SEED
 
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
 

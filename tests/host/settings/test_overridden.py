@@ -5,8 +5,9 @@ import logging
 import pytest
 
 from simpletuner_twinflow.host.settings import fields as host_config
-from tests.host.settings.test_fields import SEED, configuration_folder, load  # noqa: F401
+from tests.host.settings.configs import SEED, load
 
+pytestmark = pytest.mark.usefixtures("configuration_folder")
 QUIET = {"validation_guidance": 0.0, "validation_num_inference_steps": 2}
 
 
@@ -83,3 +84,17 @@ def test_refusal_of_another_rank_waits_for_that_of_the_first(rank, waits, monkey
     host_config.let_the_first_rank_speak()
     assert waited == waits
     assert logging.getLogger("simpletuner_twinflow").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"caption_dropout_probability": 0.0}, True),
+        ({"caption_dropout_probability": 0.1}, False),
+        ({"caption_dropout_probability": 0.0, "twinflow_enhanced_ratio": 0.0}, False),
+        ({"caption_dropout_probability": 0.0, "twinflow_enabled": False}, False),
+    ],
+)
+def test_guidance_against_an_untrained_empty_prompt_is_warned_of(changes, warned, caplog):
+    load(SEED, **changes)
+    assert ("caption_dropout_probability 0:" in caplog.text) == warned

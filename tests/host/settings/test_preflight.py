@@ -86,7 +86,7 @@ def test_toml_config_is_refused_alike(tmp_path):
     (tmp_path / "config/config.toml").write_text(TOML, encoding="utf-8")
     code, output, _ = run(tmp_path, "simpletuner", "train")
     assert code == 1
-    order, loss, weights = lines_of(output)
+    order, weights, loss = lines_of(output)
     assert order.startswith("twinflow_estimate_order is 2.0")
     assert loss.startswith('twinflow_loss is ""')
     assert weights.startswith('twinflow_export_weights is ["ema", "student"]')

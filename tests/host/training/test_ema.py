@@ -17,7 +17,9 @@ STEPS = 3000
 
 def averaged(shadow_dtype: torch.dtype, steps: int) -> torch.Tensor:
     """The average of a parameter that has moved from 1 to 2, after so many steps of the host's EMA."""
-    config = SimpleNamespace(ema_update_interval=None, ema_device="accelerator", ema_cpu_only=False)
+    config = SimpleNamespace(
+        twinflow_enabled=True, ema_update_interval=None, ema_device="accelerator", ema_cpu_only=False
+    )
     parameter = nn.Parameter(torch.ones(4))
     ema = EMAModel(config, None, [parameter], decay=DECAY, min_decay=DECAY)
     ema.optimization_step = 10_000  # past the warm-up
@@ -40,7 +42,7 @@ def test_float32_shadow_follows_the_weights_and_a_bf16_shadow_stands_still():
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 @pytest.mark.parametrize("model_type", ["lora", "full"])
 def test_adapters_ema_stays_with_the_student(model_type, device, caplog):
-    config = SimpleNamespace(ema_device="cpu", ema_cpu_only=False, model_type=model_type)
+    config = SimpleNamespace(twinflow_enabled=True, ema_device="cpu", ema_cpu_only=False, model_type=model_type)
     with caplog.at_level(logging.INFO):
         settle_device(config, 2_000_000, torch.device(device))
     assert config.ema_device == ("accelerator" if model_type == "lora" else "cpu")
@@ -54,7 +56,7 @@ def test_adapters_ema_stays_with_the_student(model_type, device, caplog):
 
 
 def test_ema_that_the_user_keeps_on_the_cpu_stays_there_and_is_warned_of(caplog):
-    config = SimpleNamespace(ema_device="cpu", ema_cpu_only=True, model_type="lora")
+    config = SimpleNamespace(twinflow_enabled=True, ema_device="cpu", ema_cpu_only=True, model_type="lora")
     settle_device(config, 1000, torch.device("cuda"))
     assert config.ema_device == "cpu"
     assert "ema_cpu_only" in caplog.text

@@ -11,6 +11,7 @@ from testbed.host_models.build import host_config
 from testbed.host_models.flow import host_model
 from testbed.host_models.zoo import ZOO, family_of
 
+pytestmark = pytest.mark.usefixtures("in_folder")
 VALUES = [
     ("flux", "flux_guidance_mode", "random-range", "constant"),
     ("flux3_image", "model_flavour", "klein", "klein-base"),
