@@ -11,8 +11,8 @@ from simpletuner_twinflow.method.flow import interpolate, per_sample, rollout
 from simpletuner_twinflow.method.losses import barron, guided_velocity, rcgm_target, rectify_target, time_weight
 from simpletuner_twinflow.method.objective import ObjectiveSettings, compute_losses
 from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.solver import sample
 
 VALUES = json.loads((Path(__file__).parent / "reference_values.json").read_text(encoding="utf-8"))

@@ -138,15 +138,12 @@ class DiffusionPath:
         if self.prediction_type == "epsilon":
             below = -_norm(low) / (1 - low), 1 / (1 - low)
             above = (_norm(high) - 1 / a) / high, s / (a * high)
-            return tuple(torch.where(t > self.sigma_max, *pair) for pair in zip(above, below, strict=True))
+            return _where(t > self.sigma_max, above, below)
         low = t.clamp(max=self.sigma_min)
         below = (s - _norm(low)) / (1 - low), a / (1 - low)
         above = (_norm(high) - a) / high, s / high
         between = s - a, s + a
-        return tuple(
-            torch.where(t > self.sigma_max, over, torch.where(t < self.sigma_min, under, inside))
-            for over, under, inside in zip(above, below, between, strict=True)
-        )
+        return _where(t > self.sigma_max, above, _where(t < self.sigma_min, below, between))
 
     def _on(self, device: torch.device) -> _Spline:
         if device not in self._splines:
@@ -170,6 +167,10 @@ def flow_state(x: Tensor, t: Tensor) -> Tensor:
 
 def _norm(t: Tensor) -> Tensor:
     return ((1 - t).square() + t.square()).sqrt()
+
+
+def _where(condition: Tensor, yes: tuple[Tensor, Tensor], no: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.where(condition, yes[0], no[0]), torch.where(condition, yes[1], no[1])
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

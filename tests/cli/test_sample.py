@@ -29,6 +29,7 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
+from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -39,7 +40,6 @@ from simpletuner_twinflow.cli import main
 from simpletuner_twinflow.cli.contact_sheet import LABEL_WIDTH, MARGIN, contact_sheet
 from simpletuner_twinflow.cli.sample import draw
 from simpletuner_twinflow.sampling.choose import few_step_scheduler
-from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.sampling.pipelines import guidance_arguments, kind_of
 
 BASE = Path(__file__).parents[2] / "demo/base"

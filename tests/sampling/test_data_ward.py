@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-
 from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from tests.cli.pipeline import FLOW, run
 
 

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler, LCMScheduler
 
 from simpletuner_twinflow import TwinFlowDiffusionScheduler
-from simpletuner_twinflow.sampling.diffusion_stock import (
+from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_scheduler,
     stock_diffusion_settings,
     stock_timesteps,

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import retrieve_timesteps
+from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
 
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
-from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from diffusers import (
     StableDiffusion3Pipeline,
     UniPCMultistepScheduler,
 )
+from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
 
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
-from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
 from simpletuner_twinflow.sampling.diffusion_scheduler import TwinFlowDiffusionScheduler
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from tests.cli.pipeline import run
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.solver import DerivedNoise, sample
 from tests.cli.pipeline import FLOW, run
 

@@ -19,7 +19,7 @@ REAL_GUIDANCE = {"guidance_scale_real", "true_cfg_scale"}  # 1: the prompt alone
 @uses(Seam("TwinFlowScheduler"))
 def offer_scheduler(module: ModuleType) -> None:
     """Make the documented import path give the scheduler that works; the host's own stays within reach."""
-    from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+    from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 
     setattr(module, HOSTS_OWN, module.TwinFlowScheduler)
     module.TwinFlowScheduler = TwinFlowScheduler

@@ -69,7 +69,7 @@ for module, path, describe in [
         "FlowMatchEulerDiscreteScheduler.step",
         scheduler_step,
     ),
-    ("simpletuner_twinflow.sampling.scheduler", "TwinFlowScheduler.step", scheduler_step),
+    ("simpletuner_twinflow.sampling.flow_scheduler", "TwinFlowScheduler.step", scheduler_step),
     ("simpletuner.helpers.models.sd3.pipeline", "StableDiffusion3Pipeline.__call__", pipeline_call),
     ("simpletuner.helpers.training.validation", "Validation.run_validations", validation),
     (
