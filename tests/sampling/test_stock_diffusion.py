@@ -10,7 +10,8 @@ from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_settings,
     stock_timesteps,
 )
-from tests.sampling.test_diffusion_scheduler import KINDS, SDXL, ZERO_SNR, oracle_pipeline, scheduler_of
+from tests.sampling.diffusion_oracles import SDXL
+from tests.sampling.diffusion_pipelines import KINDS, ZERO_SNR, oracle_pipeline, scheduler_of
 
 STEPS = pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
 kinds = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS.keys())
