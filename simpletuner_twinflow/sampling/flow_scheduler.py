@@ -25,7 +25,7 @@ _OURS = "stochastic_ratio"  # in every configuration that TwinFlowScheduler writ
 _FLOW_PREDICTIONS = ("flow_matching", "flow_prediction")
 
 
-class TwinFlowScheduler(FewStepScheduler, FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # attributes
+class TwinFlowScheduler(FewStepScheduler, FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # wider attributes
     """Few-step sampling for TwinFlow models, in place of any pipeline's flow-matching scheduler.
 
     It is a `FlowMatchEulerDiscreteScheduler` because pipelines ask for one, but it keeps to the sigmas that the model
@@ -180,13 +180,11 @@ class TwinFlowScheduler(FewStepScheduler, FlowMatchEulerDiscreteScheduler):  # t
                 f"s_churn, s_tmin, s_tmax, s_noise are {(s_churn, s_tmin, s_tmax, s_noise)}; this sampler has no "
                 "churn: leave them out. stochastic_ratio is its share of fresh noise."
             )
-        data_ward = self.config["invert_sigmas"] or per_token_timesteps is not None
+        to_data = self.config["invert_sigmas"] or per_token_timesteps is not None
 
         def update(step: SolverStep, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-            velocity, draw = (
-                (-model_output if data_ward else model_output).to(x),
-                partial(self._fresh_noise, generator=generator),
-            )
+            velocity = (-model_output if to_data else model_output).to(x)
+            draw = partial(self._fresh_noise, generator=generator)
             if per_token_timesteps is None:
                 return self._solver.step(step, x, velocity, draw)
             return self._solver.step_tokens(*self._token_sigmas(per_token_timesteps.to(x), step.t), x, velocity, draw)
