@@ -1,9 +1,9 @@
-# make setup | test | demo | families | bench | lint. Needs Python 3.12 or 3.13 and make; everything else goes into .venv.
+# make setup | test | lint | graph | demo | families | bench. Needs Python 3.12 or 3.13 and make; everything else goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test lint demo families bench clean
+.PHONY: setup test lint graph demo families bench clean
 
 setup: .venv/ready
 
@@ -21,6 +21,14 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+
+# Who imports whom, package by package, as Graphviz reads it; fails if there is a circle.
+graph: setup
+	@for package in $$(find simpletuner_twinflow -name __init__.py -exec dirname {} + | sort | tr / .); do \
+		$(BIN)/import-linter drawgraph $$package || exit; done
+	$(BIN)/lint-imports --no-logo --contract circles
 
 demo: setup
 	$(BIN)/python -u -m demo.run

@@ -3,7 +3,6 @@
 python docs/generate_options.py
 """
 
-import dataclasses
 from pathlib import Path
 
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
@@ -37,11 +36,10 @@ measured to be worth: [benchmarks.md](benchmarks.md).
 def render() -> str:
     """The page as Markdown."""
     rows = []
-    for item in dataclasses.fields(TwinFlowOptions):
-        info = TwinFlowOptions.info(item.name)
-        default = TwinFlowOptions.default_text(item.name)
+    for name in TwinFlowOptions.names():
+        info, default = TwinFlowOptions.info(name), TwinFlowOptions.default_text(name)
         mark = "" if info.documented else " *"
-        rows.append(f"| `{PREFIX}{item.name}`{mark} | `{default}` | {info.range_text} | {info.help} |\n")
+        rows.append(f"| `{PREFIX}{name}`{mark} | `{default}` | {TwinFlowOptions.allowed(name)} | {info.help} |\n")
     return HEADING + "".join(rows) + OURS
 
 

@@ -16,7 +16,7 @@ class TwinFlowConfigError(TwinFlowError):
             problems[0] if len(problems) == 1 else f"{len(problems)} problems in this configuration:{listed}"
         )
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["TwinFlowError"], tuple[str, ...]]:
         """Copies and pickles keep the problems apart."""
         return type(self), self.problems
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions
+from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.method.roles import Role
-from simpletuner_twinflow.options import from_text, misspelt, shown
+from simpletuner_twinflow.options import from_text, misspelt
 
 GENERATOR = Path(__file__).parents[1] / "docs/generate_options.py"
 

@@ -8,7 +8,8 @@ import torch
 
 from simpletuner_twinflow.method.batch import RoleBatch
 from simpletuner_twinflow.method.flow import interpolate, per_sample, rollout
-from simpletuner_twinflow.method.losses import barron, guided_velocity, rcgm_target, rectify_target, time_weight
+from simpletuner_twinflow.method.guidance import guided_velocity
+from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, time_weight
 from simpletuner_twinflow.method.objective import ObjectiveSettings, compute_losses
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler

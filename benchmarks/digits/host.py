@@ -98,7 +98,7 @@ def _config(objective: ObjectiveSettings) -> SimpleNamespace:
         twinflow_enhanced_ratio=objective.enhanced_ratio,
         twinflow_delta_t=objective.delta_t,
         twinflow_target_clamp=objective.target_clamp,
-        twinflow_adversarial_enabled=objective.adversarial,
+        twinflow_adversarial_enabled=objective.adversarial_enabled,
         twinflow_adversarial_weight=objective.adversarial_weight,
         twinflow_rectify_weight=objective.rectify_weight,
     )

@@ -50,7 +50,7 @@ def recipe_of(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
 
 
 def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> Recipe:
-    sampler = RoleSampler(variant.role_shares, seed=seed, rank=0)
+    sampler = RoleSampler(variant.objective.roles(), seed=seed, rank=0)
     generator = torch.Generator().manual_seed(seed)
 
     def step(x: Tensor, y: Tensor, number: int) -> Step:
@@ -58,7 +58,9 @@ def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> 
         y = torch.where(torch.rand(len(y)) < variant.label_dropout, NO_LABEL, y)
         student, teacher = _passes(variant, net, shadows, y)
         z, t = torch.randn_like(x), torch.rand(len(x))
-        losses = training_step(x, z, t, roles, variant.objective, student, teacher, generator)
+        losses = training_step(
+            x, z, t, roles, variant.objective, student, teacher, generator, step_times=variant.step_times
+        )
         forwards = losses.forwards
         return Step(losses.total, sum(forwards.values()) + (STUDENT_COST - 1) * forwards["student"])
 
@@ -86,7 +88,7 @@ def _tutorial(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
             return squared_error(prediction, target).mean()
 
         loss = rcgm_loss(student(x_t, t, r, ones, everyone), x_t, t, r)
-        if not options.adversarial:
+        if not options.adversarial_enabled:
             return Step(loss, (STUDENT_COST + options.estimate_order) * len(x))
 
         loss = loss + squared_error(student(x_t, t, t, ones, everyone), velocity).mean()

@@ -1,7 +1,7 @@
 """What is compared: TwinFlow in full, each part of it changed in turn, and the other implementations."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from benchmarks.digits.network import TargetTime
@@ -9,7 +9,7 @@ from simpletuner_twinflow.method.objective import ObjectiveSettings
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
 
-FULL = ObjectiveSettings(adversarial=True, enhanced_ratio=0.0)
+FULL = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Variant:
     text: str  # for the table
     recipe: Literal["none", "roles", "tutorial", "host"] = "roles"  # none: the base model as it is
     objective: ObjectiveSettings = FULL
-    shares: tuple[tuple[Role, float], ...] | None = None  # of the roles; None for the objective's own
+    step_times: tuple[float, ...] = (1.0,)
     target_time: TargetTime = "ours"
     ema_decay: float = 0.99  # reached by the published warm-up
     student_teacher: bool = False  # the student's weights teach; the average is still kept, to be judged
@@ -29,18 +29,13 @@ class Variant:
     @property
     def definition(self) -> str:
         """All that decides the result but seed and steps, as text to compare."""
-        values = asdict(self)
+        values = asdict(self) | {"objective": self.objective.model_dump()}
         del values["text"]
         return json.dumps(values, sort_keys=True)
 
-    @property
-    def role_shares(self) -> dict[Role, float]:
-        """The shares that roles are drawn in."""
-        return dict(self.shares) if self.shares is not None else self.objective.roles()
-
 
 def _objective(name: str, text: str, **changes: object) -> Variant:
-    return Variant(name=name, text=text, objective=replace(FULL, **changes))
+    return Variant(name=name, text=text, objective=FULL.changed(**changes))
 
 
 def _step_times(steps: int) -> tuple[float, ...]:
@@ -52,14 +47,13 @@ _VARIANTS = (
     Variant(
         name="flow_matching",
         text="plain flow matching, as long",
-        objective=replace(FULL, adversarial=False),
-        shares=((Role.near, 1.0),),
+        objective=FULL.changed(adversarial_enabled=False, role_shares={Role.near: 1.0}),
     ),
     Variant(
         name="host_default",
         text="host's own TwinFlow, default branch",
         recipe="host",
-        objective=replace(FULL, adversarial=False),
+        objective=FULL.changed(adversarial_enabled=False),
         target_time="none",
     ),
     Variant(name="host_adversarial", text="host's own TwinFlow, adversarial branch", recipe="host", target_time="none"),
@@ -68,12 +62,12 @@ _VARIANTS = (
         name="tutorial_rcgm",
         text="tutorial's recipe, RCGM only",
         recipe="tutorial",
-        objective=replace(FULL, adversarial=False),
+        objective=FULL.changed(adversarial_enabled=False),
     ),
     Variant(name="full", text="**ours in full**"),
-    _objective("steps_2", "target step count 2", step_times=_step_times(2)),
-    _objective("steps_4", "target step count 4", step_times=_step_times(4)),
-    _objective("adversarial_off", "adversarial branch off", adversarial=False),
+    Variant(name="steps_2", text="target step count 2", step_times=_step_times(2)),
+    Variant(name="steps_4", text="target step count 4", step_times=_step_times(4)),
+    _objective("adversarial_off", "adversarial branch off", adversarial_enabled=False),
     _objective("rectify_off", "rectify off", rectify_weight=0.0),
     _objective("rectify_half", "rectify weight 0.5", rectify_weight=0.5),
     _objective("rectify_double", "rectify weight 2", rectify_weight=2.0),
@@ -81,14 +75,14 @@ _VARIANTS = (
     Variant(
         name="guidance_dropout",
         text="guidance 0.5, 10 % of labels dropped",
-        objective=replace(FULL, enhanced_ratio=0.5),
+        objective=FULL.changed(enhanced_ratio=0.5),
         label_dropout=0.1,
     ),
     _objective("guidance_range", "guidance 0.5 at times 0.3 to 1 only", enhanced_ratio=0.5, enhanced_range=(0.3, 1.0)),
     Variant(
         name="documented",
         text="documented defaults, 10 % of labels dropped",
-        objective=replace(FULL, adversarial=False, enhanced_ratio=0.5),
+        objective=FULL.changed(adversarial_enabled=False, enhanced_ratio=0.5),
         label_dropout=0.1,
     ),
     _objective("order_1", "order 1", estimate_order=1),
@@ -102,15 +96,13 @@ _VARIANTS = (
     Variant(name="target_time_published", text="target time by e(t) + (t - r) E(r)", target_time="published"),
     Variant(name="ema_999", text="EMA decay 0.999", ema_decay=0.999),
     Variant(name="student_teacher", text="student as teacher (EMA decay 0)", student_teacher=True),
-    Variant(
-        name="near_off",
-        text="no rows at r = t",
-        shares=((Role.one_step, 1.0), (Role.any_step, 1.0), (Role.twin, 1.0)),
+    _objective(
+        "near_off", "no rows at r = t", role_shares=dict.fromkeys((Role.one_step, Role.any_step, Role.twin), 1.0)
     ),
-    Variant(
-        name="one_step_double",
-        text="twice as many one-step rows",
-        shares=tuple((role, 2.0 if role is Role.one_step else 1.0) for role in Role),
+    _objective(
+        "one_step_double",
+        "twice as many one-step rows",
+        role_shares={role: 2.0 if role is Role.one_step else 1.0 for role in Role},
     ),
     _objective("image_free", "image free", image_free=True),
 )

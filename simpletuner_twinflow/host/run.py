@@ -1,11 +1,50 @@
-"""The run's options, asked by every hook."""
+"""The run's options: parsed once, asked by every hook."""
 
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
+from simpletuner_twinflow.host.seams import wrap
 from simpletuner_twinflow.options import TwinFlowOptions
+
+KEYS = TwinFlowOptions.keys()
+
+
+def options_of(config: Any) -> TwinFlowOptions:
+    """The options in the host's parsed configuration, which holds plain values only.
+
+    Raises:
+        TwinFlowConfigError: A line for each value that cannot be taken.
+    """
+    return _parsed(tuple(getattr(config, key, None) for key in KEYS))
 
 
 def active_options(config: Any) -> TwinFlowOptions | None:
     """The run's options where this plugin trains; None where TwinFlow is off or left to the host."""
-    options = TwinFlowOptions.from_mapping(vars(config))
+    options = options_of(config)
     return options if options.enabled and options.implementation == "paper" else None
+
+
+# By the values, not by the configuration: the host changes and copies that while it runs.
+@lru_cache(maxsize=8)
+def _parsed(values: tuple[Any, ...]) -> TwinFlowOptions:
+    return TwinFlowOptions.from_mapping(dict(zip(KEYS, values, strict=True)))
+
+
+def wrap_active(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
+    """Wrap a method of the host's for TwinFlow runs alone; in any other the call goes straight through.
+
+    Args:
+        module: of the host.
+        path: "Class.method"; the class holds the run's configuration as `config` or `args`.
+        wrapper: `wrapper(wrapped, instance, args, kwargs)`.
+    """
+
+    def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        config = instance.config if hasattr(instance, "config") else instance.args
+        if active_options(config) is None:
+            return wrapped(*args, **kwargs)
+        return wrapper(wrapped, instance, args, kwargs)
+
+    wrap(module, path, call)

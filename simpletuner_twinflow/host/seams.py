@@ -1,42 +1,62 @@
-"""The places in the host that the plugin uses: declared, checked before any is touched, then wrapped.
+"""The places in the host that the plugin touches: declared by the hook that does it, and checked before it does.
 
-A hook declares every seam it needs. If one is missing, or lacks a parameter the plugin uses, the hook is not applied:
-the host runs untouched, and a run that asks for TwinFlow is refused at start-up (`refuse_broken_seams`).
+A hook is needed or optional. A module's needed hooks are applied all or none: if one of their seams is missing or lacks
+a parameter, the host runs untouched, and a run that asks for TwinFlow is refused at start-up (`refuse_broken_seams`).
+Without an optional hook a TwinFlow run goes on, and the log says what is lost. docs/architecture.md lists all seams.
 """
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from enum import StrEnum
+from functools import cache, wraps
 from importlib import import_module
-from itertools import chain
 from types import ModuleType
+from typing import Any, Protocol, cast
 
 import wrapt
 
 from simpletuner_twinflow._hooks import hook_entry_points
-from simpletuner_twinflow.errors import HostVersionError
+from simpletuner_twinflow.errors import HostVersionError, TwinFlowError
 from simpletuner_twinflow.host import versions
+
+MODELS = "simpletuner.helpers.models.common"  # where the base class of the host's model families is
+CONFIG = "config"  # owner of the seams that are keys of the run's configuration
+
+
+class Touch(StrEnum):
+    """What the plugin does at a seam."""
+
+    wrapped = "wrapped"  # in every run; without TwinFlow the call goes straight through
+    replaced = "replaced"  # in the module, for good
+    on_run = "replaced on a TwinFlow run's own object"
+    in_block = "replaced for the length of a block"
+    given = "set on a TwinFlow run's own object, where the host looks for it"
+    read = "called or read"
 
 
 @dataclass(frozen=True)
 class Seam:
-    """A name in a host module, with the parameters the plugin passes or reads there."""
+    """A name in a host module, with the parameters that the plugin passes or reads there."""
 
-    path: str  # "function" or "Class.method"
+    path: str  # "function", "Class.method" or "config.key"
     parameters: tuple[str, ...] = ()
+    touch: Touch = Touch.wrapped
+    module: str = ""  # where it is; empty for the module that the hook waits for
 
     def problem(self, module: ModuleType) -> str | None:
         """What is wrong with this seam in `module`; None when it is as expected."""
+        if self.owner == CONFIG:
+            return None  # a key that the host does not have is a key that nobody sets
         where = f"{module.__name__}.{self.path}"
-        owner: object = module
+        found: Any = module
         for part in self.path.split("."):
             # vars() and not getattr(): an inherited method would be patched in the wrong class.
-            if part not in vars(owner):
-                return f"{where} is missing"
-            found = vars(owner)[part]
-            owner = found
+            if part not in vars(found):
+                return None if self._is_made_by(found) else f"{where} is missing"
+            found = vars(found)[part]
         if not self.parameters:
             return None
         function = found.__func__ if isinstance(found, staticmethod | classmethod) else found
@@ -46,39 +66,129 @@ class Seam:
         lacking = [name for name in self.parameters if name not in accepted]
         return f"{where} lacks the parameter {', '.join(lacking)}" if lacking else None
 
+    def _is_made_by(self, owner: Any) -> bool:
+        """Whether this is an attribute that a class gives its objects when they are made, or that we give them."""
+        if self.touch is Touch.given or self.path.endswith(".__init__"):
+            return True
+        if not isinstance(owner, type) or self.parameters or self.touch is Touch.wrapped:
+            return False
+        made = getattr(inspect.unwrap(vars(owner).get("__init__", owner)), "__code__", None)
+        return made is not None and self.path.rpartition(".")[2] in made.co_names
 
-broken: list[str] = []
+    @property
+    def owner(self) -> str:
+        """The class, or "config"; empty for a name of the module itself."""
+        return self.path.rpartition(".")[0]
+
+
+class Hook(Protocol):
+    """A function that `uses` has decorated."""
+
+    seams: tuple[Seam, ...]
+    lost: str | None
+    __qualname__: str
+
+    def __call__(self, module: ModuleType) -> None: ...
+
+
+broken: list[str] = []  # problems of needed seams
+lost: dict[str, str] = {}  # problem of an optional seam -> what a TwinFlow run does without
 _attached: set[tuple[str, str]] = set()
 
 
-def uses(*seams: Seam) -> Callable[[Callable[[ModuleType], None]], Callable[[ModuleType], None]]:
-    """Declare the seams of a hook. It is then applied once per module, and only if all seams in that module are sound.
+def uses(*seams: Seam, lost: str | None = None) -> Callable[[Callable[[ModuleType], None]], Hook]:
+    """Declare the seams of a hook. It is applied once per module, and only if they are as expected.
 
-    All means those of every hook that waits for the module: either all of them are applied to it, or none.
+    Args:
+        seams: all that the hook, and what it sets going, touches.
+        lost: of an optional hook, what a TwinFlow run lacks without it; None for a needed one.
     """
 
-    def decorate(hook: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    def decorate(hook: Callable[[ModuleType], None]) -> Hook:
         @wraps(hook)
         def checked(module: ModuleType) -> None:
             key = (module.__name__, hook.__qualname__)
-            if key in _attached:
-                return
-            problems = [problem for seam in _needed(module, seams) if (problem := seam.problem(module))]
-            if problems:
-                broken.extend(problems)
+            if key in _attached or _problems(module, made):
                 return
             _attached.add(key)
             hook(module)
 
-        checked.seams = seams
-        return checked
+        made = cast(Hook, checked)
+        made.seams, made.lost = seams, lost
+        return made
 
     return decorate
 
 
-def _needed(module: ModuleType, own: tuple[Seam, ...]) -> list[Seam]:
-    declared = (entry.load().seams for entry in hook_entry_points() if entry.name == module.__name__)
-    return list(dict.fromkeys(chain(own, *declared)))
+def _problems(module: ModuleType, hook: Hook) -> bool:
+    """Whether a hook must not be applied to this module; what is wrong is recorded."""
+    hooks = [hook]
+    if hook.lost is None:
+        hooks += [other for name, other in all_hooks() if name == module.__name__ and other.lost is None]
+    seams = dict.fromkeys(seam for each in hooks for seam in each.seams if seam.module in ("", module.__name__))
+    found = [problem for seam in seams if (problem := seam.problem(module))]
+    _record(hook, found)
+    return bool(found)
+
+
+def _record(hook: Hook, problems: list[str]) -> None:
+    if hook.lost is None:
+        broken.extend(problem for problem in problems if problem not in broken)
+    else:
+        lost.update(dict.fromkeys(problems, hook.lost))
+
+
+def all_hooks() -> list[tuple[str, Hook]]:
+    """Every hook with the host module that it waits for."""
+    return [(entry.name, entry.load()) for entry in hook_entry_points()]
+
+
+def wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
+    """Wrap `path` of `module`; `wrapper(wrapped, instance, args, kwargs)` as wrapt calls it."""
+    wrapt.wrap_function_wrapper(module, path, wrapper)
+
+
+def set_on(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute of a host's object, class, module or configuration, at a seam that is declared.
+
+    Raises:
+        TwinFlowError: It is not declared.
+    """
+    kinds = owner.__mro__ if isinstance(owner, type) else type(owner).__mro__
+    owners = {owner.__name__} if isinstance(owner, ModuleType) else {kind.__name__ for kind in kinds}
+    if "twinflow_enabled" in getattr(owner, "__dict__", {}):
+        owners.add(CONFIG)
+    if not owners & _owners_of(name):
+        where = CONFIG if CONFIG in owners else getattr(owner, "__name__", type(owner).__name__)
+        raise TwinFlowError(f"{where}.{name} is set, but no hook declares it as a seam.")
+    setattr(owner, name, value)
+
+
+@contextmanager
+def changed(owner: Any, **values: Any) -> Iterator[None]:
+    """Set attributes as `set_on` does, for the length of the block; also one that only the owner's class had."""
+    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
+    for name, value in values.items():
+        set_on(owner, name, value)
+    try:
+        yield
+    finally:
+        for name in values:
+            if name in before:
+                setattr(owner, name, before[name])
+            else:
+                delattr(owner, name)
+
+
+@cache
+def _owners_of(name: str) -> frozenset[str]:
+    """The classes and modules at which a hook declares that it sets this name."""
+    return frozenset(
+        seam.owner or seam.module or module
+        for module, hook in all_hooks()
+        for seam in hook.seams
+        if seam.path.rpartition(".")[2] == name and seam.touch not in (Touch.wrapped, Touch.read)
+    )
 
 
 def warn_of_broken_seams() -> None:
@@ -88,36 +198,34 @@ def warn_of_broken_seams() -> None:
         logging.getLogger("simpletuner_twinflow").warning(
             "TwinFlow is not available with SimpleTuner %s: %s. Runs without twinflow_enabled go on.",
             versions.host_version(),
-            "; ".join(dict.fromkeys(broken)),
+            "; ".join(broken),
         )
 
 
-def wrap(module: ModuleType, path: str, wrapper: Callable) -> None:
-    """Wrap `path` of `module`; `wrapper(wrapped, instance, args, kwargs)` as wrapt calls it."""
-    wrapt.wrap_function_wrapper(module, path, wrapper)
-
-
 def refuse_broken_seams() -> None:
-    """End a run that asks for TwinFlow on a host where it cannot work as promised.
+    """End a run that asks for TwinFlow on a host where it cannot work as promised; say what is lost where it can.
 
     Imports every hooked host module first, so that a seam in a module which the host loads late is known at start-up.
 
     Raises:
         HostVersionError: Names the host's version, the seam (if one is missing) and the supported range.
     """
-    problems = list(broken)
-    for name in dict.fromkeys(entry.name for entry in hook_entry_points()):
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
-                raise  # a dependency of the host is missing, which is not about this plugin
-            problems.append(f"{name} is missing")
-    problems = list(dict.fromkeys([*problems, *broken]))
-    if problems or not versions.is_supported():
-        reason = f": {'; '.join(problems)}" if problems else ""
+    for name, hook in all_hooks():
+        for place in dict.fromkeys([name, *(seam.module for seam in hook.seams if seam.module)]):
+            try:
+                module = import_module(place)
+            except ModuleNotFoundError as error:
+                if error.name is None or not place.startswith(error.name):
+                    raise  # a dependency of the host is missing, which is not about this plugin
+                _record(hook, [f"{place} is missing"])
+                continue
+            _record(hook, [found for seam in hook.seams if seam.module == place and (found := seam.problem(module))])
+    if broken or not versions.is_supported():
+        reason = f": {'; '.join(broken)}" if broken else ""
         raise HostVersionError(
             f"twinflow_enabled is true, but simpletuner-twinflow does not support SimpleTuner "
             f"{versions.host_version()}{reason}. Supported: simpletuner{versions.supported_range()}. Install one of "
             "those or set twinflow_enabled to false."
         )
+    for problem, what in lost.items():
+        logging.getLogger("simpletuner_twinflow").warning("TwinFlow goes on, but %s: %s.", what, problem)

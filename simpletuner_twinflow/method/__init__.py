@@ -1,1 +1,1 @@
-"""The TwinFlow training method; needs torch alone."""
+"""The TwinFlow training method. Needs torch alone; formulas and sources are in docs/method.md."""

@@ -1,24 +1,21 @@
-"""From data, noise and roles to the rows of a training step: where each sits on the path, and what it is asked."""
+"""From data, noise and roles to the rows of a training step: their points on the path, times and signs."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
+from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.flow import at_least_float32, endpoints, interpolate, per_sample
 from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.method.settings import ObjectiveSettings
 from simpletuner_twinflow.method.transfer import numbers, on_device, row_index
-
-REAL_ROLES = (Role.one_step, Role.near, Role.any_step)
 
 
 @dataclass(frozen=True)
 class PromptRows:
-    """Whose conditioning a pass is given: that of these rows of the batch, in order and possibly repeated."""
+    """The prompts of a pass: those of these rows of the batch, in this order, rows possibly repeated."""
 
     rows: tuple[int, ...]
     unconditional: bool = False  # the empty prompt in place of the rows' own
@@ -27,54 +24,13 @@ class PromptRows:
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]
 """`predict(x_t, t, r, sign, prompts)`: the noise-ward average velocity F, of x_t's shape (n, ...).
 
-t and r are (n,) float32 in [0, 1] and always positive; sign is (n,) of +1 or -1, and F(x, -t, -t) is asked for as
-(t, r = t, sign = -1).
+t and r are (n,) float32 in [0, 1] and never negative; sign is (n,) of +1 or -1: F(x, -t, -t) is (t, r = t, sign = -1).
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings:
-    """What one training step computes."""
-
-    estimate_order: int = 2  # N, the jumps of the teacher's rollout
-    enhanced_ratio: float = 0.5  # rho, the guidance baked into the targets; 0 costs no pass
-    enhanced_range: tuple[float, float] = (0.0, 1.0)  # the times, ends included, at which it is
-    delta_t: float = 0.01  # RCGM's finite difference, as a share of the path
-    target_clamp: float = 1.0  # k, the largest correction of an element of a target
-    adversarial: bool = False  # whether L_adv and L_rectify are trained
-    adversarial_weight: float = 1.0
-    rectify_weight: float = 1.0  # 0 costs no pass
-    loss: Literal["l2", "barron"] = "l2"
-    time_weighting: bool = False  # whether real rows are weighted by losses.time_weight
-    image_free: bool = False  # whether real rows train on the student's one-step samples instead of data
-    step_times: tuple[float, ...] = (1.0,)  # the K times at which the sampler calls the network
-
-    def __post_init__(self) -> None:
-        low, high = self.enhanced_range
-        rules = {
-            "estimate_order": (self.estimate_order >= 1, "at least 1"),
-            "enhanced_ratio": (math.isfinite(self.enhanced_ratio), "finite"),
-            "enhanced_range": (0 <= low <= high <= 1, "two times, low <= high, in [0, 1]"),
-            "delta_t": (0 < self.delta_t <= 1, "in (0, 1]"),
-            "target_clamp": (self.target_clamp > 0, "above 0"),
-            "adversarial_weight": (0 <= self.adversarial_weight < math.inf, "at least 0"),
-            "rectify_weight": (0 <= self.rectify_weight < math.inf, "at least 0"),
-            "loss": (self.loss in ("l2", "barron"), "'l2' or 'barron'"),
-            "step_times": (len(self.step_times) > 0 and all(0 < t <= 1 for t in self.step_times), "times in (0, 1]"),
-        }
-        for name, (holds, allowed) in rules.items():
-            if not holds:
-                raise TwinFlowConfigError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}.")
-
-    def roles(self) -> dict[Role, float]:
-        """Equal shares of the roles that are trained; there is no twin without the adversarial branch."""
-        active = [role for role in Role if role is not Role.twin or self.adversarial]
-        return {role: 1 / len(active) for role in active}
 
 
 @dataclass(frozen=True, eq=False)
 class RoleBatch:
-    """A batch ready for the student's pass with gradient; one entry a row everywhere, tensors in float32 at least."""
+    """The inputs of the student's pass with gradient: one entry per row, tensors in float32 at least."""
 
     roles: tuple[Role, ...]
     x: Tensor  # (B, ...), data; a generated sample on twin rows
@@ -84,7 +40,7 @@ class RoleBatch:
     sign: Tensor  # (B,), float32, -1 on twin rows
     x_t: Tensor  # (B, ...)
     velocity: Tensor  # (B, ...), z - x
-    generated: int = 0  # rows whose sample the student has made
+    generated: int = 0  # number of rows whose sample the student generated
 
     def having(self, *roles: Role) -> tuple[int, ...]:
         """The numbers of the rows with one of these roles."""
@@ -93,7 +49,7 @@ class RoleBatch:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of a training step, from its own generator and so without touching any global stream."""
+    """Random numbers of a training step, from a generator of its own: no global stream moves."""
 
     generator: torch.Generator
     device: torch.device
@@ -109,7 +65,7 @@ class Draws:
         return on_device(noise, self.device)
 
     def cycled(self, values: tuple[float, ...], count: int) -> Tensor:
-        """(count,) of the values in turn from a random one on: each equally often within one, and none preferred."""
+        """(count,) of the values in turn, from a random one on: counts differ by one at most, and none is preferred."""
         first = torch.randint(len(values), (1,), generator=self.generator, device=self.generator.device)
         turn = (torch.arange(count, device=self.device) + on_device(first, self.device)) % len(values)
         return numbers(values, self.device)[turn]
@@ -121,7 +77,7 @@ def rows_having(roles: tuple[Role, ...], *wanted: Role) -> tuple[int, ...]:
 
 
 def index(rows: tuple[int, ...], like: Tensor) -> Tensor:
-    """Row numbers as an index on the device of `like`, which is not waited for."""
+    """Row numbers as an index on the device of `like`, without waiting for it."""
     return row_index(rows, like.device)
 
 
@@ -129,7 +85,7 @@ def call(predict: Predict, x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, prom
     """One pass, its result in float32 at least.
 
     Raises:
-        TwinFlowError: if the result has another shape than x_t, which would broadcast into a wrong loss unseen.
+        TwinFlowError: if the result has another shape than x_t: it would broadcast into a wrong loss silently.
     """
     prediction = predict(x_t, t, r, sign, prompts)
     if prediction.shape != x_t.shape:
@@ -146,33 +102,36 @@ def prepare_role_batch(
     options: ObjectiveSettings,
     student: Predict,
     generator: torch.Generator,
+    *,
+    step_times: tuple[float, ...] = (1.0,),
 ) -> RoleBatch:
-    """Place each row on the path as its role asks.
+    """Give each row its times, sign and point on the path, by its role.
 
-    one_step rows sit on the sampler's times with r = 0, near rows at r = t, any_step rows draw r uniformly below t, and
-    twin rows noise a generated sample afresh, at a time of their own and with sign -1. The generated samples of all
-    rows come from one pass of the student.
+    one_step rows have one of the sampler's times and r = 0; near rows r = t; any_step rows r uniform below t. twin rows
+    are a generated sample with new noise at a new time, r = t and sign -1. One pass of the student generates the
+    samples of all rows.
 
     Args:
         x: data, (B, ...).
         z: noise, (B, ...).
-        t: times in [0, 1] for the rows whose role leaves them the caller's, (B,).
-        roles: B roles, as drawn.
+        t: times in [0, 1] of near and any_step rows, (B,).
+        roles: B roles, as sampled.
         options: of the run.
-        student: the weights being trained; called without gradient, and only if a sample is needed.
+        student: the weights being trained; called without gradient, and only if a sample is to be generated.
         generator: source of every random number drawn here.
+        step_times: the K times in (0, 1] at which the sampler calls the network.
 
     Raises:
-        TwinFlowError: if the numbers of rows differ, or a twin row comes without the adversarial branch.
+        TwinFlowError: if the numbers of rows differ, or there is a twin row without the adversarial branch.
     """
-    _check_rows(x, z, t, roles, options)
+    _check_rows(x, z, t, roles, step_times, options)
     draws = Draws(generator, x.device)
     x, z, t = at_least_float32(x), at_least_float32(z), t.to(torch.float32)
     r, sign = t, torch.ones_like(t)
 
     if rows := rows_having(roles, Role.one_step):
         at = index(rows, x)
-        t = t.index_copy(0, at, draws.cycled(options.step_times, len(rows)))
+        t = t.index_copy(0, at, draws.cycled(step_times, len(rows)))
         r = r.index_fill(0, at, 0.0)
     if rows := rows_having(roles, Role.any_step):
         at = index(rows, x)
@@ -180,7 +139,9 @@ def prepare_role_batch(
 
     generated = tuple(range(len(roles))) if options.image_free else rows_having(roles, Role.twin)
     if generated:
-        x = x.index_copy(0, index(generated, x), _generate(x, generated, options, student, draws))
+        x = x.index_copy(
+            0, index(generated, x), _generate(x, generated, step_times, options.image_free, student, draws)
+        )
     if rows := rows_having(roles, Role.twin):
         at = index(rows, x)
         z = z.index_copy(0, at, draws.normal(z[at]))
@@ -191,29 +152,45 @@ def prepare_role_batch(
     return RoleBatch(roles, x=x, z=z, t=t, r=r, sign=sign, x_t=x_t, velocity=velocity, generated=len(generated))
 
 
-def _generate(x: Tensor, rows: tuple[int, ...], options: ObjectiveSettings, student: Predict, draws: Draws) -> Tensor:
-    """Samples as the sampler makes them, in one call from one of its times s: `x_s - s F(x_s, s, 0)`.
+def _generate(
+    x: Tensor,
+    rows: tuple[int, ...],
+    step_times: tuple[float, ...],
+    image_free: bool,
+    student: Predict,
+    draws: Draws,
+) -> Tensor:
+    """One-step samples from one of the sampler's times s: `x_s - s F(x_s, s, 0)`.
 
-    At its first time the sampler is in pure noise, whatever that time is called; at a later one x_s is on the path
-    of the row's data. Image-free training has no data to be on the path of, so it starts in noise always.
+    At the sampler's first time x_s is pure noise, as in sampling; at a later one it is on the path of the row's data.
+    Image-free training has no data, so it always starts from noise.
     """
     data = x[index(rows, x)]
     noise = draws.normal(data)
-    first = max(options.step_times)
-    s = draws.cycled((first,) if options.image_free else options.step_times, len(rows))
+    first = max(step_times)
+    s = draws.cycled((first,) if image_free else step_times, len(rows))
     starts_in_noise = per_sample(s == first, like=x)
     x_s = torch.where(starts_in_noise, noise, interpolate(data, noise, s).x_t)
     velocity = call(student, x_s, s, torch.zeros_like(s), torch.ones_like(s), PromptRows(rows))
     return endpoints(x_s, velocity, s).x_hat.to(x.dtype)
 
 
-def _check_rows(x: Tensor, z: Tensor, t: Tensor, roles: tuple[Role, ...], options: ObjectiveSettings) -> None:
+def _check_rows(
+    x: Tensor,
+    z: Tensor,
+    t: Tensor,
+    roles: tuple[Role, ...],
+    step_times: tuple[float, ...],
+    options: ObjectiveSettings,
+) -> None:
+    if not step_times or not all(0 < time <= 1 for time in step_times):
+        raise TwinFlowError(f"step_times is {step_times}; allowed: at least one time in (0, 1].")
     if x.shape != z.shape or t.shape != x.shape[:1] or len(roles) != x.shape[0]:
         raise TwinFlowError(
             "Data, noise, times and roles must agree row by row; got x "
             f"{tuple(x.shape)}, z {tuple(z.shape)}, t {tuple(t.shape)} and {len(roles)} roles."
         )
-    if Role.twin in roles and not options.adversarial:
+    if Role.twin in roles and not options.adversarial_enabled:
         raise TwinFlowError(
-            "A twin row was drawn, but the adversarial branch is off: draw from ObjectiveSettings.roles()."
+            "A twin row was sampled, but the adversarial branch is off: sample from ObjectiveSettings.roles()."
         )

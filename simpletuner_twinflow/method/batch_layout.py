@@ -1,7 +1,7 @@
 """Passes on some rows of a batch, laid out like the pass on all of them.
 
-For networks whose answer for a sample depends on its place or its neighbours in the batch: student and teacher are
-compared, so a sample must stand in the same place in both passes.
+For networks whose output for a sample depends on its place or its neighbours in the batch: outputs of student and
+teacher are compared, so a sample must have the same place in both passes.
 """
 
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from simpletuner_twinflow.method.batch import Predict, PromptRows, index
 
 
 def on_whole_batch(predict: Predict, size: int) -> Predict:
-    """The same passes, each on a batch of `size` rows in which every row asked for stands where it belongs.
+    """The same passes, each on a batch of `size` rows in which every row asked for has its own place.
 
     The other rows are zeros at time 0, computed and thrown away. A row that is asked for twice takes two passes.
 
     Args:
-        predict: passes on any rows, each of which starts the random numbers anew.
+        predict: passes on any rows, each of which restarts the random numbers.
         size: rows of the batch of the student's pass.
     """
 

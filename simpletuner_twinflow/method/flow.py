@@ -27,14 +27,14 @@ class FlowSample(NamedTuple):
 
 
 class Endpoints(NamedTuple):
-    """The two ends that an average velocity points at."""
+    """The two ends of the path that an average velocity predicts."""
 
     x_hat: Tensor  # (B, ...), data
     z_hat: Tensor  # (B, ...), noise
 
 
 class Rollout(NamedTuple):
-    """Where a walk from s down to r came out, and how far it went."""
+    """The result of a rollout from s down to r."""
 
     displacement: Tensor  # (B, ...), x_s - x_r
     x_r: Tensor  # (B, ...)
@@ -63,7 +63,7 @@ def interpolate(x: Tensor, z: Tensor, t: Tensor) -> FlowSample:
 
 
 def endpoints(x_t: Tensor, average_velocity: Tensor, t: Tensor) -> Endpoints:
-    """The data and the noise that F points at from x_t: `x_hat = x_t - t F`, `z_hat = x_t + (1 - t) F`.
+    """The data and the noise that F predicts at x_t: `x_hat = x_t - t F`, `z_hat = x_t + (1 - t) F`.
 
     Args:
         x_t: points on the path, (B, ...).
@@ -75,18 +75,18 @@ def endpoints(x_t: Tensor, average_velocity: Tensor, t: Tensor) -> Endpoints:
 
 
 def rollout(predict: AverageVelocity, x_s: Tensor, s: Tensor, r: Tensor, steps: int) -> Rollout:
-    """Walk from time s down to time r in equal jumps of F (RCGM's N-th order estimate; `multi_fwd` in the reference).
+    """Go from time s down to time r in equal jumps of F (RCGM's N-th order estimate; `multi_fwd` in the public code).
 
     Args:
-        predict: the average velocity to walk with.
+        predict: the average velocity F.
         x_s: points at time s, (B, ...).
         s: start times in [0, 1], (B,).
         r: target times in [0, s], (B,).
         steps: the number N of jumps, at least 1.
 
     Returns:
-        The displacement, summed jump by jump since `x_s - x_r` would lose digits to cancellation, and x_r; both in
-        float32 at least.
+        The displacement and x_r, both in float32 at least. The displacement is summed jump by jump, since `x_s - x_r`
+        would lose digits to cancellation.
 
     Raises:
         TwinFlowError: if `steps` is below 1.
@@ -98,7 +98,7 @@ def rollout(predict: AverageVelocity, x_s: Tensor, s: Tensor, r: Tensor, steps: 
     now = s
     for step in range(1, steps + 1):
         share = step / steps
-        # Written as a weighted mean so that the last point is r exactly; the minimum undoes a rounding upwards.
+        # A weighted mean, so that the last time is r exactly; the minimum undoes a rounding upwards.
         following = torch.minimum(s * (1 - share) + r * share, now)
         jump = per_sample(now - following, like=x) * predict(x, now, following)
         displacement, x, now = displacement + jump, x - jump, following

@@ -3,8 +3,8 @@
 Everything is computed in float32 at least, whatever the inputs are: RCGM divides a difference by delta_t = 0.01, which
 in bf16 puts the target of a perfect prediction 0.70 off. float64 stays float64. Targets are detached.
 
-Sources: TwinFlow (arXiv:2512.05150) and RCGM ("Any-step generation via N-th order recursive consistent velocity field
-estimation"); the function of the public code (inclusionAI/TwinFlow) that each one agrees with is named beside it.
+Sources: TwinFlow (arXiv:2512.05150) and RCGM (Sun and Lin, "Any-step generation via N-th order recursive consistent
+velocity field estimation"); each function names the one of the public code (inclusionAI/TwinFlow) that it agrees with.
 """
 
 import math
@@ -17,19 +17,6 @@ from simpletuner_twinflow.method.flow import at_least_float32, per_sample
 BARRON_EPSILON = 1e-8  # added to scale^2; a hundredth of it at the published scale, so it is part of the formula
 
 
-def guided_velocity(velocity: Tensor, conditional: Tensor, unconditional: Tensor, ratio: float) -> Tensor:
-    """Guidance baked into the target: `v_c = v + ratio (F(x_t, t, t; c) - F(x_t, t, t; none))` (`enhance_target`).
-
-    Args:
-        velocity: z - x, (B, ...).
-        conditional: the teacher's velocity under the prompt, (B, ...).
-        unconditional: the teacher's velocity under no prompt, (B, ...).
-        ratio: rho; 0 leaves the velocity as it is.
-    """
-    difference = at_least_float32(conditional) - at_least_float32(unconditional)
-    return (at_least_float32(velocity) + ratio * difference).detach()
-
-
 def rcgm_target(
     prediction: Tensor,
     velocity: Tensor,
@@ -37,10 +24,10 @@ def rcgm_target(
     t: Tensor,
     r: Tensor,
     *,
-    delta_t: float = 0.01,
-    clamp: float = 1.0,
+    delta_t: float,
+    clamp: float,
 ) -> Tensor:
-    """What F(x_t, t, r) should have been, by one finite difference along the teacher's path (`get_rcgm_target`).
+    """The target of F(x_t, t, r), by one finite difference along the teacher's path (`get_rcgm_target`).
 
     With `s = max(t - delta_t, r)`, I the teacher's displacement from s to r and `w = max((t - r) / delta_t, 1)`, the
     residual is `R = w F - I / delta_t - v` and the target `F - clamp(R, -k, k)`. At r = t nothing is divided by t - r:
@@ -53,7 +40,7 @@ def rcgm_target(
         t: times in [0, 1], (B,).
         r: target times in [0, t], (B,).
         delta_t: length of the finite difference, as a share of the path.
-        clamp: k, the largest step that the target takes away from the prediction.
+        clamp: k, the largest distance of an element of the target from the prediction.
     """
     prediction, velocity = at_least_float32(prediction), at_least_float32(velocity)
     span = per_sample(at_least_float32(t) - at_least_float32(r), like=prediction)
@@ -63,15 +50,15 @@ def rcgm_target(
 
 
 def rectify_target(prediction: Tensor, velocity_difference: Tensor, *, clamp: float = 1.0) -> Tensor:
-    """Where the one-step prediction should move for its samples to look real (L_rectify, `dist_match`).
+    """The target of a one-step prediction that moves its samples towards real ones (L_rectify, `dist_match`).
 
     The target is `F1 - clamp(g, -k, k)` with `g = F(x_t, -t, -t) - F(x_t, t, t)` on noised *generated* samples: the
-    twin's velocity less the real one, proportional to the difference of the two scores. At agreement g is 0.
+    twin's velocity minus the real one, proportional to the difference of the two scores. Where they agree, g is 0.
 
     Args:
         prediction: the student's one-step F1, (B, ...).
         velocity_difference: g, (B, ...).
-        clamp: k, the largest step that the target takes away from the prediction.
+        clamp: k, the largest distance of an element of the target from the prediction.
     """
     return (at_least_float32(prediction) - at_least_float32(velocity_difference).clamp(-clamp, clamp)).detach()
 
@@ -84,7 +71,7 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
 def barron(prediction: Tensor, target: Tensor, *, alpha: float = 1.0, scale: float = 1e-3) -> Tensor:
     """The squared error of each sample, reweighted after Barron's general robust loss (`barron_reweighting_loss`).
 
-    `mse ((mse / scale^2) / |alpha - 2| + 1)^((alpha - 2) / 2) / scale`, the weight detached: samples far off count
+    `mse ((mse / scale^2) / |alpha - 2| + 1)^((alpha - 2) / 2) / scale`, the weight detached: large errors count
     less than their square. (B, ...) and (B, ...) to (B,). alpha = 2 is the squared error over the scale.
     """
     error = squared_error(prediction, target)

@@ -1,7 +1,7 @@
 """One training step of TwinFlow, from tensors and a `predict` callable to named losses.
 
-Each row of the batch carries the terms of its role (see `roles`), so the student makes one pass with gradient. The
-total is the mean over rows, so the micro-batches of an accumulation window add up to one big batch.
+Each row of the batch has the terms of its role (see `roles`), so one pass of the student with gradient serves all
+terms. The total is the mean over rows, so the micro-batches of an accumulation window add up to one big batch.
 
 | role     | terms                                                       | passes beside the student's |
 |----------|-------------------------------------------------------------|------------------------------|
@@ -10,7 +10,7 @@ total is the mean over rows, so the micro-batches of an accumulation window add 
 | near     | real_velocity                                               |                              |
 | twin     | adversarial                                                 | 1 generated                     |
 
-Guidance takes two more on all but twin rows. Sources: TwinFlow (arXiv:2512.05150), RCGM.
+Guidance takes two more on all but twin rows. Sources and formulas: docs/method.md.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,7 @@ from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.batch import (
-    REAL_ROLES,
     Draws,
-    ObjectiveSettings,
     Predict,
     PromptRows,
     RoleBatch,
@@ -32,15 +30,10 @@ from simpletuner_twinflow.method.batch import (
     prepare_role_batch,
 )
 from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
-from simpletuner_twinflow.method.losses import (
-    barron,
-    guided_velocity,
-    rcgm_target,
-    rectify_target,
-    squared_error,
-    time_weight,
-)
-from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.method.guidance import guided_velocities
+from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, squared_error, time_weight
+from simpletuner_twinflow.method.roles import REAL_ROLES, Role
+from simpletuner_twinflow.method.settings import ObjectiveSettings
 
 __all__ = [
     "Losses",
@@ -59,19 +52,21 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": squared_error,
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One term over the rows that carry it."""
+    """One term, summed over the rows that have it."""
 
-    total: Tensor  # scalar, detached; the sum over rows, before the term's weight
+    total: Tensor  # scalar, detached, without the term's weight
     rows: int
 
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """What a training step came to. Nothing has been read back from the device."""
+    """The result of a training step. Nothing has been read back from the device."""
 
-    total: Tensor  # scalar with graph: the mean over the batch's rows of their weighted terms
+    total: Tensor  # scalar with graph: the weighted terms, summed and divided by the number of rows
     terms: dict[str, Term]  # "rcgm", "real_velocity", "adversarial", "rectify"; those with rows in this batch
-    forwards: dict[str, int]  # row-forwards by kind: "student", "generated", "guidance", "rollout", "rectify"
+    forwards: dict[
+        str, int
+    ]  # rows passed through the network: "student", "generated", "guidance", "rollout", "rectify"
 
 
 def compute_losses(
@@ -82,14 +77,14 @@ def compute_losses(
     teacher: Predict,
     generator: torch.Generator,
 ) -> Losses:
-    """Every term of the batch, from the student's one pass with gradient on it.
+    """Every term of the batch, given the student's prediction.
 
     Args:
         rows: of `prepare_role_batch`.
         prediction: the student's F(rows.x_t, rows.t, rows.r, rows.sign), with its graph, (B, ...).
         options: of the run.
-        student: the weights being trained, for rectify's two fields; called without gradient.
-        teacher: the averaged weights under the student's random numbers; called without gradient.
+        student: the weights being trained, for the two velocities of rectify; called without gradient.
+        teacher: the averaged weights with the student's random numbers; called without gradient.
         generator: source of every random number drawn here.
 
     Raises:
@@ -102,36 +97,36 @@ def compute_losses(
     distance = DISTANCES[options.loss]
     real, one_step = rows.having(*REAL_ROLES), rows.having(Role.one_step)
     forwards = {"student": len(rows.roles), "generated": rows.generated, "guidance": 0, "rollout": 0, "rectify": 0}
-    carried: dict[str, tuple[Tensor, float]] = {}  # the loss of each row that carries the term, and the term's weight
+    losses: dict[str, tuple[Tensor, float]] = {}  # by term: the loss of each row that has it, and its weight
 
     velocity = rows.velocity
     if real and options.enhanced_ratio != 0:
-        velocity = _guided(rows, real, options, teacher)
+        velocity = guided_velocities(rows, real, options, teacher)
         forwards["guidance"] = 2 * len(real)
 
-    def student_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
+    def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
         loss = distance(prediction[index(at, prediction)], target)
         if options.time_weighting:
             loss = loss * time_weight(rows.t, rows.r)[index(at, loss)]
         return loss
 
-    if walked := rows.having(Role.one_step, Role.any_step):
-        target = _rcgm(rows, walked, prediction.detach(), velocity, options, teacher)
-        carried["rcgm"] = student_loss(walked, target), 1.0
-        forwards["rollout"] = options.estimate_order * len(walked)
+    if jumps := rows.having(Role.one_step, Role.any_step):
+        target = _rcgm_target(rows, jumps, prediction.detach(), velocity, options, teacher)
+        losses["rcgm"] = real_loss(jumps, target), 1.0
+        forwards["rollout"] = options.estimate_order * len(jumps)
     if near := rows.having(Role.near):
-        carried["real_velocity"] = student_loss(near, velocity[index(near, velocity)]), 1.0
+        losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
     if twins := rows.having(Role.twin):
         at = index(twins, prediction)
-        carried["adversarial"] = distance(prediction[at], rows.velocity[at]), options.adversarial_weight
-    if one_step and options.adversarial and options.rectify_weight > 0:
+        losses["adversarial"] = distance(prediction[at], rows.velocity[at]), options.adversarial_weight
+    if one_step and options.adversarial_enabled and options.rectify_weight > 0:
         f1 = prediction[index(one_step, prediction)]
-        target = _rectified(rows, one_step, f1.detach(), student, Draws(generator, rows.x_t.device))
-        carried["rectify"] = distance(f1, target), options.rectify_weight
+        target = _rectify_target(rows, one_step, f1.detach(), student, Draws(generator, rows.x_t.device))
+        losses["rectify"] = distance(f1, target), options.rectify_weight
         forwards["rectify"] = 2 * len(one_step)
 
-    weighted = [weight * loss.sum() for loss, weight in carried.values()]
-    terms = {name: Term(total=loss.detach().sum(), rows=loss.shape[0]) for name, (loss, _) in carried.items()}
+    weighted = [weight * loss.sum() for loss, weight in losses.values()]
+    terms = {name: Term(total=loss.detach().sum(), rows=loss.shape[0]) for name, (loss, _) in losses.items()}
     return Losses(total=torch.stack(weighted).sum() / len(rows.roles), terms=terms, forwards=forwards)
 
 
@@ -144,55 +139,40 @@ def training_step(
     student: Predict,
     teacher: Predict,
     generator: torch.Generator,
+    *,
+    step_times: tuple[float, ...] = (1.0,),
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
-    rows = prepare_role_batch(x, z, t, roles, options, student, generator)
+    rows = prepare_role_batch(x, z, t, roles, options, student, generator, step_times=step_times)
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
     return compute_losses(rows, prediction, options, student, teacher, generator)
 
 
 @torch.no_grad()
-def _guided(rows: RoleBatch, real: tuple[int, ...], options: ObjectiveSettings, teacher: Predict) -> Tensor:
-    """The velocity of all rows, that of the real ones guided where their time lies in the range; (B, ...).
-
-    Which rows do is known on the device only, and to ask it would mean waiting for it; so all are passed through.
-    """
-    at = index(real, rows.t)
-    x_t, t = rows.x_t[at], rows.t[at]
-    ones = torch.ones_like(t)
-    conditional = call(teacher, x_t, t, t, ones, PromptRows(real))
-    unconditional = call(teacher, x_t, t, t, ones, PromptRows(real, unconditional=True))
-    low, high = options.enhanced_range
-    within = per_sample((t >= low) & (t <= high), like=x_t)
-    guided = guided_velocity(rows.velocity[at], conditional, unconditional, options.enhanced_ratio)
-    return rows.velocity.index_copy(0, at, torch.where(within, guided, rows.velocity[at]).to(rows.velocity.dtype))
-
-
-@torch.no_grad()
-def _rcgm(
+def _rcgm_target(
     rows: RoleBatch,
-    walked: tuple[int, ...],
+    jumps: tuple[int, ...],
     prediction: Tensor,
     velocity: Tensor,
     options: ObjectiveSettings,
     teacher: Predict,
 ) -> Tensor:
-    """The RCGM target of the rows walked: (n, ...)."""
-    at = index(walked, rows.t)
+    """The RCGM target of these rows, (n, ...), by a rollout of the teacher."""
+    at = index(jumps, rows.t)
     t, r, v = rows.t[at], rows.r[at], velocity[at]
     s = torch.maximum(t - options.delta_t, r)
     x_s = rows.x_t[at] - per_sample(t - s, like=v) * v
 
-    def walk(x: Tensor, now: Tensor, following: Tensor) -> Tensor:
-        return call(teacher, x, now, following, torch.ones_like(now), PromptRows(walked))
+    def jump(x: Tensor, now: Tensor, following: Tensor) -> Tensor:
+        return call(teacher, x, now, following, torch.ones_like(now), PromptRows(jumps))
 
-    displacement = rollout(walk, x_s, s, r, options.estimate_order).displacement
+    displacement = rollout(jump, x_s, s, r, options.estimate_order).displacement
     return rcgm_target(prediction[at], v, displacement, t, r, delta_t=options.delta_t, clamp=options.target_clamp)
 
 
 @torch.no_grad()
-def _rectified(rows: RoleBatch, one_step: tuple[int, ...], f1: Tensor, student: Predict, draws: Draws) -> Tensor:
-    """The rectify target of the one-step rows: their samples noised afresh, both fields asked in one pass; (n, ...)."""
+def _rectify_target(rows: RoleBatch, one_step: tuple[int, ...], f1: Tensor, student: Predict, draws: Draws) -> Tensor:
+    """The rectify target of the one-step rows, (n, ...); one pass gives both velocities on their noised samples."""
     at = index(one_step, rows.t)
     x_hat = endpoints(rows.x_t[at], f1, rows.t[at]).x_hat
     t = draws.uniform(len(one_step))

@@ -1,8 +1,8 @@
-"""Which part of the objective each row of a training step carries.
+"""Which terms of the objective each row of a training step trains.
 
-Each row has one role, so one pass with gradient serves every term. Roles are drawn for a *window*: the rows of all
-micro-batches of one optimizer step on all ranks. So a batch of one trains all terms when gradients are accumulated or
-there are as many processes.
+Each row has one role, so one pass with gradient serves every term. Roles are sampled for a *window*: the rows of all
+micro-batches of one optimizer step on all ranks. So a batch of one row trains all terms if gradients are accumulated
+or there are several processes.
 """
 
 import math
@@ -20,7 +20,7 @@ _OFFSET_BITS = 53
 
 
 class Role(StrEnum):
-    """What a row is trained on."""
+    """The part of the objective that a row trains."""
 
     one_step = "one_step"  # (t_i, 0) on one of the sampler's times: RCGM, and rectify in the adversarial branch
     near = "near"  # r = t: the real velocity
@@ -28,14 +28,17 @@ class Role(StrEnum):
     twin = "twin"  # a generated sample at negative time: the adversarial term
 
 
-class RoleSampler:
-    """Draws roles in given shares, window by window.
+REAL_ROLES = (Role.one_step, Role.near, Role.any_step)  # train on the data
 
-    A window's roles are a function of (seed, ranks, window, window_rows, shares) and nothing else: a resumed run draws
-    what the uninterrupted run was, and no other random stream moves. Counts come from systematic sampling over the rows
-    of all ranks, so each role gets its share exactly where that is a whole number, within one row otherwise, and
-    without bias over windows. The rows of a role are spread over the ranks as evenly as they can be, so that no rank
-    waits for another longer than it must; a random permutation of each rank's own settles the order.
+
+class RoleSampler:
+    """Samples roles in given shares, window by window.
+
+    A window's roles are a function of (seed, ranks, window, window_rows, shares) and nothing else: a resumed run
+    samples what the uninterrupted run did, and no other random stream moves. Counts come from systematic sampling over
+    the rows of all ranks: each role gets its share exactly where that is a whole number, within one row otherwise, and
+    without bias over windows. The rows of a role are spread evenly over the ranks, so that none waits long for another;
+    the order within a rank is a random permutation.
     """
 
     def __init__(self, shares: Mapping[Role, float], seed: int, rank: int = 0, ranks: int = 1) -> None:
@@ -73,13 +76,13 @@ class RoleSampler:
     def sample(self, batch_size: int, window: int, window_rows: int) -> tuple[Role, ...]:
         """The roles of the next micro-batch.
 
-        Calls that name the same window walk along it; a new window starts at its first row.
+        Calls with the same window go on where the last one ended; a new window starts at its first row.
 
         Args:
             batch_size: rows of this micro-batch, at least 1.
             window: index of the optimizer step.
             window_rows: nominal rows of the window on one rank, train_batch_size times accumulation steps. A window
-                that turns out longer goes on with a further draw of as many rows.
+                that turns out longer goes on with another sample of as many rows.
 
         Returns:
             One role a row.
@@ -88,7 +91,7 @@ class RoleSampler:
             TwinFlowError: if `batch_size` or `window_rows` is below 1.
         """
         if batch_size < 1 or window_rows < 1:
-            raise TwinFlowError(f"Roles are drawn for at least one row; got {batch_size} of {window_rows}.")
+            raise TwinFlowError(f"Roles are sampled for at least one row; got {batch_size} of {window_rows}.")
         if window != self._window:
             self._window, self._offset, self._drawn = window, 0, {}
         start, self._offset = self._offset, self._offset + batch_size

@@ -1,4 +1,4 @@
-"""Borrowing: EMA weights and random streams, put back as they were whatever happens in between."""
+"""The teacher: EMA weights swapped into the network and random streams replayed, both restored afterwards."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,22 +10,23 @@ from torch.nn import Parameter
 
 from simpletuner_twinflow.errors import TwinFlowError
 
-# Parameters whose weights are lent out at this moment. Ids are safe: `teacher_weights` holds the parameters meanwhile.
-_lent: set[int] = set()
+# Ids of the parameters that hold teacher weights now. Ids are safe: `teacher_weights` keeps the parameters alive.
+_swapped: set[int] = set()
 
 
 def _which(device: torch.device) -> tuple[torch.device, ...]:
-    """How a device module is told which of its devices is meant; MPS has one only and takes no argument."""
+    """The arguments by which a device module knows which of its devices is meant; MPS has one and takes none."""
     return () if device.type == "mps" else (device,)
 
 
 def _device_rng(device: torch.device) -> Tensor:
-    return torch.get_device_module(device).get_rng_state(*_which(device))
+    state: Tensor = torch.get_device_module(device).get_rng_state(*_which(device))
+    return state
 
 
 @dataclass(frozen=True)
 class RngState:
-    """The state of the CPU's random stream and of some accelerators', e.g. as it was before the student's pass."""
+    """The state of the random streams of the CPU and of some accelerators, e.g. before the student's pass."""
 
     cpu: Tensor
     devices: dict[torch.device, Tensor]
@@ -45,7 +46,7 @@ class RngState:
 
 @contextmanager
 def replay_rng(state: RngState) -> Iterator[None]:
-    """Run the block on the random numbers that followed `state`; the streams outside go on undisturbed."""
+    """Run the block with the random numbers that followed `state`; outside, the streams go on undisturbed."""
     outside = RngState.capture(*state.devices)
     state.restore()
     try:
@@ -58,18 +59,17 @@ def replay_rng(state: RngState) -> Iterator[None]:
 def teacher_weights(parameters: Iterable[Parameter], shadows: Iterable[Tensor]) -> Iterator[None]:
     """Run the block with the shadow tensors in place of the parameters' weights.
 
-    Only pointers move: nothing is copied unless a shadow has another dtype or device than its parameter (then it is
-    cast, for as long as the block lasts), and parameters not named stay as they are. No version counter moves either,
-    so the block may stand between a student's forward pass and its backward pass, also where gradient checkpointing
-    computes the forward pass again: by then the student's weights are back.
+    Only pointers move. Nothing is copied unless a shadow has another dtype or device than its parameter; then a cast
+    copy lives as long as the block. No version counter moves, so the block may come between the student's forward pass
+    and its backward pass, also with gradient checkpointing: by then the student's weights are back.
 
     Args:
         parameters: the trainable parameters.
         shadows: their averages, in the same order and of the same shapes.
 
     Raises:
-        TwinFlowError: if counts or shapes differ, or a parameter is already lent out (nested, or named twice). Nothing
-            has been swapped then.
+        TwinFlowError: if counts or shapes differ, or a parameter holds teacher weights already (nested, or named
+            twice). Nothing has been swapped then.
     """
     parameters, shadows = list(parameters), list(shadows)
     _check_pairs(parameters, shadows)
@@ -78,8 +78,8 @@ def teacher_weights(parameters: Iterable[Parameter], shadows: Iterable[Tensor]) 
         shadow.detach().to(device=weights.device, dtype=weights.dtype)
         for shadow, weights in zip(shadows, students, strict=True)
     ]
-    lent = {id(parameter) for parameter in parameters}
-    _lent.update(lent)
+    swapped = {id(parameter) for parameter in parameters}
+    _swapped.update(swapped)
     try:
         for parameter, weights in zip(parameters, teachers, strict=True):
             parameter.data = weights
@@ -87,7 +87,7 @@ def teacher_weights(parameters: Iterable[Parameter], shadows: Iterable[Tensor]) 
     finally:
         for parameter, weights in zip(parameters, students, strict=True):
             parameter.data = weights
-        _lent.difference_update(lent)
+        _swapped.difference_update(swapped)
 
 
 def _check_pairs(parameters: list[Parameter], shadows: list[Tensor]) -> None:
@@ -103,9 +103,9 @@ def _check_pairs(parameters: list[Parameter], shadows: list[Tensor]) -> None:
                 f"Shadow {position} has shape {tuple(shadow.shape)}, its parameter {tuple(parameter.shape)}: the EMA "
                 "was made for another set of parameters, or in another order."
             )
-        if id(parameter) in _lent or id(parameter) in seen:
+        if id(parameter) in _swapped or id(parameter) in seen:
             raise TwinFlowError(
-                f"Parameter {position}, of shape {tuple(parameter.shape)}, already carries teacher weights: "
+                f"Parameter {position}, of shape {tuple(parameter.shape)}, already holds teacher weights: "
                 "teacher_weights does not nest, and each parameter is named once."
             )
         seen.add(id(parameter))

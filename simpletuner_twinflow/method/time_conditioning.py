@@ -1,9 +1,9 @@
-"""How target time and time sign reach a network that was pre-trained on one positive time only."""
+"""Target time and time sign for a network that was pre-trained on one positive time only."""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ FEATURES = 256
 class TargetTimeEmbedding(nn.Module):
     """r E(t - r), added to a network's own embedding of the time t.
 
-    E starts at zero, so training starts from the pre-trained network; the factor r makes the term vanish at r = 0, so a
-    few-step model needs none of these weights (method.md, "e(t) + r E(t - r)").
+    E starts at zero, so training starts from the pre-trained network. The factor r makes the term vanish at r = 0, so
+    sampling needs none of these weights (docs/method.md, "Time conditioning").
     """
 
     def __init__(self, dim: int) -> None:
@@ -31,7 +31,7 @@ class TargetTimeEmbedding(nn.Module):
     def forward(self, t: Tensor, r: Tensor) -> Tensor:
         """The term for times t and target times r, both (B,) in [0, 1], r <= t: (B, dim)."""
         features = sinusoidal_features(t - r).to(self.linear_1.weight.dtype)
-        embedding = self.linear_2(nn.functional.silu(self.linear_1(features)))
+        embedding: Tensor = self.linear_2(nn.functional.silu(self.linear_1(features)))
         return r.unsqueeze(1).to(embedding.dtype) * embedding
 
 
@@ -57,7 +57,7 @@ def sinusoidal_features(t: Tensor) -> Tensor:
 
 
 class Times(NamedTuple):
-    """What a pass asks of its rows, each (B,)."""
+    """The times and signs of a pass, each (B,)."""
 
     t: Tensor
     r: Tensor
@@ -65,9 +65,9 @@ class Times(NamedTuple):
 
 
 class TimeConditioning:
-    """Adds the modules' terms to the output of a network's time embedding while a pass of ours is running.
+    """Adds the modules' terms to the output of a network's time embedding inside `times(...)`.
 
-    Outside of `times(...)` - in validation, in the host's own passes - the hook leaves the network as it is.
+    Outside of it, in validation or in the host's own passes, the hook leaves the output as it is.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class TimeConditioning:
 
         Args:
             time_embedding: the module whose output the terms are added to.
-            owner: where the modules live; they are looked up at each pass, since a host may replace them.
+            owner: the module that holds them; they are looked up at each pass, since a host may replace them.
             target_time: name there of the `TargetTimeEmbedding`.
-            negative_time: name there of the `NegativeTimeEmbedding`; None where the sign takes another way.
-            rows_first: the first B rows of an output are a pass's rows, any further ones a fixed time of the
-                network's own. By default n = B k rows are k tokens for each of the B samples in turn.
+            negative_time: name there of the `NegativeTimeEmbedding`; None where the sign is not added here.
+            rows_first: whether the first B rows of an output are the pass's, and any further ones fixed times of the
+                network's own. By default n = B k rows are k tokens of each of the B samples in turn.
         """
         self._owner, self._target_time, self._negative_time = owner, target_time, negative_time
         self._rows_first = rows_first
@@ -106,10 +106,10 @@ class TimeConditioning:
         finally:
             self._times = previous
 
-    def _condition(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    def _condition(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         times = self._times
-        # Gradient checkpointing may compute the time embedding again during the backward pass, after the block has been
-        # left: that is always the last pass with gradient.
+        # Gradient checkpointing may compute the time embedding again in the backward pass, outside of the block: always
+        # that of the last pass with gradient.
         if times is None and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             times = self._with_grad
         if times is None:
@@ -120,7 +120,7 @@ class TimeConditioning:
         return output + self._like(term, output).to(output.dtype)
 
     def _like(self, term: Tensor, output: Tensor) -> Tensor:
-        """The term of the rows, (B, dim), laid out to be added to the output."""
+        """The term, (B, dim), in a shape that can be added to the output."""
         rows, found = term.shape[0], output.shape[0]
         if output.ndim > 2 and found == rows:
             return term.reshape(rows, *[1] * (output.ndim - 2), term.shape[-1])
@@ -130,4 +130,4 @@ class TimeConditioning:
             return torch.cat([term, term.new_zeros(found - rows, term.shape[-1])])
         if output.ndim == 2 and not self._rows_first and found % rows == 0:
             return term.repeat_interleave(found // rows, dim=0)
-        raise TwinFlowError(f"The time embedding's output {tuple(output.shape)} cannot be told apart into {rows} rows.")
+        raise TwinFlowError(f"The time embedding's output {tuple(output.shape)} cannot be split into {rows} rows.")

@@ -1,7 +1,7 @@
-"""Numbers that come from Python, or lie in the CPU's memory, on the device that trains, without a wait for it.
+"""Copies of numbers from Python and of CPU tensors to the device, without waiting for it.
 
 `torch.tensor(values, device="cuda")` and `tensor.to("cuda")` copy from pageable memory: both return only when the
-device has done all that it was given before. From pinned memory a copy is queued behind that work like any other.
+device has finished all earlier work. A copy from pinned memory is queued behind that work instead.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _PINS = ("cuda", "xpu")  # the devices whose copies are asynchronous from pinned
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on this device; one that comes from the CPU is copied without a wait."""
+    """The tensor on this device; one on the CPU is copied without waiting."""
     if tensor.device.type != "cpu" or device.type == "cpu":
         return tensor.to(device)
     return (tensor.pin_memory() if device.type in _PINS else tensor).to(device, non_blocking=True)
@@ -25,7 +25,7 @@ def numbers(values: Sequence[float], device: torch.device) -> Tensor:
 
 
 def row_index(rows: Sequence[int], device: torch.device) -> Tensor:
-    """(n,) row numbers from Python, to index with; rows that follow one another are counted on the device itself."""
+    """(n,) row numbers from Python, as an index; consecutive ones are made on the device itself."""
     if len(rows) > 0 and tuple(rows) == tuple(range(rows[0], rows[0] + len(rows))):
         return torch.arange(rows[0], rows[0] + len(rows), device=device)
     return on_device(torch.tensor(rows, dtype=torch.long), device)

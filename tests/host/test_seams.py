@@ -1,41 +1,157 @@
 """The places in the host that the plugin uses: declared, checked first, wrapped once."""
 
+import ast
+import json
+import os
+import subprocess
+import sys
 import types
+from argparse import Namespace
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from simpletuner_twinflow import HostVersionError
+from simpletuner_twinflow import HostVersionError, TwinFlowError
 from simpletuner_twinflow._hooks import hook_entry_points, register_hooks
 from simpletuner_twinflow.host import seams, versions
-from simpletuner_twinflow.host.seams import Seam, uses
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
+from simpletuner_twinflow.host.settings import preflight
+from tests.host import attached
+
+PACKAGE = Path(seams.__file__).parent
+OWN_PROCESS = PACKAGE / "settings/preflight.py"  # which trains nothing
+hooks = pytest.mark.parametrize(
+    "entry", hook_entry_points(), ids=lambda entry: f"{entry.group}:{entry.value.split(':')[1]}"
+)
+
+
+class Base:
+    def inherited(self):
+        pass
+
+
+class Trainer(Base):
+    def __init__(self):
+        self.distiller = None
+
+    def step(self, batch):
+        return batch
 
 
 @pytest.fixture
 def module():
     """A module as a host might have it."""
     made = types.ModuleType("hosts_module")
-    exec(
-        "class Base:\n  def inherited(self): pass\nclass Trainer(Base):\n  def step(self, batch): return batch\n",
-        vars(made),
-    )
+    made.Trainer = Trainer
     return made
 
 
 @pytest.fixture(autouse=True)
 def clean_record(monkeypatch):
     monkeypatch.setattr(seams, "broken", [])
+    monkeypatch.setattr(seams, "lost", {})
 
 
-@pytest.mark.parametrize("entry", hook_entry_points(), ids=lambda entry: f"{entry.group}:{entry.value.split(':')[1]}")
+@hooks
 def test_every_seam_of_every_hook_is_in_the_installed_host(entry):
-    host_module = import_module(entry.name)
     hook = entry.load()
     assert hook.seams, "a hook must declare what it uses"
-    assert [seam.problem(host_module) for seam in hook.seams] == [None] * len(hook.seams)
+    problems = {seam.path: seam.problem(import_module(seam.module or entry.name)) for seam in hook.seams}
+    assert not any(problems.values()), problems
 
 
-@pytest.mark.parametrize("entry", hook_entry_points(), ids=lambda entry: f"{entry.group}:{entry.value.split(':')[1]}")
+def test_every_seam_of_the_early_check_is_in_the_installed_host():
+    assert [seam.problem(import_module(seam.module)) for seam in preflight.SEAMS] == [None] * len(preflight.SEAMS)
+
+
+def test_attaching_replaces_what_is_declared_and_nothing_else(tmp_path):
+    environment = os.environ | {"SIMPLETUNER_TWINFLOW_DISABLED": "1"}
+    found = tmp_path / "found.json"
+    command = [sys.executable, "-W", "ignore", "-m", attached.__name__, str(found)]
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    replaced = set(json.loads(found.read_text(encoding="utf-8")))
+    declared = {
+        f"{seam.module or module}: {seam.path}": seam.touch
+        for module, hook in seams.all_hooks()
+        for seam in hook.seams
+        if seam.touch in (Touch.wrapped, Touch.replaced, Touch.given)
+    }
+    tables = {place.partition("[")[0] for place in replaced if "[" in place}
+    assert {place for place in replaced if "[" not in place} | tables <= declared.keys()
+    assert {place for place, touch in declared.items() if touch is Touch.wrapped} <= replaced
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_what_belongs_to_others_is_set_at_declared_seams_alone(path):
+    """Attributes of others are set by `set_on` and `changed`, which ask the declarations; ours are named so."""
+    if path == OWN_PROCESS:
+        return
+    targets = [
+        target
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.Delete)
+        for target in (node.targets if not isinstance(node, ast.AugAssign) else [node.target])
+    ]
+    flat = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    foreign = {
+        ast.unparse(part)
+        for part in flat
+        if isinstance(part, ast.Attribute)
+        and ast.unparse(part.value) not in ("self", "made", "collating")
+        and not part.attr.startswith("twinflow_")
+    }
+    assert foreign == set()
+
+
+def test_what_no_hook_declares_cannot_be_set():
+    trainer, config = Trainer(), Namespace(twinflow_enabled=True)
+    with pytest.raises(TwinFlowError, match=r"Trainer\.step is set, but no hook declares it"):
+        set_on(trainer, "step", print)
+    with pytest.raises(TwinFlowError, match="learning_rate is set, but no hook declares it"):
+        set_on(config, "learning_rate", 1.0)
+    set_on(trainer, "distiller", "ours")  # declared of the host's class of this name
+    set_on(config, "lora_dropout", 0.0)
+    assert (trainer.distiller, config.lora_dropout) == ("ours", 0.0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_changed_for_a_block_is_as_before_after_it(fails):
+    class ModelFoundation:
+        def model_predict(self):
+            return "class"
+
+    model, config = ModelFoundation(), Namespace(twinflow_enabled=True)
+    try:
+        with changed(model, model_predict=lambda: "outer"), changed(config, twinflow_enabled=False):
+            with changed(model, model_predict=lambda: "inner"):
+                assert model.model_predict() == "inner"
+            assert (model.model_predict(), config.twinflow_enabled) == ("outer", False)
+            if fails:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        assert fails
+    assert (model.model_predict(), config) == ("class", Namespace(twinflow_enabled=True))
+    assert vars(model) == {}
+
+
+def test_optional_hook_with_a_missing_seam_is_left_out_and_a_run_says_what_is_lost(module, caplog):
+    touched = []
+
+    def optional(module):
+        touched.append("optional")
+
+    def needed(module):
+        touched.append("needed")
+
+    uses(Seam("Trainer.leap"), lost="pictures are not sent")(optional)(module)
+    uses(Seam("Trainer.step"))(needed)(module)
+    assert touched == ["needed"]
+    seams.refuse_broken_seams()
+    assert "TwinFlow goes on, but pictures are not sent: hosts_module.Trainer.leap is missing." in caplog.text
+
+
+@hooks
 def test_every_hook_has_been_applied_once_the_host_module_is_imported(entry):
     import_module(entry.name)
     assert (entry.name, entry.value.split(":")[1]) in seams._attached
@@ -45,12 +161,14 @@ def test_every_hook_has_been_applied_once_the_host_module_is_imported(entry):
     ("seam", "problem"),
     [
         (Seam("Trainer.step", ("batch",)), None),
+        (Seam("Trainer.distiller", touch=Touch.on_run), None),
+        (Seam("Trainer.distiller"), "hosts_module.Trainer.distiller is missing"),
         (Seam("Trainer.leap"), "hosts_module.Trainer.leap is missing"),
         (Seam("Runner.step"), "hosts_module.Runner.step is missing"),
         (Seam("Trainer.inherited"), "hosts_module.Trainer.inherited is missing"),
         (Seam("Trainer.step", ("batch", "sigmas")), "hosts_module.Trainer.step lacks the parameter sigmas"),
     ],
-    ids=["as expected", "method", "class", "inherited only", "parameter"],
+    ids=["as expected", "attribute", "attribute cannot be wrapped", "method", "class", "inherited only", "parameter"],
 )
 def test_seam_says_what_is_wrong_with_it(seam, problem, module):
     assert seam.problem(module) == problem
@@ -78,8 +196,7 @@ def test_run_without_twinflow_on_a_supported_host_is_not_warned(caplog):
 def test_hooks_of_one_module_are_applied_all_or_none(module, monkeypatch):
     touched = []
     good, bad = uses(Seam("Trainer.step"))(lambda module: touched.append("good")), uses(Seam("Trainer.leap"))(print)
-    entries = [types.SimpleNamespace(name=module.__name__, load=lambda hook=hook: hook) for hook in (good, bad)]
-    monkeypatch.setattr(seams, "hook_entry_points", lambda: entries)
+    monkeypatch.setattr(seams, "all_hooks", lambda: [(module.__name__, good), (module.__name__, bad)])
     good(module)
     assert touched == []
 

@@ -1,7 +1,5 @@
 """What each row of a training step is: where it sits on the path, what it is asked, where its sample comes from."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ from tests.method.training_step import ANY, EVERY, FULL, NEAR, ONE, TWIN, Record
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 2, 3, 3)], ids=str)
 def test_each_role_sits_where_it_is_asked_to(shape):
     data = batch(EVERY, shape)
-    rows = prepared(options=replace(FULL, step_times=(0.999, 0.6)), data=data)
+    rows = prepared(data=data, step_times=(0.999, 0.6))
     for row, role in enumerate(EVERY):
         t, r, sign = float(rows.t[row]), float(rows.r[row]), float(rows.sign[row])
         if role is ONE:
@@ -52,9 +50,9 @@ def test_times_of_twin_rows_are_uniform_and_their_own():
 def test_a_twin_row_is_a_one_step_sample_under_its_own_prompt_noised_afresh():
     student = Recorder()
     rows = prepared(student=student)
-    ((z1, t, r, sign, condition, graded),) = student.calls
+    ((z1, t, r, sign, condition, with_grad),) = student.calls
     assert condition == PromptRows((1, 6))
-    assert not graded
+    assert not with_grad
     assert t.tolist() == sign.tolist() == [1, 1]
     assert r.tolist() == [0, 0]
     at = [1, 6]
@@ -75,7 +73,8 @@ def test_the_noise_of_a_twin_row_is_independent_of_the_sample_it_is_mixed_with()
 def test_samples_start_in_pure_noise_at_the_samplers_first_time_and_on_the_path_of_their_data_later(first):
     roles, student = (TWIN,) * 64, Recorder()
     x = torch.full((64, 50), 100.0)
-    prepared(roles, replace(FULL, step_times=(first, 0.6)), student, data=(x, torch.zeros_like(x), torch.rand(64)))
+    data = x, torch.zeros_like(x), torch.rand(64)
+    prepared(roles, FULL, student, data=data, step_times=(first, 0.6))
     x_s, s, r = student.calls[0][:3]
     at_first = s == torch.tensor(first)
     assert 0 < at_first.sum() < 64
@@ -86,9 +85,10 @@ def test_samples_start_in_pure_noise_at_the_samplers_first_time_and_on_the_path_
 
 
 def test_image_free_rows_depend_on_no_image_and_cost_one_pass_for_all():
-    options, student = replace(FULL, image_free=True, step_times=(0.999, 0.6)), Recorder()
+    options, student = FULL.changed(image_free=True), Recorder()
     x, z, t = batch()
-    rows = prepared(options=options, student=student, data=(torch.full_like(x, torch.nan), z, t))
+    data = torch.full_like(x, torch.nan), z, t
+    rows = prepared(options=options, student=student, data=data, step_times=(0.999, 0.6))
     assert torch.isfinite(rows.x_t).all()
     ((z1, s, _, _, condition, _),) = student.calls
     assert condition == PromptRows(tuple(range(8)))
@@ -100,10 +100,10 @@ def test_image_free_rows_depend_on_no_image_and_cost_one_pass_for_all():
 
 def test_one_step_rows_share_the_samplers_times_evenly_with_no_time_preferred():
     times, counts = (0.999, 0.75, 0.5), torch.zeros(3)
-    options = replace(FULL, step_times=times)
     for seed in range(600):
         roles = (ONE,) * 4
-        t = prepared(roles, options, seed=seed, data=(torch.zeros(4, 1),) * 2 + (torch.rand(4),)).t
+        data = (torch.zeros(4, 1),) * 2 + (torch.rand(4),)
+        t = prepared(roles, seed=seed, data=data, step_times=times).t
         drawn = torch.stack([(t == torch.tensor(time)).sum() for time in times])
         assert sorted(drawn.tolist()) == [1, 1, 2]
         counts += drawn
@@ -173,11 +173,14 @@ def test_inputs_that_do_not_agree_row_by_row_are_refused(change, generator):
         ("adversarial_weight", -1.0),
         ("rectify_weight", float("nan")),
         ("loss", "huber"),
-        ("step_times", ()),
-        ("step_times", (0.999, 0.0)),
-        ("step_times", (1.5,)),
     ],
 )
 def test_an_option_that_cannot_be_trained_with_is_refused_by_name(name, value):
     with pytest.raises(TwinFlowConfigError, match=f"{name} is .*allowed"):
         ObjectiveSettings(**{name: value})
+
+
+@pytest.mark.parametrize("step_times", [(), (0.999, 0.0), (1.5,)])
+def test_step_times_outside_of_the_path_are_refused(step_times):
+    with pytest.raises(TwinFlowError, match=r"step_times is .*allowed"):
+        prepared(step_times=step_times)

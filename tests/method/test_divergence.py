@@ -49,7 +49,9 @@ def rectify_gradient(mean, std, fields, samples=SAMPLES):
     generator = torch.tensor([mean, std], requires_grad=True)
     gradients = []
     for weight in (1.0, 0.0):
-        options = ObjectiveSettings(adversarial=True, rectify_weight=weight, enhanced_ratio=0.0, estimate_order=1)
+        options = ObjectiveSettings(
+            adversarial_enabled=True, rectify_weight=weight, enhanced_ratio=0.0, estimate_order=1
+        )
         prediction = rows.x_t - (generator[1] * z + generator[0])
         total = losses_of(rows, prediction, options, student=fields, teacher=lambda x, *_: x).total
         gradients.append(torch.autograd.grad(total, generator)[0])
@@ -104,7 +106,7 @@ class AffineNet(nn.Module):
 @pytest.mark.parametrize("adversarial", [False, True], ids=["rcgm", "adversarial"])
 def test_a_network_trained_from_nothing_makes_the_data_in_one_step(adversarial, generator):
     steps, rate, rows = 600, 4e-3, 128
-    options = ObjectiveSettings(adversarial=adversarial, rectify_weight=0.5, enhanced_ratio=0.0)
+    options = ObjectiveSettings(adversarial_enabled=adversarial, rectify_weight=0.5, enhanced_ratio=0.0)
     sampler, net, flow = RoleSampler(options.roles(), seed=0, rank=0), AffineNet(), GaussianFlow(mean=1.0, std=0.4)
     optimizer = torch.optim.Adam(net.parameters())
     for step in range(steps):

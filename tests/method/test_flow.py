@@ -51,9 +51,9 @@ def test_a_rollout_of_the_average_velocity_lands_on_the_flow_map(steps):
     flow, (x, z) = GaussianFlow(mean=0.4, std=0.5), pair()
     s, r = times(1.0, 0.7, 0.3), times(0.0, 0.2, 0.3)
     x_s = interpolate(x, z, s).x_t
-    walk = rollout(flow.average_velocity, x_s, s, r, steps)
-    torch.testing.assert_close(walk.x_r, flow.flow_map(x_s, s, r))
-    torch.testing.assert_close(walk.displacement, x_s - walk.x_r)
+    moved = rollout(flow.average_velocity, x_s, s, r, steps)
+    torch.testing.assert_close(moved.x_r, flow.flow_map(x_s, s, r))
+    torch.testing.assert_close(moved.displacement, x_s - moved.x_r)
 
 
 def test_a_rollout_of_the_mere_velocity_is_eulers_method_of_order_one():
@@ -61,8 +61,8 @@ def test_a_rollout_of_the_mere_velocity_is_eulers_method_of_order_one():
     s, r = times(1.0, 0.8, 0.6), times(0.0, 0.1, 0.2)
 
     def error(steps):
-        walk = rollout(lambda x, t, _: flow.velocity(x, t), x_s, s, r, steps)
-        return (walk.x_r - flow.flow_map(x_s, s, r)).abs().mean()
+        moved = rollout(lambda x, t, _: flow.velocity(x, t), x_s, s, r, steps)
+        return (moved.x_r - flow.flow_map(x_s, s, r)).abs().mean()
 
     assert error(64) / error(128) == pytest.approx(2, abs=0.1)
 
@@ -87,15 +87,15 @@ def test_a_rollout_takes_equal_jumps_that_end_on_r_exactly():
 
 def test_a_rollout_over_no_distance_goes_nowhere():
     t = times(0.0, 0.5, 1.0)
-    walk = rollout(lambda x, t, r: torch.full_like(x, 1e6), torch.ones(3, 2, dtype=torch.float64), t, t, 4)
-    assert not walk.displacement.any()
+    moved = rollout(lambda x, t, r: torch.full_like(x, 1e6), torch.ones(3, 2, dtype=torch.float64), t, t, 4)
+    assert not moved.displacement.any()
 
 
 @pytest.mark.parametrize("of_times", [torch.bfloat16, torch.float32], ids=str)
 def test_a_rollout_of_a_bf16_network_is_summed_in_float32(of_times):
     s, r = torch.ones(3, dtype=of_times), torch.zeros(3, dtype=of_times)
-    walk = rollout(lambda x, t, r: x.bfloat16(), torch.randn(3, 2).bfloat16(), s, r, 2)
-    assert walk.displacement.dtype == walk.x_r.dtype == torch.float32
+    moved = rollout(lambda x, t, r: x.bfloat16(), torch.randn(3, 2).bfloat16(), s, r, 2)
+    assert moved.displacement.dtype == moved.x_r.dtype == torch.float32
 
 
 @pytest.mark.parametrize("steps", [0, -1])

@@ -1,7 +1,5 @@
 """What a training step costs, and what it stands."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -17,16 +15,16 @@ COSTS = {
     "order 3": (ObjectiveSettings(enhanced_ratio=0.0, estimate_order=3), 0, 0, 12, 0),
     "guidance": (ObjectiveSettings(), 0, 12, 8, 0),
     "everything": (FULL, 2, 12, 8, 4),
-    "adversarial without rectify": (replace(FULL, rectify_weight=0.0), 2, 12, 8, 0),
-    "image free": (replace(FULL, image_free=True), 8, 12, 8, 4),
+    "adversarial without rectify": (FULL.changed(rectify_weight=0.0), 2, 12, 8, 0),
+    "image free": (FULL.changed(image_free=True), 8, 12, 8, 4),
 }
 
 
 @pytest.mark.parametrize(("options", "generated", "guidance", "rollout", "rectify"), COSTS.values(), ids=COSTS.keys())
 def test_forward_passes_are_counted_and_a_term_that_is_off_costs_none(options, generated, guidance, rollout, rectify):
-    roles = EVERY if options.adversarial else (ANY, ANY, ONE, NEAR, NEAR, ONE)
-    fakes, fields, teacher = Recorder(), Recorder(), Recorder()
-    rows = prepared(roles, options, fakes)
+    roles = EVERY if options.adversarial_enabled else (ANY, ANY, ONE, NEAR, NEAR, ONE)
+    generator, fields, teacher = Recorder(), Recorder(), Recorder()
+    rows = prepared(roles, options, generator)
     losses = losses_of(rows, options=options, student=fields, teacher=teacher)
     expected = {
         "student": len(roles),
@@ -36,17 +34,17 @@ def test_forward_passes_are_counted_and_a_term_that_is_off_costs_none(options, g
         "rectify": rectify,
     }
     assert losses.forwards == expected
-    assert fakes.rows == losses.forwards["generated"]
+    assert generator.rows == losses.forwards["generated"]
     assert teacher.rows == losses.forwards["guidance"] + losses.forwards["rollout"]
     assert fields.rows == losses.forwards["rectify"]
-    assert len(fakes.calls) == bool(generated)
+    assert len(generator.calls) == bool(generated)
     assert len(fields.calls) == bool(rectify)
     assert len(teacher.calls) == options.estimate_order + 2 * bool(guidance)
     assert ("rectify" in losses.terms) == bool(rectify)
 
 
 def test_a_step_with_everything_on_costs_less_than_two_and_a_quarter_plain_ones():
-    # A graded pass is three forwards' worth, forward and backward; an ungraded one is one.
+    # A pass with gradient costs three forwards, one without costs one.
     forwards = losses_of(prepared()).forwards
     cost = (3 * forwards["student"] + sum(count for kind, count in forwards.items() if kind != "student")) / 3 / 8
     assert cost < 2.25
@@ -64,7 +62,7 @@ def test_no_step_waits_for_the_device():
 @pytest.mark.parametrize("t", [0.0, 1e-6, 0.005, 0.5, 1.0])
 @pytest.mark.parametrize("size", [0.0, 1.0, 6e4])
 def test_a_single_row_of_any_dtype_gives_a_finite_loss_and_gradient_at_any_time(dtype, role, t, size, generator):
-    options = replace(FULL, time_weighting=True, loss="barron" if t == 0.5 else "l2")
+    options = FULL.changed(time_weighting=True, loss="barron" if t == 0.5 else "l2")
 
     def network(x_t, t, r, sign, condition):
         return (size * per_sample(sign, like=x_t) * x_t.sign()).to(dtype)
@@ -100,7 +98,7 @@ def test_a_bf16_network_is_judged_in_float32():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-def test_a_window_of_dealt_roles_trains_every_term_whatever_the_batch_size(batch_size, generator):
+def test_a_window_of_sampled_roles_trains_every_term_whatever_the_batch_size(batch_size, generator):
     sampler, terms = RoleSampler(FULL.roles(), seed=0, rank=0), set()
     for _ in range(-(-8 // batch_size)):
         roles = sampler.sample(batch_size, 0, 8)
@@ -112,7 +110,7 @@ def test_a_window_of_dealt_roles_trains_every_term_whatever_the_batch_size(batch
 
 def test_a_network_that_returns_another_shape_is_refused():
     rows, short = prepared(), lambda x, *_: x[:, :1]
-    with pytest.raises(TwinFlowError, match="graded pass returned shape"):
+    with pytest.raises(TwinFlowError, match="student's pass returned shape"):
         losses_of(rows, rows.x_t[:, :1])
     for passes in ({"student": short}, {"teacher": short}):
         with pytest.raises(TwinFlowError, match="predict returned shape"):

@@ -10,7 +10,7 @@ from simpletuner_twinflow.method.objective import ObjectiveSettings
 from simpletuner_twinflow.method.roles import Role, RoleSampler
 
 QUARTERS = dict.fromkeys(Role, 0.25)
-THIRDS = ObjectiveSettings(adversarial=False).roles()
+THIRDS = ObjectiveSettings(adversarial_enabled=False).roles()
 UNEVEN = {Role.one_step: 0.1, Role.near: 0.2, Role.any_step: 0.3, Role.twin: 0.4}
 shares = pytest.mark.parametrize("shares", [QUARTERS, THIRDS, UNEVEN], ids=["quarters", "thirds", "tenths"])
 
@@ -66,9 +66,9 @@ def test_a_share_that_divides_is_exact_whatever_is_drawn(bits, monkeypatch):
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_each_place_of_a_window_gets_each_role_as_often_as_its_share(shares, rows):
     sampler, windows = RoleSampler(shares, seed=1, rank=0), 3000
-    deals = [sampler.sample(rows, index, rows) for index in range(windows)]
+    sampled = [sampler.sample(rows, index, rows) for index in range(windows)]
     for place in range(rows):
-        counts = Counter(deal[place] for deal in deals)
+        counts = Counter(roles[place] for roles in sampled)
         for role, share in shares.items():
             assert counts[role] / windows == pytest.approx(share, abs=0.04)
 
@@ -81,7 +81,7 @@ def test_a_role_says_nothing_about_the_next_one_beyond_the_counts():
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 8), (2, 4), (8, 1)], ids=["1x8", "2x4", "8x1"])
-def test_the_deal_of_a_window_does_not_depend_on_how_it_is_cut_into_micro_batches(batch_size, accumulation):
+def test_the_roles_of_a_window_do_not_depend_on_how_it_is_cut_into_micro_batches(batch_size, accumulation):
     whole = RoleSampler(QUARTERS, seed=5, rank=0).sample(8, 9, 8)
     assert flat(window(RoleSampler(QUARTERS, seed=5, rank=0), batch_size, accumulation, 9)) == list(whole)
 
@@ -114,25 +114,25 @@ def test_a_rank_that_is_not_there_is_refused(rank, ranks):
         RoleSampler(QUARTERS, seed=0, rank=rank, ranks=ranks)
 
 
-def test_the_same_seed_deals_the_same_and_another_seed_or_rank_or_window_does_not():
-    def deals(seed, rank, first=0):
+def test_the_same_seed_samples_the_same_and_another_seed_or_rank_or_window_does_not():
+    def sampled(seed, rank, first=0):
         sampler = RoleSampler(QUARTERS, seed=seed, rank=rank, ranks=12)
         return [sampler.sample(8, index, 8) for index in range(first, first + 10)]
 
-    assert deals(1, 0) == deals(1, 0)
-    assert deals(1, 0) != deals(2, 0)
-    assert deals(1, 0) != deals(1, 1)
-    assert deals(1, 0) != deals(1, 0, first=10)
-    assert deals(1, 11) != deals(11, 1)
+    assert sampled(1, 0) == sampled(1, 0)
+    assert sampled(1, 0) != sampled(2, 0)
+    assert sampled(1, 0) != sampled(1, 1)
+    assert sampled(1, 0) != sampled(1, 0, first=10)
+    assert sampled(1, 11) != sampled(11, 1)
 
 
-def test_a_pinned_deal_does_not_change_between_processes_or_releases():
+def test_a_pinned_sample_does_not_change_between_processes_or_releases():
     # Python's hash() of a string differs from process to process; a resumed run must not.
     drawn = RoleSampler(QUARTERS, seed=42, rank=0).sample(4, 7, 4)
     assert drawn == (Role.one_step, Role.near, Role.any_step, Role.twin)
 
 
-def test_a_resumed_run_is_dealt_what_the_uninterrupted_one_was():
+def test_a_resumed_run_samples_what_the_uninterrupted_one_did():
     whole = RoleSampler(UNEVEN, seed=4, rank=2, ranks=3)
     uninterrupted = [window(whole, 2, 3, index) for index in range(12)]
     resumed = RoleSampler(UNEVEN, seed=4, rank=2, ranks=3)
@@ -145,7 +145,7 @@ def test_a_new_window_begins_at_its_first_row_even_if_the_last_was_cut_short():
     assert sampler.sample(8, 1, 8) == fresh.sample(8, 1, 8)
 
 
-def test_a_window_longer_than_announced_goes_on_with_a_deal_of_its_own():
+def test_a_window_longer_than_announced_goes_on_with_a_sample_of_its_own():
     sampler = RoleSampler(QUARTERS, seed=4, rank=0)
     laps = [sampler.sample(8, 0, 8) for _ in range(30)]
     assert all(Counter(lap) == dict.fromkeys(Role, 2) for lap in laps)
@@ -154,14 +154,14 @@ def test_a_window_longer_than_announced_goes_on_with_a_deal_of_its_own():
     assert across == laps[0] + laps[1]
 
 
-def test_only_the_proportions_of_the_shares_count_and_a_share_of_zero_is_never_dealt():
+def test_only_the_proportions_of_the_shares_count_and_a_share_of_zero_is_never_sampled():
     ones = RoleSampler(dict.fromkeys(Role, 1), seed=2, rank=0)
     assert ones.sample(9, 0, 9) == RoleSampler(QUARTERS, seed=2, rank=0).sample(9, 0, 9)
     no_twin = RoleSampler(QUARTERS | {Role.twin: 0.0}, seed=2, rank=0)
     assert Role.twin not in {role for index in range(50) for role in no_twin.sample(5, index, 5)}
 
 
-def test_dealing_moves_no_global_random_stream():
+def test_sampling_moves_no_global_random_stream():
     before = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     RoleSampler(QUARTERS, seed=0, rank=0).sample(5, 0, 8)
     assert (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
@@ -178,13 +178,13 @@ def test_dealing_moves_no_global_random_stream():
     ],
     ids=["negative", "nan", "all zero", "none", "unknown"],
 )
-def test_shares_that_cannot_be_dealt_are_refused(shares, words):
+def test_shares_that_cannot_be_sampled_are_refused(shares, words):
     with pytest.raises(TwinFlowConfigError, match=words):
         RoleSampler(shares, seed=0, rank=0)
 
 
 @pytest.mark.parametrize(("batch_size", "window_rows"), [(0, 4), (4, 0)])
-def test_a_deal_of_no_rows_is_refused(batch_size, window_rows):
+def test_a_sample_of_no_rows_is_refused(batch_size, window_rows):
     with pytest.raises(TwinFlowError, match="at least one row"):
         RoleSampler(QUARTERS, seed=0, rank=0).sample(batch_size, 0, window_rows)
 

@@ -85,7 +85,7 @@ def test_an_exception_brings_the_weights_back_too():
         1 / 0  # noqa: B018
     assert same_state(before, state_of(net))
     with teacher_weights(net.trained(), shadows_of(net)):
-        pass  # and they can be lent again
+        pass  # and they can be swapped again
 
 
 def test_a_swap_that_fails_half_way_is_undone():

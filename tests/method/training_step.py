@@ -18,7 +18,7 @@ from simpletuner_twinflow.method.roles import Role
 
 ONE, NEAR, ANY, TWIN = Role.one_step, Role.near, Role.any_step, Role.twin
 EVERY = (ANY, TWIN, ONE, NEAR, NEAR, ONE, TWIN, ANY)
-FULL = ObjectiveSettings(adversarial=True, adversarial_weight=0.7, rectify_weight=0.3, enhanced_ratio=0.5)
+FULL = ObjectiveSettings(adversarial_enabled=True, adversarial_weight=0.7, rectify_weight=0.3, enhanced_ratio=0.5)
 
 
 @dataclass
@@ -47,9 +47,10 @@ def batch(roles=EVERY, shape=(2, 3), dtype=torch.float32):
     return torch.randn(count, *shape, dtype=dtype), torch.randn(count, *shape, dtype=dtype), torch.rand(count)
 
 
-def prepared(roles=EVERY, options=FULL, student=None, seed=1, data=None):
+def prepared(roles=EVERY, options=FULL, student=None, seed=1, data=None, **settings):
     x, z, t = data or batch(roles)
-    return prepare_role_batch(x, z, t, roles, options, student or Recorder(), torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return prepare_role_batch(x, z, t, roles, options, student or Recorder(), generator, **settings)
 
 
 def losses_of(rows, prediction=None, options=FULL, student=None, teacher=None, seed=2):

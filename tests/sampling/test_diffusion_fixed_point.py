@@ -31,7 +31,7 @@ def average_velocity(flow, path, kind):
 
 
 def target_of(predict, x_t, velocity, t, r, *, order, delta_t):
-    """The RCGM target with `predict` as teacher, put together as method.md says."""
+    """The RCGM target with `predict` as teacher, put together as docs/method.md says."""
     s = torch.maximum(t - delta_t, r)
     x_s = x_t - per_sample(t - s, like=x_t) * velocity
     displacement = rollout(predict, x_s, s, r, order).displacement

@@ -13,7 +13,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from simpletuner_twinflow.host.settings.conflicts import MOVES_BASE
+from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 
 ADAPTER = "default"  # the name under which the host adds the adapter that it trains
 
@@ -25,7 +25,7 @@ class Factors(NamedTuple):
     up: Tensor  # B, (out, rank, ...), its scale included
 
 
-def taken_from_base(network: nn.Module) -> dict[str, Factors]:
+def taken_from_base(network: Any) -> dict[str, Factors]:
     """What the adapter's initialisation has taken out of the frozen base weights, layer by layer; on the CPU.
 
     It must be asked before the adapter is trained or loaded, while its factors are those of the initialisation.
@@ -50,7 +50,7 @@ def scale(layer: LoraLayer) -> float:
     return layer.lora_alpha[ADAPTER] / (rank**0.5 if layer.use_rslora[ADAPTER] else rank)
 
 
-def lora_layers(network: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+def lora_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
     """The network's layers that the trained adapter changes, by name."""
     for name, layer in network.named_modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.r:
@@ -70,8 +70,8 @@ def whole_change(network: nn.Module, weights: Mapping[str, Tensor], taken: Mappi
     """
     changes: dict[str, Factors] = {}
     for name, layer in lora_layers(network):
-        down, up = (weights[key] for key in _keys(name, weights))
-        change = Factors(down, (up.float() * scale(layer)).to(up.dtype))
+        a, b = (weights[key] for key in _keys(name, weights))
+        change = Factors(a, (b.float() * scale(layer)).to(b.dtype))
         changes[name] = _joined(change, taken[name]) if name in taken else change
     rank = max(change.down.shape[0] for change in changes.values())
     whole = dict(weights)
@@ -82,7 +82,7 @@ def whole_change(network: nn.Module, weights: Mapping[str, Tensor], taken: Mappi
     return whole
 
 
-def described(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def described(network: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """The header of a file with these weights, for PEFT: rank, alpha equal to it, and nothing else that draws.
 
     It says no dropout, which a loader would apply when it draws, and none of the initialisations that change a base.

@@ -11,15 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import options_of, wrap_active
+from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses
 
 logger = logging.getLogger("simpletuner_twinflow")
 
 
 def exported_weights(config: Any) -> str:
     """ "ema" or "student": what a TwinFlow run with this configuration exports."""
-    wanted = active_options(config).export_weights
+    wanted = options_of(config).export_weights
     return wanted if wanted != "auto" else "ema" if config.use_ema else "student"
 
 
@@ -29,26 +29,29 @@ def stock_scheduler_of(model: Any) -> Any | None:
     Args:
         model: the host's `ModelFoundation` of a TwinFlow run.
     """
-    return model.twinflow_model.stock_scheduler(active_options(model.config).target_step_count)
+    return model.twinflow_model.stock_scheduler(options_of(model.config).target_step_count)
 
 
-@uses(Seam("Trainer.init_distillation", ("self",)), Seam("Trainer._get_trainable_parameters", ("self",)))
+@uses(
+    Seam("Trainer.init_distillation", ("self",)),
+    Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
+    Seam("ModelFoundation.get_pipeline", ("pipeline_type",), Touch.on_run, MODELS),
+    Seam("ModelFoundation.save_lora_weights", ("save_directory",), Touch.on_run, MODELS),
+    Seam("DiffusionPipeline.save_pretrained", ("save_directory",), Touch.on_run, "diffusers.pipelines.pipeline_utils"),
+)
 def attach_to_export(module: ModuleType) -> None:
     """Have the run's model save itself, at the end, as something that stock diffusers loads and draws with."""
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        options = active_options(trainer.config)
-        if options is None:
-            return
-        if options.export_weights == "auto" and not trainer.config.use_ema:
+        if options_of(trainer.config).export_weights == "auto" and not trainer.config.use_ema:
             logger.warning('use_ema is false, so twinflow_export_weights "auto" exports the student\'s weights.')
         if trainer.config.model_type == "full":
             export_pipeline(trainer)
         else:
             export_adapter(trainer)
 
-    wrap(module, "Trainer.init_distillation", init_distillation)
+    wrap_active(module, "Trainer.init_distillation", init_distillation)
 
 
 def export_pipeline(trainer: Any) -> None:
@@ -67,10 +70,10 @@ def export_pipeline(trainer: Any) -> None:
             stock = stock_pipeline(reference(), model, training_only, stock_scheduler_of(trainer.model))
             stock.save_pretrained(folder, **options)
 
-        pipeline.save_pretrained = save_pretrained
+        set_on(pipeline, "save_pretrained", save_pretrained)
         return pipeline
 
-    model.get_pipeline = get
+    set_on(model, "get_pipeline", get)
 
 
 def export_adapter(trainer: Any) -> None:
@@ -92,7 +95,7 @@ def export_adapter(trainer: Any) -> None:
             scheduler.save_pretrained(folder / "scheduler")
         return saved
 
-    model.save_lora_weights = save_lora_weights
+    set_on(model, "save_lora_weights", save_lora_weights)
 
 
 def _adapter(trainer: Any, taken: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,15 +129,14 @@ def weights_to_export(trainer: Any) -> Iterator[None]:
         ema.restore(parameters)
 
 
-@uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.store", ("parameters",)))
+@uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.store", ("parameters",), Touch.read))
 def keep_student_for_export(module: ModuleType) -> None:
     """Keep a full fine-tune's own weights where they are to be exported; the host copies EMA's over them at the end."""
 
     def copy_to(wrapped: Callable, ema: Any, args: tuple, kwargs: dict) -> None:
         # The export alone copies for good; whoever wants the student's weights back has stored them.
         for_good = ema.temp_stored_params is None
-        if for_good and active_options(ema.args) is not None and exported_weights(ema.args) == "student":
-            return
-        wrapped(*args, **kwargs)
+        if not for_good or exported_weights(ema.args) != "student":
+            wrapped(*args, **kwargs)
 
-    wrap(module, "EMAModel.copy_to", copy_to)
+    wrap_active(module, "EMAModel.copy_to", copy_to)

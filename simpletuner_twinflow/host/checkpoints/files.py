@@ -1,12 +1,16 @@
 """Whether a checkpoint's files are all there and whole, told from the outside before anything is loaded of them."""
 
 import json
+import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+
+from simpletuner_twinflow.errors import TwinFlowError
 
 # Our files, in a folder and under a name in which no loader looks for an adapter.
 STATE_FILE = Path("twinflow/state.json")
@@ -73,3 +77,18 @@ def _lacking(name: str, content: Any) -> str | None:
     if name == MANIFEST and not (isinstance(names, list) and all(isinstance(file, str) for file in names)):
         return "is damaged (it has no list of files)"
     return None
+
+
+def read_tensors(file: Path, way_out: str = "resume from another checkpoint") -> Mapping[str, Any]:
+    """What torch has saved in a file of a checkpoint, on the CPU. Args: way_out: said in an error.
+
+    Raises:
+        TwinFlowError: it is missing or damaged.
+    """
+    if not file.exists():
+        raise TwinFlowError(f"{file} is missing: {way_out}.")
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TwinFlowError(f"{file} is damaged ({reason}): {way_out}.") from error

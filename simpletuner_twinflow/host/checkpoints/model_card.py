@@ -1,8 +1,7 @@
 """The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +11,8 @@ from diffusers import LCMScheduler
 
 from simpletuner_twinflow.host.checkpoints.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import active_options, options_of
+from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_settings,
@@ -27,8 +26,15 @@ DEVICE = '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.i
 
 @uses(
     Seam("save_model_card", ("model", "repo_folder")),
-    Seam("_model_card_base_model", ("args",)),
-    Seam("_validation_resolution", ("args",)),
+    Seam("_model_card_base_model", ("args",), Touch.read),
+    Seam("_validation_resolution", ("args",), Touch.read),
+    Seam("ModelFoundation.VALIDATION_SCHEDULER_NAME", touch=Touch.given, module=MODELS),
+    Seam("ImageModelFoundation.custom_model_card_training_mode_info", ("args",), Touch.in_block, MODELS),
+    Seam("ImageModelFoundation.custom_model_card_code_example", ("repo_id",), Touch.in_block, MODELS),
+    Seam("StateTracker.get_hf_username", touch=Touch.read, module="simpletuner.helpers.training.state_tracker"),
+    Seam("config.validation_num_inference_steps", touch=Touch.in_block),
+    Seam("config.validation_guidance", touch=Touch.in_block),
+    lost="the model card says nothing of TwinFlow",
 )
 def describe_twinflow(module: ModuleType) -> None:
     """Have the host's card say how a TwinFlow run was validated, what it exported, and how to draw with that."""
@@ -53,27 +59,14 @@ def describe_twinflow(module: ModuleType) -> None:
             "validation_num_inference_steps": options.target_step_count,
             "validation_guidance": sampling_guidance(model),
         }
-        with _changed(model, own), _changed(model.config, settings):
+        with changed(model, **own), changed(model.config, **settings):
             return wrapped(*args, **kwargs)
 
     wrap(module, "save_model_card", save_model_card)
 
 
-@contextmanager
-def _changed(owner: Any, values: dict[str, Any]) -> Iterator[None]:
-    """These attributes on this instance, for as long as the block lasts."""
-    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
-    vars(owner).update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            del vars(owner)[name]
-        vars(owner).update(before)
-
-
 def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
-    options, family_info = active_options(model.config), model.custom_model_card_training_mode_info
+    options, family_info = options_of(model.config), model.custom_model_card_training_mode_info
     kinds = {"ema": "EMA", "student": "student"}
     weights = kinds[exported_weights(model.config)] if final else "a checkpoint's, to resume from"
 
@@ -107,7 +100,7 @@ def _repository(repo_id: str) -> str:
 
 def _example(metadata: ModuleType, model: Any, source: str) -> str:
     """A snippet that runs, with diffusers alone where that has a scheduler to run it with."""
-    config, options = model.config, active_options(model.config)
+    config, options = model.config, options_of(model.config)
     steps, seed = options.target_step_count, config.validation_seed or config.seed or 42
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
     guidance = sampling_guidance(model)

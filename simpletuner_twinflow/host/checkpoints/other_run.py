@@ -13,8 +13,8 @@ from typing import Any
 from safetensors import safe_open
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.seams import Seam, uses
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
@@ -28,11 +28,11 @@ def attach_to_deleting(module: ModuleType) -> None:
     """Have a TwinFlow run delete no checkpoint that only does not fit the configuration; the run ends instead."""
 
     def delete(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> bool:
-        if active_options(trainer.config) is not None and isinstance(sys.exception(), OtherRunError):
+        if isinstance(sys.exception(), OtherRunError):
             return False  # the host then raises what has stopped it
         return wrapped(*args, **kwargs)
 
-    wrap(module, "Trainer._delete_invalid_resume_checkpoint", delete)
+    wrap_active(module, "Trainer._delete_invalid_resume_checkpoint", delete)
 
 
 def refuse_other_run(folder: Path, model: Any) -> None:

@@ -10,24 +10,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.checkpoints.ema import EMA_SEAMS, load_ema, read_ema
 from simpletuner_twinflow.host.checkpoints.files import damage, is_finished
 from simpletuner_twinflow.host.checkpoints.optimizer_state import Groups, fit_optimizer_state
 from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError, refuse_other_run
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained, saved_by
-from simpletuner_twinflow.host.checkpoints.saving import load_time_conditioning, read_tensors, read_time_conditioning
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.checkpoints.saving import load_time_conditioning, read_time_conditioning
+from simpletuner_twinflow.host.run import active_options, wrap_active
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 
 logger = logging.getLogger("simpletuner_twinflow")
 
 LATEST = "latest"
-EMA_STEP = "optimization_step"
 BEGUN = "twinflow_resumed_from"  # of the accelerator: the checkpoint whose loading was begun last
 
 
@@ -37,8 +36,6 @@ def attach_to_latest_checkpoint(module: ModuleType) -> None:
 
     def latest(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> str | None:
         found = wrapped(*args, **kwargs)
-        if active_options(trainer.config) is None:
-            return found
         if found is None and (begun := getattr(trainer.accelerator, BEGUN, None)) is not None:
             raise TwinFlowError(
                 f"{begun} was damaged in the middle of a file, which showed while it was loaded, and no checkpoint is "
@@ -60,15 +57,16 @@ def attach_to_latest_checkpoint(module: ModuleType) -> None:
             )
         return whole
 
-    wrap(module, "Trainer.checkpoint_state_latest", latest)
+    wrap_active(module, "Trainer.checkpoint_state_latest", latest)
 
 
 @uses(
     Seam("SaveHookManager.load_model_hook", ("models", "input_dir")),
     Seam("SaveHookManager._load_ema_state", ("checkpoint_dir",)),
-    Seam("SaveHookManager._ema_checkpoint_path", ("checkpoint_dir",)),
-    Seam("SaveHookManager.EMA_METADATA_KEYS"),
-    Seam("load_torch_model"),
+    Seam("SaveHookManager._ema_checkpoint_path", ("checkpoint_dir",), Touch.read),
+    Seam("load_torch_model", touch=Touch.in_block),
+    *EMA_SEAMS,
+    Seam("Accelerator._optimizers", touch=Touch.read, module="accelerate.accelerator"),
 )
 def attach_to_loading(module: ModuleType) -> None:
     """Load a checkpoint with or without TwinFlow into a run with or without it."""
@@ -88,7 +86,7 @@ def attach_to_loading(module: ModuleType) -> None:
             saved = current.without(current.conditioning) if run is None else run.trained
             # All is read and checked before anything is loaded, so that what cannot be loaded leaves no trace.
             weights, averages = _conditioning_of(manager, folder, saved)
-            shadows = _read_ema(manager, folder, saved, averages)
+            shadows = read_ema(manager, folder, saved, averages)
         _tell_changes(manager, folder, run, current)
         if active:
             setattr(manager.accelerator, BEGUN, folder)
@@ -98,7 +96,7 @@ def attach_to_loading(module: ModuleType) -> None:
             wrapped(*args, **kwargs)
         if active:
             load_time_conditioning(manager.model.twinflow_model, weights, folder)
-        _load_ema(manager, folder, network, current, shadows)
+        load_ema(manager, folder, network, current, shadows)
         return None
 
     def load_ema_state(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
@@ -188,12 +186,12 @@ def _listed(names: list[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more parameters" if len(names) > 1 else names[0]
 
 
-def _fit_next_state(optimizer: torch.optim.Optimizer, saved: Groups, current: Groups) -> None:
+def _fit_next_state(optimizer: Any, saved: Groups, current: Groups) -> None:
     """Fit the next state that is loaded into the optimizer; of an attempt before, which failed, nothing is left."""
     if (before := getattr(optimizer, "twinflow_fit", None)) is not None:
         before.remove()
 
-    def fit(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    def fit(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
         optimizer.twinflow_fit.remove()
         return fit_optimizer_state(state_dict, saved, current)
 
@@ -203,74 +201,11 @@ def _fit_next_state(optimizer: torch.optim.Optimizer, saved: Groups, current: Gr
 @contextmanager
 def _forgiven(module: ModuleType, names: set[str]) -> Iterator[None]:
     """Load full models inside this block without complaint about parameters of these names, missing or unexpected."""
-    load_torch_model = module.load_torch_model
+    load_torch_model = vars(module)["load_torch_model"]
 
     def load(*args: Any, **kwargs: Any) -> Any:
         found = load_torch_model(*args, **kwargs)
         return type(found)(*([key for key in keys if key not in names] for keys in found))
 
-    module.load_torch_model = load
-    try:
+    with changed(module, load_torch_model=load):
         yield
-    finally:
-        module.load_torch_model = load_torch_model
-
-
-class _SavedEma(NamedTuple):
-    """The averages of a checkpoint by the parameters' names, and the counters that go with them."""
-
-    averages: Mapping[str, Tensor]
-    counters: Mapping[str, Any]
-
-
-def _read_ema(manager: Any, folder: Path, saved: Trained, ours: Mapping[str, Tensor]) -> _SavedEma | None:
-    """The checkpoint's averages; None where the run or the checkpoint has no EMA.
-
-    Args:
-        manager: the host's `SaveHookManager`.
-        folder: the checkpoint's.
-        saved: what its run trained.
-        ours: the conditioning's averages, where they are not in the host's file.
-
-    Raises:
-        TwinFlowError: They are not those of the parameters that the checkpoint names, or of other shapes.
-    """
-    file = Path(manager._ema_checkpoint_path(str(folder)))
-    if manager.ema_model is None or not file.exists():
-        return None
-    state = read_tensors(file)
-    found = [value for key, value in state.items() if key.startswith("shadow_params.")]
-    names = [name for name in saved.ema if name not in ours]
-    if len(found) != len(names):
-        raise TwinFlowError(
-            f"{file} holds {len(found)} averages, where those of {len(names)} parameters were expected: it belongs to "
-            "another run. Resume from another checkpoint."
-        )
-    # The host takes decay and warm-up from the checkpoint and so passes over what the config says now; with TwinFlow on
-    # the average is the teacher, and the config's word counts.
-    keys = manager.EMA_METADATA_KEYS if active_options(manager.args) is None else (EMA_STEP,)
-    if lacking := [key for key in keys if key not in state]:
-        raise TwinFlowError(f"{file} has no {', '.join(lacking)}: resume from another checkpoint.")
-    averages = dict(zip(names, found, strict=True)) | dict(ours)
-    for name, parameter in manager.model.get_trained_component(unwrap_model=True).named_parameters():
-        if name in averages and averages[name].shape != parameter.shape:
-            raise TwinFlowError(
-                f"{file} has an average of shape {tuple(averages[name].shape)} for {name}, whose shape is "
-                f"{tuple(parameter.shape)}: it belongs to another run. Resume from another checkpoint."
-            )
-    return _SavedEma(averages, {key: state[key] for key in keys})
-
-
-def _load_ema(manager: Any, folder: Path, network: nn.Module, current: Trained, saved: _SavedEma | None) -> None:
-    """Restore the averages on every rank; what was not averaged before starts from its weights as they are now."""
-    if manager.ema_model is None:
-        return
-    if saved is None:
-        if manager.accelerator.is_main_process:
-            logger.warning("%s has no EMA: the averages start from its weights.", folder)
-    else:
-        for key, value in saved.counters.items():
-            setattr(manager.ema_model, key, value)
-    weights, averages = dict(network.named_parameters()), saved.averages if saved else {}
-    for shadow, name in zip(manager.ema_model.shadow_params, current.ema, strict=True):
-        shadow.data.copy_(averages.get(name, weights[name].detach()))

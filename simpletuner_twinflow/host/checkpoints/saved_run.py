@@ -1,6 +1,5 @@
 """What a checkpoint says of the run that wrote it: which parameters it trained, and with which settings."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,8 @@ import torch
 from simpletuner_twinflow._hooks import DISTRIBUTION
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoints.files import STATE_FILE
-from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
+from simpletuner_twinflow.host.run import options_of
+from simpletuner_twinflow.options import PREFIX
 
 # The host's keys that shape TwinFlow's training: the average that teaches, what is dropped, and how roles are drawn.
 HOST_KEYS = (
@@ -86,8 +86,7 @@ class SavedRun:
 
 def settings_of(config: Any, processes: int) -> dict[str, Any]:
     """A run's settings that shape its training, in JSON's types."""
-    options = TwinFlowOptions.from_mapping(vars(config))
-    own = {PREFIX + item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
+    own = {PREFIX + name: value for name, value in options_of(config)}
     host = {key: getattr(config, key, None) for key in HOST_KEYS}
     return json.loads(json.dumps(own | host | {"processes": processes}, default=str))
 

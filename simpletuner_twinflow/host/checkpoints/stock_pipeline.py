@@ -50,7 +50,7 @@ def _part(pipeline: Any, name: str, parameter: inspect.Parameter) -> Any:
     return pipeline.config.get(name, default)
 
 
-def stock_network(network: nn.Module, training_only: Iterable[str]) -> nn.Module:
+def stock_network(network: Any, training_only: Iterable[str]) -> nn.Module:
     """The network as an instance of diffusers' class of the same name, without its training-only submodules.
 
     A network that the stock class cannot hold stays of the host's class, and the log says so.
@@ -66,7 +66,7 @@ def stock_network(network: nn.Module, training_only: Iterable[str]) -> nn.Module
     return network
 
 
-def _built(network_class: type, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module | None:
+def _built(network_class: Any, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module | None:
     """A network of this class with these weights; None where it has others, which the log then names."""
     accepted = inspect.signature(network_class.__init__).parameters
     own = {name: value for name, value in config.items() if name in accepted}

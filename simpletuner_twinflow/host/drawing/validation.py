@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import options_of, wrap_active
+from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.families import FAMILIES
+from simpletuner_twinflow.host.training.trainer import distiller_of
 
 HOSTS_OWN = "HostTwinFlowScheduler"
 STEPS = {"num_inference_steps", "num_steps"}  # what the families' pipelines call the number of steps
@@ -16,13 +17,17 @@ GUIDANCE = {"guidance_scale", "guidance_scale_2", "text_guidance_scale", "audio_
 REAL_GUIDANCE = {"guidance_scale_real", "true_cfg_scale"}  # 1: the prompt alone
 
 
-@uses(Seam("TwinFlowScheduler"))
+@uses(
+    Seam("TwinFlowScheduler", touch=Touch.replaced),
+    Seam("HostTwinFlowScheduler", touch=Touch.given),
+    lost="SimpleTuner's documented import path gives its own scheduler",
+)
 def offer_scheduler(module: ModuleType) -> None:
     """Make the documented import path give the scheduler that works; the host's own stays within reach."""
     from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 
-    setattr(module, HOSTS_OWN, module.TwinFlowScheduler)
-    module.TwinFlowScheduler = TwinFlowScheduler
+    set_on(module, HOSTS_OWN, vars(module)["TwinFlowScheduler"])
+    set_on(module, "TwinFlowScheduler", TwinFlowScheduler)
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
     for name, value in (family.network_config if family else {}).items():
         if name not in network.config:
             network.register_to_config(**{name: value})
-    update, steps = model.update_pipeline_call_kwargs, active_options(model.config).target_step_count
+    update, steps = model.update_pipeline_call_kwargs, options_of(model.config).target_step_count
 
     def update_pipeline_call_kwargs(pipeline_kwargs: dict) -> dict:
         updated = update(pipeline_kwargs)
@@ -54,11 +59,8 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
             guider.disable()  # a guider at scale 0 would follow no prompt at all
         return settled
 
-    model.update_pipeline_call_kwargs = update_pipeline_call_kwargs
-    try:
+    with changed(model, update_pipeline_call_kwargs=update_pipeline_call_kwargs):
         yield
-    finally:
-        model.update_pipeline_call_kwargs = update
 
 
 def sampling_guidance(model: Any) -> float:
@@ -72,37 +74,36 @@ def sampling_guidance(model: Any) -> float:
 
 
 @uses(
-    Seam("TwinFlowScheduler"),
-    Seam("Validation.setup_scheduler", ("validation_type",)),
+    Seam("TwinFlowScheduler", touch=Touch.replaced),
+    Seam("SCHEDULER_NAME_MAP", touch=Touch.replaced),
+    Seam("Validation.setup_scheduler", ("validation_type",), Touch.read),
     Seam("Validation.run_validations", ("validation_type",)),
     Seam("Evaluation.execute_eval", ("prepare_batch",)),
+    Seam("ModelFoundation.update_pipeline_call_kwargs", ("pipeline_kwargs",), Touch.in_block, MODELS),
+    Seam("ModelFoundation.model_predict", ("prepared_batch",), Touch.in_block, MODELS),
+    Seam("ConfigMixin.register_to_config", touch=Touch.read, module="diffusers.configuration_utils"),
+    Seam("config.twinflow_enabled", touch=Touch.in_block),
 )
 def attach_to_validation(module: ModuleType) -> None:
     """Keep the base-model benchmark what it is without TwinFlow, and the evaluation loss one of the velocity."""
     from simpletuner.helpers.training import custom_schedule
 
     # Here the name stands for the host's own implementation; ours comes from the distiller.
-    host_scheduler = getattr(custom_schedule, HOSTS_OWN, module.TwinFlowScheduler)
-    module.TwinFlowScheduler = host_scheduler
-    module.SCHEDULER_NAME_MAP["twinflow"] = host_scheduler
+    names = vars(module)
+    host_scheduler = getattr(custom_schedule, HOSTS_OWN, names["TwinFlowScheduler"])
+    set_on(module, "TwinFlowScheduler", host_scheduler)
+    set_on(module, "SCHEDULER_NAME_MAP", names["SCHEDULER_NAME_MAP"] | {"twinflow": host_scheduler})
 
     def run_validations(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
-        if active_options(validation.config) is None:
-            return wrapped(*args, **kwargs)
         validation_type = args[1] if len(args) > 1 else kwargs.get("validation_type")
         if validation_type != "base_model":
             with settled_pipeline_calls(validation.model):
                 return wrapped(*args, **kwargs)
         # The host reads this flag for the scheduler, the steps and the guidance of every validation.
-        validation.config.twinflow_enabled = False
-        try:
+        with changed(validation.config, twinflow_enabled=False):
             return wrapped(*args, **kwargs)
-        finally:
-            validation.config.twinflow_enabled = True
 
     def execute_eval(wrapped: Callable, evaluation: Any, args: tuple, kwargs: dict) -> Any:
-        from simpletuner_twinflow.host.training.trainer import distiller_of
-
         prepare_batch = args[0] if args else kwargs["prepare_batch"]
         distiller = distiller_of(getattr(prepare_batch, "__self__", None))
         if distiller is None:
@@ -110,5 +111,5 @@ def attach_to_validation(module: ModuleType) -> None:
         with distiller.evaluating():
             return wrapped(*args, **kwargs)
 
-    wrap(module, "Validation.run_validations", run_validations)
+    wrap_active(module, "Validation.run_validations", run_validations)
     wrap(module, "Evaluation.execute_eval", execute_eval)

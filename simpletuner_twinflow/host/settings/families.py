@@ -184,7 +184,7 @@ def predicts_flow(config: Mapping[str, Any]) -> bool:
 
 def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
     """Why this run's model cannot be trained; None when it can."""
-    name = config.get("model_family")
+    name = str(config.get("model_family"))
     if not flow:
         return _diffusion_reason(config)
     if name not in FAMILIES:
@@ -193,11 +193,10 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
             f"model_family is {name!r}, which TwinFlow does not train: {reason}. Use one of: "
             f'{", ".join(sorted(FAMILIES))}; or SimpleTuner\'s own TwinFlow with twinflow_implementation: "host".'
         )
-    if reason := _refusal(config, FAMILIES[name]):
-        return reason
-    if path := _assistant(config):
-        return ASSISTANT.format(path=path)
-    return None
+    if (refusal := _refusal(config, FAMILIES[name])) is not None:
+        return refusal
+    path = _assistant(config)
+    return None if path is None else ASSISTANT.format(path=path)
 
 
 def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
@@ -212,11 +211,11 @@ def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
 
 def _assistant(config: Mapping[str, Any]) -> str | None:
     """The frozen adapter that the host would train this run with, if it would."""
-    assisted = ASSISTED.get(config.get("model_family"))
+    assisted = ASSISTED.get(str(config.get("model_family")))
     disabled = str(config.get("disable_assistant_lora")).lower() in ("true", "1", "yes", "on")  # as given or parsed
     if assisted is None or config.get("model_type") != "lora" or disabled:
         return None
-    flavour = config.get("model_flavour")
+    flavour = str(config.get("model_flavour") or "")
     if not flavour and not config.get("pretrained_model_name_or_path"):
         flavour = assisted.default_flavour
     if flavour not in assisted.paths:

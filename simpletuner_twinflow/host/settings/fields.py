@@ -1,6 +1,5 @@
 """The keys in the host's parser and web UI, and their checks when a run starts."""
 
-import dataclasses
 import json
 import logging
 import os
@@ -10,28 +9,35 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from simpletuner_twinflow.declaration import kind_of, limits
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
-from simpletuner_twinflow.host.seams import Seam, refuse_broken_seams, uses, warn_of_broken_seams, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, refuse_broken_seams, set_on, uses, warn_of_broken_seams, wrap
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.host.settings.given import checked_arguments
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
 PATIENCE = 15  # seconds; a launcher ends the other ranks within one of the first one's end
+LOADER = "simpletuner.helpers.configuration.loader"
 FIRST_ORDER = 21  # the host's own two fields stand at 21 and 22 of the section "loss_functions"
 
 
-@uses(Seam("field_registry"), Seam("FieldRegistry._add_field", ("field",)), Seam("ConfigField"))
+@uses(
+    Seam("field_registry", touch=Touch.read),
+    Seam("FieldRegistry._add_field", ("field",), Touch.read),
+    Seam("ConfigField", touch=Touch.read),
+)
 def add_fields(module: ModuleType) -> None:
     """Register every key with the host's field registry, which feeds argparse, JSON/TOML/env configs and the web UI."""
-    for order, item in enumerate(dataclasses.fields(TwinFlowOptions)):
-        module.field_registry._add_field(_config_field(module, item, FIRST_ORDER + order))
+    for order, name in enumerate(TwinFlowOptions.names(), start=FIRST_ORDER):
+        module.field_registry._add_field(_config_field(module, name, order))
 
 
-def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> Any:
+def _config_field(module: ModuleType, name: str, order: int) -> Any:
     from simpletuner.simpletuner_sdk.server.services.field_registry.types import ParserType
 
-    info, kind = TwinFlowOptions.info(item.name), TwinFlowOptions.type_of(item.name)
+    info, field = TwinFlowOptions.info(name), TwinFlowOptions.model_fields[name]
+    low, high, below = limits(field)
     field_type, rules = module.FieldType, module.ValidationRuleType
     shown = {
         bool: {"field_type": field_type.CHECKBOX},
@@ -39,37 +45,37 @@ def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> An
         float: {"field_type": field_type.NUMBER, "parser_type": ParserType.FLOAT},
         str: {
             "field_type": field_type.SELECT,
-            "choices": [{"value": choice, "label": choice} for choice in info.choices or ()],
+            "choices": [{"value": choice, "label": choice} for choice in TwinFlowOptions.choices(name)],
         },
-    }[kind]
-    default = item.default
-    if info.read:
+    }[kind_of(field)]
+    default = field.default
+    if shown["field_type"] is field_type.SELECT and not shown["choices"]:
         # The one field type whose lists and objects the host turns into text instead of dropping them.
-        shown, default = {"field_type": field_type.TEXT_JSON}, item.default and json.dumps(item.default)
-    limits = [
-        (rules.MIN, info.minimum, "at least"),
-        (rules.MAX, info.maximum, "below" if info.below_maximum else "at most"),
+        shown, default = {"field_type": field_type.TEXT_JSON}, default and json.dumps(default)
+    bounds = [
+        (rules.MIN, low, "at least"),
+        (rules.MAX, high, "below" if below else "at most"),
     ]
-    dependencies = [module.FieldDependency(field=name, operator="equals", value=True) for name in info.requires]
-    if item.name == "enabled":
+    dependencies = [module.FieldDependency(field=key, operator="equals", value=True) for key in info.requires]
+    if name == "enabled":
         dependencies = [
             module.FieldDependency(field="distillation_method", operator="equals", value=None),
             module.FieldDependency(field="scheduled_sampling_max_step_offset", operator="equals", value=0),
         ]
     return module.ConfigField(
-        name=PREFIX + item.name,
-        arg_name=f"--{PREFIX}{item.name}",
+        name=PREFIX + name,
+        arg_name=f"--{PREFIX}{name}",
         ui_label=info.label,
         tab="training",
         section="loss_functions",
         default_value=default,
         validation_rules=[
             module.ValidationRule(rule, limit, f"Must be {words} {limit:g}")
-            for rule, limit, words in limits
+            for rule, limit, words in bounds
             if limit is not None
         ],
         dependencies=dependencies,
-        help_text=f"{info.help} Allowed: {info.range_text}.",
+        help_text=f"{info.help} Allowed: {TwinFlowOptions.allowed(name)}.",
         tooltip=info.help,
         importance=module.ImportanceLevel.EXPERIMENTAL,
         order=order,
@@ -77,7 +83,10 @@ def _config_field(module: ModuleType, item: dataclasses.Field, order: int) -> An
     )
 
 
-@uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")))
+@uses(
+    Seam("parse_cmdline_args", ("input_args", "exit_on_error")),
+    Seam("helpers", touch=Touch.replaced, module=LOADER),
+)
 def check_arguments(module: ModuleType) -> None:
     """Check the keys among command line arguments before the host's parser sees them.
 
@@ -94,8 +103,9 @@ def check_arguments(module: ModuleType) -> None:
         return wrapped(taken, *args[1:], **{key: value for key, value in kwargs.items() if key != "input_args"})
 
     wrap(module, "parse_cmdline_args", parse)
-    if "cmd" in getattr(sys.modules.get("simpletuner.helpers.configuration.loader"), "helpers", {}):
-        sys.modules["simpletuner.helpers.configuration.loader"].helpers["cmd"] = module.parse_cmdline_args
+    # A loader that has been imported before holds the parser in its table.
+    if (loader := sys.modules.get(LOADER)) is not None and "cmd" in getattr(loader, "helpers", {}):
+        set_on(loader, "helpers", loader.helpers | {"cmd": module.parse_cmdline_args})
 
 
 @uses(Seam("load_config", ("args",)))

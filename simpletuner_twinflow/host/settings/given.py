@@ -6,12 +6,11 @@ nobody can tell what stood in the file; and its parser answers a wrong type with
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
 
@@ -21,7 +20,7 @@ ENABLED = f"{PREFIX}enabled"
 
 @uses(
     Seam("mapping_to_cli_args", ("mapping",)),
-    Seam("resolve_value_placeholders", ("value",)),
+    Seam("resolve_value_placeholders", ("value",), Touch.read),
 )
 def check_config_values(module: ModuleType) -> None:
     """Check what a JSON or TOML config or the web UI gives, and hand it on in a form that the host passes through."""
@@ -36,7 +35,7 @@ def check_config_values(module: ModuleType) -> None:
     wrap(module, "mapping_to_cli_args", convert)
 
 
-@uses(Seam("load_env_config"))
+@uses(Seam("load_env_config"), lost="a config.env cannot name its keys")
 def read_environment(module: ModuleType) -> None:
     """Let a `config.env` name the keys as it names the host's, in capitals; the host's list of names is fixed."""
 
@@ -85,7 +84,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
             "Set twinflow_enabled to true, or to false to train without it, or remove what is set."
         )
     if ENABLED in refused:
-        options = replace(options, enabled=True)  # whatever was meant, the other problems can be told at once
+        options = options.changed(enabled=True)  # whatever was meant, the other problems can be told at once
     problems += options.contradictions()
     if options.enabled:
         problems += conflicts(given, options)

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from simpletuner_twinflow.host.settings.conflicts import as_number, is_set
-from simpletuner_twinflow.options import TwinFlowOptions, shown
+from simpletuner_twinflow.declaration import shown
+from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
+from simpletuner_twinflow.options import TwinFlowOptions
 
 # Guidance and steps are TwinFlow's own, and what shapes guidance has nothing to act on; each with the values that say
 # no more than that.

@@ -15,7 +15,15 @@ from typing import Any, NoReturn
 
 from simpletuner_twinflow._preflight import REFUSED
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.seams import Seam, Touch
 from simpletuner_twinflow.host.settings.given import checked_arguments
+
+SEAMS = (  # touched in this process alone, which trains nothing
+    Seam("main", touch=Touch.read, module="simpletuner.cli"),
+    Seam("subprocess", touch=Touch.replaced, module="simpletuner.cli.train"),
+    Seam("load_config", ("args",), Touch.read, "simpletuner.helpers.configuration.loader"),
+    Seam("parse_cmdline_args", touch=Touch.replaced, module="simpletuner.helpers.configuration.cmd_args"),
+)
 
 
 class LauncherStarted(BaseException):
@@ -54,9 +62,9 @@ def read_configuration(argv: list[str]) -> None:
     """
     # Left out: the one module of the host's command that imports torch, and the parser with its fields.
     sys.modules["simpletuner.helpers.log_format"] = ModuleType("log_format")
-    sys.modules["simpletuner.simpletuner_sdk.server.services.field_registry"] = None
+    sys.modules["simpletuner.simpletuner_sdk.server.services.field_registry"] = None  # type: ignore[assignment]
     parser = ModuleType("cmd_args")
-    parser.parse_cmdline_args = check_arguments
+    vars(parser)["parse_cmdline_args"] = check_arguments
     sys.modules["simpletuner.helpers.configuration.cmd_args"] = parser
     if PurePath(argv[0]).name == "train.py":
         sys.argv = argv

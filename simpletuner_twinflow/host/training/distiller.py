@@ -1,7 +1,7 @@
 """TwinFlow in the host's own distiller protocol: what the trainer asks, and when, is in `DistillationBase`."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,10 @@ from diffusers import SchedulerMixin
 from simpletuner.helpers.distillation.common import DistillationBase
 from torch import Tensor
 
-from simpletuner_twinflow.host.checkpoints.saved_run import save_run
-from simpletuner_twinflow.host.checkpoints.saving import save_time_conditioning
+from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.meter import WindowMeter
-from simpletuner_twinflow.method.objective import ObjectiveSettings, Predict, compute_losses, prepare_role_batch
+from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
 from simpletuner_twinflow.method.roles import RoleSampler
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -34,14 +33,15 @@ class TwinFlowDistiller(DistillationBase):
         """
         super().__init__(teacher_model=trainer.model)
         self.trainer, self.options, self.family_model = trainer, options, family_model
-        self.objective = objective_options(options, family_model.scheduler().step_times(options.target_step_count))
+        self.step_times = family_model.scheduler().step_times(options.target_step_count)
         self.meter = WindowMeter()
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank = int(trainer.accelerator.process_index)
-        shares, ranks = options.role_shares or self.objective.roles(), int(trainer.accelerator.num_processes)
-        self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self._rank, ranks=ranks)
+        ranks = int(trainer.accelerator.num_processes)
+        self._role_sampler = RoleSampler(options.roles(), seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
+        self._savers: list[Callable[[Path], None]] = []
 
     def get_scheduler(self, scheduler_name: str | None = None) -> SchedulerMixin:
         """The few-step sampler of this run, for validation."""
@@ -63,11 +63,12 @@ class TwinFlowDistiller(DistillationBase):
         def model_predict(prepared_batch: dict, *args: Any, **kwargs: Any) -> dict:
             return predict(self.family_model.at_own_times(prepared_batch), *args, **kwargs)
 
-        self._paused, model.model_predict = True, model_predict
+        self._paused = True
         try:
-            yield
+            with changed(model, model_predict=model_predict):
+                yield
         finally:
-            self._paused, model.model_predict = False, predict
+            self._paused = False
 
     def prepare_batch(self, batch: dict, model: Any, state: dict) -> dict:
         """Give each row of the host's batch its role: a copy of the batch whose samples and times say so."""
@@ -87,9 +88,10 @@ class TwinFlowDistiller(DistillationBase):
                 z,
                 self.family_model.sigma(batch),
                 roles,
-                self.objective,
+                self.options,
                 student=self.family_model.predict_with(batch),
                 generator=_generator(stream, x.device),
+                step_times=self.step_times,
             )
         dtype = batch["latents"].dtype
         noise = rows.z.to(dtype)
@@ -108,7 +110,7 @@ class TwinFlowDistiller(DistillationBase):
         losses = compute_losses(
             rows,
             prediction,
-            self.objective,
+            self.options,
             _replaying(passes, student_rng),
             self._teacher(passes, student_rng),
             generator=_generator(stream + 1, device),
@@ -116,14 +118,14 @@ class TwinFlowDistiller(DistillationBase):
         self.meter.add(micro_batch, losses.terms, rows)
         return losses.total
 
+    def on_save(self, save: Callable[[Path], None]) -> None:
+        """Have this called with the folder of each checkpoint that the host saves."""
+        self._savers.append(save)
+
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
-        """Save what the host does not: what this run trains and how, and under LoRA the conditioning."""
-        trainer, folder = self.trainer, Path(ckpt_dir)
-        if not trainer.accelerator.is_main_process:
-            return
-        save_run(trainer.model, trainer.optimizer, trainer.accelerator.num_processes, folder)
-        if trainer.config.model_type == "lora":
-            save_time_conditioning(self.family_model, trainer.ema_model, folder)
+        """The host has saved a checkpoint."""
+        for save in self._savers:
+            save(Path(ckpt_dir))
 
     def _teacher(self, passes: Predict, rng: RngState) -> Predict:
         """The same passes with EMA weights; with the student's where the run has no EMA."""
@@ -144,24 +146,6 @@ class TwinFlowDistiller(DistillationBase):
                 return passes(*args)
 
         return predict
-
-
-def objective_options(options: TwinFlowOptions, step_times: tuple[float, ...]) -> ObjectiveSettings:
-    """What the numerical core needs of a run's options. Args: step_times: those that its sampler asks at."""
-    return ObjectiveSettings(
-        estimate_order=options.estimate_order,
-        enhanced_ratio=options.enhanced_ratio,
-        enhanced_range=options.enhanced_range,
-        delta_t=options.delta_t,
-        target_clamp=options.target_clamp,
-        adversarial=options.adversarial_enabled,
-        adversarial_weight=options.adversarial_weight,
-        rectify_weight=options.rectify_weight,
-        loss=options.loss,
-        time_weighting=options.time_weighting,
-        image_free=options.image_free,
-        step_times=step_times,
-    )
 
 
 def _replaying(passes: Predict, rng: RngState) -> Predict:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
 
 KEPT_BY = "SIMPLETUNER_LORA_DROPOUT_FORCE_ENABLED"  # the host's own switch, and what it takes for "on"
 ON = ("1", "true", "yes", "on")
@@ -18,7 +18,7 @@ ON = ("1", "true", "yes", "on")
 logger = logging.getLogger("simpletuner_twinflow")
 
 
-@uses(Seam("safety_check", ("args", "accelerator")))
+@uses(Seam("safety_check", ("args", "accelerator")), Seam("config.lora_dropout", touch=Touch.on_run))
 def attach_to_safety_check(module: ModuleType) -> None:
     """Set lora_dropout to 0 where the host does it for a distillation method."""
 
@@ -48,4 +48,4 @@ def without_dropout(config: Any) -> None:
         config.lora_dropout,
         KEPT_BY,
     )
-    config.lora_dropout = 0.0
+    set_on(config, "lora_dropout", 0.0)

@@ -7,30 +7,32 @@ from typing import Any
 
 import torch
 
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
 
 logger = logging.getLogger("simpletuner_twinflow")
 
 
-@uses(Seam("Trainer._place_ema_model", ("self",)))
+@uses(
+    Seam("Trainer._place_ema_model", ("self",)),
+    Seam("EMAModel.parameter_count", touch=Touch.read, module="simpletuner.helpers.training.ema"),
+    Seam("config.weight_dtype", touch=Touch.in_block),
+    Seam("config.ema_device", touch=Touch.on_run),
+)
 def attach_to_ema_placement(module: ModuleType) -> None:
     """Place the shadows of a TwinFlow run where a teacher needs them."""
 
     def place(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        if active_options(trainer.config) is None or trainer.ema_model is None:
+        if trainer.ema_model is None:
             return wrapped(*args, **kwargs)
         config = trainer.config
         settle_device(config, trainer.ema_model.parameter_count(), trainer.accelerator.device)
         # The host casts the shadows to the run's dtype. In bf16 an average at decay 0.99 and above stands still: its
         # steps are smaller than half the distance to the next number.
-        weight_dtype, config.weight_dtype = config.weight_dtype, torch.float32
-        try:
+        with changed(config, weight_dtype=torch.float32):
             return wrapped(*args, **kwargs)
-        finally:
-            config.weight_dtype = weight_dtype
 
-    wrap(module, "Trainer._place_ema_model", place)
+    wrap_active(module, "Trainer._place_ema_model", place)
 
 
 def settle_device(config: Any, count: int, device: torch.device) -> None:
@@ -44,7 +46,8 @@ def settle_device(config: Any, count: int, device: torch.device) -> None:
     if config.ema_device == "accelerator" or config.ema_cpu_only:
         on_cpu = config.ema_cpu_only
     elif config.model_type == "lora":
-        config.ema_device, on_cpu = "accelerator", False
+        set_on(config, "ema_device", "accelerator")
+        on_cpu = False
         logger.info("TwinFlow keeps the adapter's EMA (%s parameters) on the accelerator: it teaches each step.", count)
     else:
         on_cpu = True

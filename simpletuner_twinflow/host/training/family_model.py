@@ -9,6 +9,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.host.training.batches import DESTINATIONS, select_rows, unconditional, without_words
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING, attach, batch_keys, hidden
@@ -16,7 +17,6 @@ from simpletuner_twinflow.method.batch_layout import on_whole_batch
 from simpletuner_twinflow.method.flow import per_sample
 from simpletuner_twinflow.method.objective import PromptRows
 from simpletuner_twinflow.method.time_conditioning import TimeConditioning
-from simpletuner_twinflow.options import TwinFlowOptions
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import stock_scheduler
 
@@ -28,8 +28,8 @@ class FamilyModel:
         """Args: model: the host's `ModelFoundation` of this run."""
         self.model = model
         self.family = (FAMILIES | DIFFUSION_FAMILIES)[model.config.model_family]
-        self.time_conditioning = TwinFlowOptions.from_mapping(vars(model.config)).time_conditioning
-        self.text_destinations = DESTINATIONS | self.family.text_destinations
+        self.time_conditioning = options_of(model.config).time_conditioning
+        self.text_destinations = {**DESTINATIONS, **self.family.text_destinations}
         self.conditioning: TimeConditioning | None = None
         self._reference_timesteps: Tensor | None = None
 
@@ -144,12 +144,3 @@ class FamilyModel:
             ratio = batch["timesteps"].float().reshape(-1).max() / batch["sigmas"].float().max()
             self._reference_timesteps = ratio.round().reshape(1).cpu()
         return self.model.flow_matching_timesteps_from_sigmas(t, reference_timesteps=self._reference_timesteps)
-
-
-def family_model_for(model: Any) -> FamilyModel:
-    """The adapter that this run's model needs. Args: model: the host's `ModelFoundation`."""
-    if model.config.model_family in DIFFUSION_FAMILIES:
-        from simpletuner_twinflow.host.training.diffusion_model import DiffusionFamilyModel
-
-        return DiffusionFamilyModel(model)
-    return FamilyModel(model)

@@ -4,14 +4,18 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.chart_schedule import ChartSchedule
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
 STEP_MARK = "train_loss"  # stands in the values the host logs once per optimizer step, and in no others
 
 
-@uses(Seam("Trainer.init_trackers", ("self",)))
+@uses(
+    Seam("Trainer.init_trackers", ("self",)),
+    Seam("Accelerator.log", ("values", "step"), Touch.on_run, "accelerate.accelerator"),
+    lost="neither its terms nor the trajectory chart are logged",
+)
 def attach_to_trackers(module: ModuleType) -> None:
     """Add TwinFlow's values to what the host logs per optimizer step."""
 
@@ -25,23 +29,26 @@ def attach_to_trackers(module: ModuleType) -> None:
         log = trainer.accelerator.log
 
         def log_with_terms(values: dict, step: int | None = None, **log_kwargs: Any) -> None:
-            if STEP_MARK not in values or not trainer.accelerator.log_with:
+            if STEP_MARK not in values or step is None or not trainer.accelerator.log_with:
                 log(values, step=step, **log_kwargs)
                 return
             means = distiller.meter.means(trainer.accelerator)
             log(values | {f"twinflow/{name}": mean for name, mean in means.items()}, step=step, **log_kwargs)
             # After the values, so that a chart that cannot be drawn takes none of them along.
-            if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(int(step)):
+            if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(step):
                 from simpletuner_twinflow.host.training.wandb_chart import trajectory_chart
 
-                log(trajectory_chart(distiller.meter.positions(), step=int(step)), step=step, **log_kwargs)
+                log(trajectory_chart(distiller.meter.positions(), step=step), step=step, **log_kwargs)
 
-        trainer.accelerator.log = log_with_terms
+        set_on(trainer.accelerator, "log", log_with_terms)
 
     wrap(module, "Trainer.init_trackers", init_trackers)
 
 
-@uses(Seam("Trainer.train", ("self",)))
+@uses(
+    Seam("Trainer.train", ("self",)),
+    lost="the error of a loss that is not finite does not name the terms",
+)
 def name_terms_of_failure(module: ModuleType) -> None:
     """Have the host's error of a loss that is not finite name the terms that are not."""
 
@@ -52,7 +59,7 @@ def name_terms_of_failure(module: ModuleType) -> None:
             distiller = distiller_of(trainer)
             # The host's words for it. After another error the device may answer nothing any more.
             not_finite = distiller is not None and str(error).startswith("Non-finite")
-            if not_finite and (terms := distiller.meter.not_finite()):
+            if not_finite and (terms := trainer.distiller.meter.not_finite()):
                 named = ", ".join(f"twinflow/{name} is {value}" for name, value in terms.items())
                 error.add_note(f"simpletuner-twinflow: {named}.")
             raise

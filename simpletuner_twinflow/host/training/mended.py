@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses
 
 NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"
 MENDED = {  # family -> what the host alone cannot do with it
@@ -26,29 +26,30 @@ MENDED = {  # family -> what the host alone cannot do with it
 @uses(
     Seam("ModelFoundation._load_scheduler_for_pipeline", ("pipeline_type",)),
     Seam("ModelFoundation._load_pipeline", ("pipeline_type", "load_base_model")),
-    Seam("ModelFoundation._model_config_path", ("self",)),
+    Seam("ModelFoundation._model_config_path", ("self",), Touch.read),
+    Seam("DiffusionPipeline.__init__", touch=Touch.in_block, module="diffusers.pipelines.pipeline_utils"),
+    lost="families that SimpleTuner alone cannot encode prompts for end there",
 )
 def complete_pipelines(module: ModuleType) -> None:
     """Give a pipeline that the host makes to encode prompts what its class asks for and the host leaves out."""
 
     def load_scheduler(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
         scheduler = wrapped(*args, **kwargs)
-        if scheduler is not None or active_options(model.config) is None:
-            return scheduler
-        return _own_scheduler(model)
+        return _own_scheduler(model) if scheduler is None else scheduler
 
     def load_pipeline(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
-        if active_options(model.config) is None:
-            return wrapped(*args, **kwargs)
         kind = args[0] if args else kwargs.get("pipeline_type", module.PipelineTypes.TEXT2IMG)
         with _without_optional_parts(model.PIPELINE_CLASSES[kind]):
             return wrapped(*args, **kwargs)
 
-    wrap(module, "ModelFoundation._load_scheduler_for_pipeline", load_scheduler)
-    wrap(module, "ModelFoundation._load_pipeline", load_pipeline)
+    wrap_active(module, "ModelFoundation._load_scheduler_for_pipeline", load_scheduler)
+    wrap_active(module, "ModelFoundation._load_pipeline", load_pipeline)
 
 
-@uses(Seam("ModelFoundation._apply_alpha_scaling", ("module", "alpha_map", "adapter_name")))
+@uses(
+    Seam("ModelFoundation._apply_alpha_scaling", ("module", "alpha_map", "adapter_name")),
+    Seam("LoraLayer.scaling", touch=Touch.on_run, module="peft.tuners.lora.layer"),
+)
 def scale_loaded_adapters(module: ModuleType) -> None:
     """Keep the scale alpha / rank of an adapter whose file names its alphas, as `lora_format` comfyui's does.
 
@@ -61,7 +62,7 @@ def scale_loaded_adapters(module: ModuleType) -> None:
         wrapped(*args, **kwargs)
         network = args[0] if args else kwargs["module"]
         name = args[2] if len(args) > 2 else kwargs.get("adapter_name", "default")
-        if network is None or active_options(model.config) is None:
+        if network is None:
             return
         wrong: set[float] = set()
         for layer in network.modules():
@@ -75,16 +76,17 @@ def scale_loaded_adapters(module: ModuleType) -> None:
         for scale in sorted(wrong):
             log_mending("an adapter that names its alphas is scaled by alpha / rank, %.4g, as in training", scale)
 
-    wrap(module, "ModelFoundation._apply_alpha_scaling", apply)
+    wrap_active(module, "ModelFoundation._apply_alpha_scaling", apply)
 
 
-@uses(Seam("SanaVideo.convert_negative_text_embed_for_pipeline", ("text_embedding",)))
+@uses(
+    Seam("SanaVideo.convert_negative_text_embed_for_pipeline", ("text_embedding",)),
+    lost="Sana-Video's validation draws nothing",
+)
 def read_negative_prompts(module: ModuleType) -> None:
     """Let Sana-Video's validation draw: the host asks whether a tensor is true, to find its negative prompt."""
 
     def convert(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
-        if active_options(model.config) is None:
-            return wrapped(*args, **kwargs)
         given = args[0] if args else kwargs["text_embedding"]
 
         def first(*names: str) -> Any:
@@ -98,7 +100,7 @@ def read_negative_prompts(module: ModuleType) -> None:
         log_mending("the negative prompt of %s's validation", model.config.model_family)
         return wrapped(found)
 
-    wrap(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
+    wrap_active(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
 
 
 def _own_scheduler(model: Any) -> Any:
@@ -112,9 +114,9 @@ def _own_scheduler(model: Any) -> Any:
 
 
 @contextmanager
-def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
+def _without_optional_parts(pipeline_class: Any) -> Iterator[None]:
     """Inside this block the class can be called without the parts that it names optional: they are None then."""
-    own, init = "__init__" in vars(pipeline_class), pipeline_class.__init__
+    init = pipeline_class.__init__
     asked = inspect.signature(init).parameters
     optional = {
         name
@@ -128,11 +130,5 @@ def _without_optional_parts(pipeline_class: type) -> Iterator[None]:
             log_mending("%s is made without %s", type(self).__name__, ", ".join(sorted(lacking)))
         init(self, *args, **dict.fromkeys(lacking) | kwargs)
 
-    pipeline_class.__init__ = __init__
-    try:
+    with changed(pipeline_class, __init__=__init__):
         yield
-    finally:
-        if own:
-            pipeline_class.__init__ = init
-        else:
-            del pipeline_class.__init__

@@ -13,10 +13,14 @@ from typing import Any
 
 from simpletuner_twinflow.host.mending import log_mending
 from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 
 
-@uses(Seam("Queue"), Seam("MetadataBackend.compute_aspect_ratio_bucket_indices"))
+@uses(
+    Seam("Queue"),
+    Seam("MetadataBackend.compute_aspect_ratio_bucket_indices", touch=Touch.read),
+    lost="SimpleTuner's scan of a large image set may lose images and hang at exit",
+)
 def attach_to_scan(module: ModuleType) -> None:
     """Have the scan's threads of a TwinFlow run report through a queue for threads."""
     said: list[bool] = []

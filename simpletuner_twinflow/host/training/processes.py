@@ -10,11 +10,15 @@ from typing import Any
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses
 
 
-@uses(Seam("Trainer.init_distillation", ("self",)))
+@uses(
+    Seam("Trainer.init_distillation", ("self",)),
+    Seam("Accelerator.ddp_handler", touch=Touch.on_run, module="accelerate.accelerator"),
+    Seam("DistributedDataParallelKwargs.broadcast_buffers", touch=Touch.on_run, module="accelerate.utils.dataclasses"),
+)
 def attach_to_data_parallel(module: ModuleType) -> None:
     """Have DDP leave buffers alone: it would broadcast them in the first pass after one with gradient, on every rank.
 
@@ -23,18 +27,16 @@ def attach_to_data_parallel(module: ModuleType) -> None:
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        if active_options(trainer.config) is None:
-            return
         accelerator = trainer.accelerator
         if accelerator.ddp_handler is None:
-            accelerator.ddp_handler = DistributedDataParallelKwargs()
-        accelerator.ddp_handler.broadcast_buffers = False
+            set_on(accelerator, "ddp_handler", DistributedDataParallelKwargs())
+        set_on(accelerator.ddp_handler, "broadcast_buffers", False)
         if accelerator.num_processes > 1 and accelerator.is_main_process:
             log_mending(
                 "DDP leaves buffers alone, and checkpoints of a full model do not wait for ranks that have gone on"
             )
 
-    wrap(module, "Trainer.init_distillation", init_distillation)
+    wrap_active(module, "Trainer.init_distillation", init_distillation)
 
 
 @uses(Seam("SaveHookManager._save_full_model", ("is_main_process", "distributed_type")))
@@ -43,8 +45,8 @@ def attach_to_full_checkpoints(module: ModuleType) -> None:
 
     def save_full_model(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         waits = kwargs["distributed_type"].value.startswith("MULTI_")
-        if waits and active_options(manager.args) is not None:
+        if waits:
             kwargs = kwargs | {"distributed_type": DistributedType.NO}
         return wrapped(*args, **kwargs)
 
-    wrap(module, "SaveHookManager._save_full_model", save_full_model)
+    wrap_active(module, "SaveHookManager._save_full_model", save_full_model)

@@ -1,11 +1,12 @@
 """Target time and time sign in a host's network: the modules, where they live, and the passes that use them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from simpletuner_twinflow.host.seams import set_on
 from simpletuner_twinflow.host.settings.families import Family
 from simpletuner_twinflow.method.time_conditioning import NegativeTimeEmbedding, TargetTimeEmbedding, TimeConditioning
 
@@ -52,7 +53,7 @@ def attach(model: Any, family: Family, sigma: Any) -> TimeConditioning:
         with conditioning.times(sigma(prepared_batch), prepared_batch[TARGET_TIME], prepared_batch[SIGN]):
             return predict(prepared_batch, *args, **kwargs)
 
-    model.model_predict = model_predict
+    set_on(model, "model_predict", model_predict)
     return conditioning
 
 
@@ -74,7 +75,7 @@ def hidden(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def batch_keys(r: Tensor, sign: Tensor) -> Mapping[str, Tensor]:
+def batch_keys(r: Tensor, sign: Tensor) -> dict[str, Any]:
     """What a batch must hold so that its passes are conditioned on r and sign, both (B,)."""
     return {TARGET_TIME: r, SIGN: sign}
 
@@ -85,7 +86,7 @@ class TimeConditionedClass:
     The host saves a full model's EMA by filling a network made from its configuration, parameter by parameter.
     """
 
-    def __init__(self, network_class: type, family: Family) -> None:
+    def __init__(self, network_class: Any, family: Family) -> None:
         self._network_class, self._family = network_class, family
 
     def from_config(self, config: Any) -> nn.Module:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import active_options
-from simpletuner_twinflow.host.seams import Seam, uses, wrap
+from simpletuner_twinflow.host.run import active_options, options_of, wrap_active
+from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
 
 UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for what a distiller may ask of a batch
@@ -18,49 +18,49 @@ HOST_SIGN_EMBED = "enable_time_sign_embed"  # what the host loads a network with
     Seam("Trainer.init_trainable_peft_adapter", ("self",)),
     Seam("Trainer.init_distillation", ("self",)),
     Seam("Trainer._compute_model_prediction_loss", ("prepared_batch",)),
-    Seam("Trainer.model_predict", ("prepared_batch",)),
-    Seam("Trainer._get_trainable_parameters", ("self",)),
-    Seam("Trainer.prepare_batch", ("batch",)),
+    Seam("Trainer.distiller", touch=Touch.given),
+    Seam("Trainer.model_predict", ("prepared_batch",), Touch.read),
+    Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
+    Seam("Trainer.prepare_batch", ("batch",), Touch.read),
+    Seam("ModelFoundation.model_predict", ("prepared_batch",), Touch.on_run, MODELS),
+    Seam("ModelFoundation.get_trained_component", ("unwrap_model",), Touch.read, MODELS),
+    Seam("ModelFoundation.prediction_to_noiseward_flow", ("prediction",), Touch.read, MODELS),
+    Seam("ModelFoundation.flow_matching_timesteps_from_sigmas", ("reference_timesteps",), Touch.read, MODELS),
+    Seam("ModelFoundation.assistant_lora_loaded", touch=Touch.read, module=MODELS),
+    Seam("PredictionTypes", touch=Touch.read, module=MODELS),
 )
 def attach_to_trainer(module: ModuleType) -> None:
     """Install the distiller of a TwinFlow run, and take its loss instead of the host's."""
 
     def init_adapter_modules(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        from simpletuner_twinflow.host.training.models import family_model_for
+
         wrapped(*args, **kwargs)
-        if active_options(trainer.config) is not None:
-            from simpletuner_twinflow.host.training.family_model import family_model_for
+        trainer.twinflow_model = trainer.model.twinflow_model = family_model_for(trainer.model)
+        trainer.twinflow_model.attach_time_conditioning()
 
-            trainer.twinflow_model = trainer.model.twinflow_model = family_model_for(trainer.model)
-            trainer.twinflow_model.attach_time_conditioning()
-
-    def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
-        if active_options(trainer.config) is None:
-            return wrapped(*args, **kwargs)
+    def init_adapter(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         with trainer.twinflow_model.time_conditioning_hidden():
             wrapped(*args, **kwargs)
         trainer.twinflow_model.train_time_conditioning()
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        wrapped(*args, **kwargs)
-        if (options := active_options(trainer.config)) is not None:
-            from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
+        from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
 
-            trainer.distiller = TwinFlowDistiller(trainer, options, trainer.twinflow_model)
+        wrapped(*args, **kwargs)
+        set_on(trainer, "distiller", TwinFlowDistiller(trainer, options_of(trainer.config), trainer.twinflow_model))
 
     def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
-        if (distiller := distiller_of(trainer)) is None:
-            return wrapped(*args, **kwargs)
-        prepared_batch = args[0] if args else kwargs["prepared_batch"]
-        loss = distiller.training_loss(prepared_batch)
+        loss = trainer.distiller.training_loss(args[0] if args else kwargs["prepared_batch"])
         forget_expert_losses(trainer.config)
         # As the host returns them: loss, its logs, the diffusion loss, auxiliary logs, distiller's logs. The terms are
         # logged where the host logs, so that nothing waits for the device here.
         return loss, None, loss, None, {}
 
-    wrap(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
-    wrap(module, "Trainer.init_trainable_peft_adapter", init_adapter)
-    wrap(module, "Trainer.init_distillation", init_distillation)
-    wrap(module, "Trainer._compute_model_prediction_loss", compute_loss)
+    wrap_active(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
+    wrap_active(module, "Trainer.init_trainable_peft_adapter", init_adapter)
+    wrap_active(module, "Trainer.init_distillation", init_distillation)
+    wrap_active(module, "Trainer._compute_model_prediction_loss", compute_loss)
 
 
 def forget_expert_losses(config: Any) -> None:
@@ -87,17 +87,17 @@ def hold_back_host_implementation(module: ModuleType) -> None:
     """Keep the host's own TwinFlow out of a run that this plugin trains: exactly one implementation runs."""
 
     def twinflow_active(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> bool:
-        return active_options(model.config) is None and wrapped(*args, **kwargs)
+        return False
 
     def pretrained_load_args(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
         given = dict(args[0] if args else kwargs["pretrained_load_args"])
         loaded = wrapped(*args, **kwargs)
-        if active_options(model.config) is not None and HOST_SIGN_EMBED not in given:
+        if HOST_SIGN_EMBED not in given:
             loaded.pop(HOST_SIGN_EMBED, None)  # TwinFlow's sign goes its own way (host/conditioning.py)
         return loaded
 
-    wrap(module, "ModelFoundation._twinflow_active", twinflow_active)
-    wrap(module, "ModelFoundation.pretrained_load_args", pretrained_load_args)
+    wrap_active(module, "ModelFoundation._twinflow_active", twinflow_active)
+    wrap_active(module, "ModelFoundation.pretrained_load_args", pretrained_load_args)
 
 
 def _needs_empty_prompt(config: Any) -> bool:
@@ -119,6 +119,7 @@ def ask_for_unconditional_embeddings(module: ModuleType) -> None:
     Seam("_distillation_training_batch_requirements"),
     Seam("compute_prompt_embeddings", ("prompt_entries", "text_embed_cache", "model")),
     Seam("collate_fn", ("batch",)),
+    Seam("StateTracker.get_args", touch=Touch.read, module="simpletuner.helpers.training.state_tracker"),
 )
 def load_unconditional_embeddings(module: ModuleType) -> None:
     """Have the collator put the empty prompt's embeddings into each batch when guidance is trained in.

@@ -9,9 +9,9 @@ from peft.utils import get_peft_model_state_dict
 from simpletuner.simpletuner_sdk.server.services.field_registry.registry import field_registry
 from torch import nn
 
-from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions
+from simpletuner_twinflow import TwinFlowOptions
 from simpletuner_twinflow.host.checkpoints.adapter_file import described, taken_from_base, whole_change
-from simpletuner_twinflow.host.settings.conflicts import check_conflicts
+from simpletuner_twinflow.host.settings.conflicts import conflicts
 from tests.runs.harness import SEED
 
 LINEAR = ["wide", "tall", "small"]
@@ -112,8 +112,4 @@ def test_start_whose_file_could_not_mean_what_was_trained_is_refused_with_a_way_
 
 def problem(change) -> str:
     config = SEED | {"model_type": "lora", "base_model_precision": "no_change"} | change
-    try:
-        check_conflicts(config, TwinFlowOptions.from_mapping(config))
-    except TwinFlowConfigError as error:
-        return str(error)
-    return ""
+    return "\n".join(conflicts(config, TwinFlowOptions.from_mapping(config)))

@@ -14,7 +14,8 @@ from simpletuner.helpers.training import collate
 from simpletuner.helpers.training.state_tracker import StateTracker
 
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
-from simpletuner_twinflow.host.training.family_model import FamilyModel, family_model_for
+from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.models import family_model_for
 from tests.host.families.zoo import ZOO, Tiny, cached_text, family_of, tokenizer_of_words
 
 PROMPTS = ("a cat", "a dog on grass", "sea", "two red birds")

@@ -15,9 +15,8 @@ def losses_of(adapter: FamilyModel, batch: dict, options: ObjectiveSettings, see
     """Every term on a batch of eight rows, two of each role."""
     generator = torch.Generator().manual_seed(seed)
     passes = adapter.predict_with(batch)
-    rows = prepare_role_batch(
-        batch["latents"].float(), batch["noise"].float(), adapter.sigma(batch), ROLES, options, passes, generator
-    )
+    x, z, t = batch["latents"].float(), batch["noise"].float(), adapter.sigma(batch)
+    rows = prepare_role_batch(x, z, t, ROLES, options, passes, generator, step_times=(0.999, 0.6))
     prepared = adapter.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
     prediction = adapter.velocity(adapter.model.model_predict(prepared_batch=dict(prepared)), prepared)
     return compute_losses(rows, prediction, options, passes, passes, generator)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from simpletuner_twinflow.host.training.family_model import family_model_for
+from simpletuner_twinflow.host.training.models import family_model_for
 from simpletuner_twinflow.method.objective import ObjectiveSettings
 from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
 from tests.host.families.oracle import install
@@ -23,7 +23,7 @@ def test_exact_network_has_no_loss(family, ratio, folder):
     batch = host_batch(model, PROMPTS * 2, latent=0.6)
     data = batch["latents"].flatten()[0].item()
     install(model.model, ZOO[family], prompted=(data + 0.4 * ratio) / (1 - ratio), unprompted=-0.4)
-    options = ObjectiveSettings(adversarial=True, enhanced_ratio=ratio, step_times=(0.999, 0.6))
+    options = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=ratio)
     losses = losses_of(adapter, batch, options)
     assert losses.terms.keys() == TERMS
     for name, term in losses.terms.items():
@@ -36,7 +36,7 @@ def test_losses_and_gradients_are_finite_in_bf16(family, folder):
     model.model.forward = torch.autocast("cpu", torch.bfloat16)(model.model.forward)  # as accelerate prepares a network
     adapter = adapter_of(model)
     batch = host_batch(model, PROMPTS * 2)
-    losses = losses_of(adapter, batch, ObjectiveSettings(adversarial=True))
+    losses = losses_of(adapter, batch, ObjectiveSettings(adversarial_enabled=True))
     assert losses.total.dtype == torch.float32
     assert losses.total.isfinite()
     losses.total.backward()
@@ -55,7 +55,7 @@ def test_conditioning_is_trained_beside_a_lora(family, folder):
     model.add_lora_adapter()
     adapter.train_time_conditioning()
     batch = host_batch(model, PROMPTS * 2)
-    losses_of(adapter, batch, ObjectiveSettings(adversarial=True)).total.backward()
+    losses_of(adapter, batch, ObjectiveSettings(adversarial_enabled=True)).total.backward()
     trained = {name for name, weight in model.model.named_parameters() if weight.requires_grad}
     conditioning = {f"{name}." for name in adapter.time_conditioning_modules()}
     assert {name for name in trained if "lora" not in name} == {

@@ -10,7 +10,7 @@ from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training.validation import Validation
 
 from simpletuner_twinflow.host.drawing.validation import settled_pipeline_calls
-from simpletuner_twinflow.host.training.family_model import family_model_for
+from simpletuner_twinflow.host.training.models import family_model_for
 from tests.host.families.build import adapter_of, host_batch, host_model
 from tests.host.families.oracle import install, named
 from tests.host.families.zoo import ZOO, cached_text

@@ -1,6 +1,5 @@
 """The keys in the host's web server and in the process it trains in, both started as the host starts them."""
 
-import dataclasses
 import json
 import os
 import socket
@@ -46,14 +45,14 @@ def fields(tmp_path_factory):
             server.wait(timeout=30)
 
 
-@pytest.mark.parametrize("item", dataclasses.fields(TwinFlowOptions), ids=lambda item: item.name)
-def test_web_server_offers_every_key_with_label_help_default_and_dependencies(item, fields):
-    field, info = fields[PREFIX + item.name], TwinFlowOptions.info(item.name)
+@pytest.mark.parametrize("name", TwinFlowOptions.names())
+def test_web_server_offers_every_key_with_label_help_default_and_dependencies(name, fields):
+    field, info = fields[PREFIX + name], TwinFlowOptions.info(name)
     assert field["ui_label"] == info.label
     assert info.help in field["help_text"]
-    default = field["default_value"]
-    assert default == item.default or json.loads(default) == list(item.default)
-    if item.name != "enabled":
+    default, own = field["default_value"], TwinFlowOptions.model_fields[name].default
+    assert default == own or json.loads(default) == list(own)
+    if name != "enabled":
         assert {dependency["field"] for dependency in field["dependencies"]} == set(info.requires)
 
 

@@ -17,7 +17,8 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from torch import Tensor
 
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
-from simpletuner_twinflow.host.training.family_model import FamilyModel, family_model_for
+from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.models import family_model_for
 
 PROMPTS = ("a cat", "a dog on grass", "sea", "two red birds", "a house", "rain", "an old tree", "a boat")
 REQUIRED = {

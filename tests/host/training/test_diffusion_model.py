@@ -12,7 +12,7 @@ from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training.state_tracker import StateTracker
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowDiffusionScheduler
-from simpletuner_twinflow.host.training.family_model import family_model_for
+from simpletuner_twinflow.host.training.models import family_model_for
 from simpletuner_twinflow.method.flow import interpolate, per_sample
 from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows, compute_losses, prepare_role_batch
 from simpletuner_twinflow.sampling.diffusion_path import flow_state
@@ -23,7 +23,7 @@ from tests.sampling.diffusion_oracles import SCHEDULES, DiffusionOracle
 
 SAMPLE = Path(__file__).parents[3] / "sample_configs/sdxl-diff2flow-twinflow.json"
 ROLES = (ANY, TWIN, ONE, NEAR, NEAR, ONE, TWIN, ANY)
-OPTIONS = ObjectiveSettings(adversarial=True, step_times=(0.999, 0.6))
+OPTIONS = ObjectiveSettings(adversarial_enabled=True)
 models = pytest.mark.parametrize("name", MODELS)
 
 
@@ -44,7 +44,7 @@ def losses_of(adapter, batch, seed=1):
     """Every term on a batch of eight rows, two of each role, as the distiller comes to them."""
     generator, passes = torch.Generator().manual_seed(seed), adapter.predict_with(batch)
     x, z = batch["latents"].float(), batch["noise"].float()
-    rows = prepare_role_batch(x, z, adapter.sigma(batch), ROLES, OPTIONS, passes, generator)
+    rows = prepare_role_batch(x, z, adapter.sigma(batch), ROLES, OPTIONS, passes, generator, step_times=(0.999, 0.6))
     prepared = adapter.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
     prediction = adapter.velocity(adapter.model.model_predict(prepared_batch=dict(prepared)), prepared)
     return compute_losses(rows, prediction, OPTIONS, passes, passes, generator)

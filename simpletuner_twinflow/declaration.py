@@ -1,0 +1,136 @@
+"""Settings whose type, range, default and help are declared once and checked whenever a set of them is made.
+
+Pydantic does the checking; a refusal is one line that names the setting, the value found and what is allowed.
+"""
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from simpletuner_twinflow.errors import TwinFlowConfigError
+
+MAX_SHOWN = 80  # characters of a value that an error shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What is known of a user's key beside its type, range and default."""
+
+    label: str
+    help: str
+    allowed: str = ""  # in words, where the range alone does not say it
+    note: str = ""  # explains the range, said after it
+    requires: tuple[str, ...] = ("twinflow_enabled",)
+    documented: bool = False  # one of the feature's twelve documented keys; the others are ours
+
+
+def option(default: Any, label: str, help: str, *, ge: Any = None, le: Any = None, lt: Any = None, **more: Any) -> Any:
+    """A field of `Settings` that is a user's key. Args: ge, le, lt: its range. more: of `Option`."""
+    extra: Any = {"option": Option(label=label, help=help, **more)}
+    return Field(default, ge=ge, le=le, lt=lt, json_schema_extra=extra)
+
+
+class RefusedSettingsError(TwinFlowConfigError):
+    """Settings of a wrong type or out of range."""
+
+    def __init__(self, lines: Mapping[str, str]) -> None:
+        """Args: lines: by setting, the line that refuses its value."""
+        self.lines = dict(lines)
+        super().__init__(*self.lines.values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.lines,)
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and strict about types; a whole number is taken for a float.
+
+    Raises:
+        RefusedSettingsError: A line for each setting of a wrong type or out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            wrong = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors(include_input=False))
+            raise RefusedSettingsError({name: cls.refusal(name, values[name]) for name in wrong}) from None
+
+    @classmethod
+    def refusal(cls, name: str, value: Any) -> str:
+        """The line that refuses a value."""
+        if name not in cls.model_fields:
+            return f"{name} is no setting; there are: {', '.join(cls.model_fields)}."
+        return f"{name} is {shown(value)}; allowed: {cls.allowed(name)}."
+
+    @classmethod
+    def allowed(cls, name: str) -> str:
+        """The allowed values in words, for errors and the documentation."""
+        field, option = cls.model_fields[name], cls.option(name)
+        if option and option.allowed:
+            return option.allowed
+        if found := cls.choices(name):
+            return " or ".join(f'"{choice}"' for choice in found)
+        low, high, below = limits(field)
+        if low is None and high is None:
+            return "true or false"
+        whole = "a whole number " if kind_of(field) is int else ""
+        least = f"from {low:.7g}" if low is not None and whole else "" if low is None else f"{low:.7g}"
+        most = "" if high is None else f" to {'below ' if below else ''}{high:.7g}"
+        return f"{whole}{least}{most or ' up'}{option.note if option else ''}"
+
+    @classmethod
+    def option(cls, name: str) -> Option | None:
+        """The declaration of a user's key; None of a setting that is none."""
+        extra: Any = cls.model_fields[name].json_schema_extra or {}
+        return extra.get("option")
+
+    @classmethod
+    def choices(cls, name: str) -> tuple[str, ...]:
+        """The values of a setting that is one of several words."""
+        annotation = cls.model_fields[name].annotation
+        return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+
+    def changed(self, **values: Any) -> Self:
+        """The same settings but for these, checked anew."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | values)
+
+
+def kind_of(field: FieldInfo) -> type:
+    """bool, int, float or str; str for a list or object, which reaches us as JSON text."""
+    annotation: Any = field.annotation
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in annotation.__args__ if part is not type(None))
+    return annotation if annotation in (bool, int, float) else str
+
+
+def limits(field: FieldInfo) -> tuple[float | None, float | None, bool]:
+    """Lowest and highest value of a number, and whether the highest itself is left out."""
+    low = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
+    high = next((item.le for item in field.metadata if hasattr(item, "le")), None)
+    below = next((item.lt for item in field.metadata if hasattr(item, "lt")), None)
+    return low, high if below is None else below, below is not None
+
+
+def shown(value: Any) -> str:
+    """A value for an error, as it stands in a JSON config; a long one is cut."""
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:  # a whole number of more digits than Python writes out
+        text = f"a whole number of {value.bit_length()} bits"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """The text, cut where it is long."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
