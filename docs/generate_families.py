@@ -112,8 +112,8 @@ def _refusals(family: Family) -> list[str]:
 
 def _remarks(family: Family, tiny: Tiny) -> list[str]:
     remarks = _refusals(family)
-    if family.data_ward or family.sigmas_of_data:
-        remarks.append("its pipeline's time runs towards the data: sampled with `DataWardTwinFlowScheduler`")
+    if family.invert_sigmas != "no":
+        remarks.append("its pipeline's time is 1 at the data: sampled with `invert_sigmas`")
     if family.whole_batch:
         remarks.append("a sample's answer depends on its batch, so each of TwinFlow's passes is made on all of it")
     if not tiny.checkpointing:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from simpletuner_twinflow.errors import HostVersionError, TwinFlowConfigError, TwinFlowError
     from simpletuner_twinflow.options import TwinFlowOptions
     from simpletuner_twinflow.sampling.diffusion_scheduler import TwinFlowDiffusionScheduler
-    from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+    from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 
     __version__: str
 
@@ -30,7 +30,7 @@ _HOME = {
     "TwinFlowDiffusionScheduler": "sampling.diffusion_scheduler",
     "TwinFlowError": "errors",
     "TwinFlowOptions": "options",
-    "TwinFlowScheduler": "sampling.scheduler",
+    "TwinFlowScheduler": "sampling.flow_scheduler",
 }
 
 

@@ -12,13 +12,12 @@ from simpletuner_twinflow.method.guidance import guided_velocity
 from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, time_weight
 from simpletuner_twinflow.method.objective import ObjectiveSettings, compute_losses
 from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.solver import sample
 
 VALUES = json.loads((Path(__file__).parent / "reference_values.json").read_text(encoding="utf-8"))
 RCGM = VALUES["rcgm_target"]
-STYLES = {"few": "few", "any": "any", "mul": "multi"}
 
 
 def tensor(values):
@@ -110,10 +109,8 @@ def settings_of(case):
     settings = case["settings"]
     first_gap, sigma_min = settings["rfba_gap_steps"]
     return {
-        "style": STYLES[settings["sampling_style"]],
+        "style": settings["sampling_style"],
         "stochastic_ratio": settings["stochast_ratio"],
-        "extrapolation": settings.get("extrapol_ratio", 0.0),
-        "kumaraswamy": tuple(settings.get("time_dist_ctrl", (1.0, 1.0, 1.0))),
         "sigma_max": 1 - first_gap,
         "sigma_min": sigma_min,
     }

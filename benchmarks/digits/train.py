@@ -22,7 +22,7 @@ from testbed.judge import Judge
 BATCH = 128
 LEARNING_RATE = 2e-4
 GRADIENT_CLIP = 1.0
-FEW_STEP_TIMES = {1: (1.0,), 2: (0.999, 0.6), 4: SamplerSettings().levels(4)[:-1]}
+FEW_STEP_TIMES = {1: (1.0,), 2: (0.999, 0.6), 4: SamplerSettings().step_times(4)}
 EULER_STEPS = 50
 
 

@@ -21,6 +21,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that names the defaults, except None, which stands for what the help says."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -28,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: by default those of the process.
 
     Returns:
-        The exit code: 0; 1 for what could not be done, with one line on stderr; 130 when interrupted.
+        The exit code: 0; 1 with one line on stderr if something could not be done; 130 when interrupted.
 
     Raises:
         SystemExit: 2, for arguments that are wrong in themselves.
@@ -37,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         command = import_module(f"{__name__}.{name}")
-        subparser = commands.add_parser(
-            name, help=command.HELP, description=command.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        subparser = commands.add_parser(name, help=command.HELP, description=command.HELP, formatter_class=Help)
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     parsed = parser.parse_args(arguments)

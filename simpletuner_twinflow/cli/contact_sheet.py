@@ -1,6 +1,7 @@
 """A contact sheet: rows of pictures with a label on the left of each row and on top of each column."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,12 +16,12 @@ def contact_sheet(
 
     Args:
         rows: pictures, as many in each row as there are column labels.
-        row_labels: one a row; long ones are wrapped, and cut where the row ends.
+        row_labels: one a row; a long one is wrapped, and cut where the row ends.
         column_labels: one a column.
     """
     width = max(image.width for row in rows for image in row)
     height = max(image.height for row in rows for image in row)
-    font = ImageFont.load_default(14)
+    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(14))  # Pillow's wheels have FreeType
     line = sum(font.getmetrics())
     top, left = line + 2 * MARGIN, LABEL_WIDTH + 2 * MARGIN
     sheet = Image.new(

@@ -6,16 +6,16 @@ on the same ray is `x_t = x_diff / (a + s)`, at time `t = s / (a + s)`; read bac
 only: which of the model's own times belongs to t.
 
 The model's times run over [0, T - 1] and its schedule over [sigma_min, sigma_max] inside of the flow's [0, 1] (SD and
-SDXL: 0.028 to 0.936). Beyond an end the model is asked at its last or first time, with `x_t / n(t)`, a state of the
-variance it was trained on there, and only what its answer says about the far end is taken: above sigma_max the data it
-points at, below sigma_min the noise. `F = (x_t - x_hat) / t` and `F = (z_hat - x_t) / (1 - t)` join the formula between
-the ends without a jump. What that costs, for data N(m, S^2) and a model with exact knowledge: at t = 1 the data it
-points at is off by `a S^2 / (a^2 S^2 + s^2)` (SDXL: 0.068 S^2) of the noise, as in every sampler that starts such a
-model in pure noise; a one-step sample is off by `a |m| S` and terms of order a^2 only.
+SDXL: 0.028 to 0.936). Beyond an end the model is called at its last or first time, with `x_t / n(t)`, which has the
+variance it was trained on there, and its output is read for the far end only: above sigma_max for the data, below
+sigma_min for the noise. `F = (x_t - x_hat) / t` and `F = (z_hat - x_t) / (1 - t)` continue the formula between the ends
+without a jump. The cost, for data N(m, S^2) and an exact model: at t = 1 its data is off by
+`a S^2 / (a^2 S^2 + s^2)` (SDXL: 0.068 S^2) of the noise, as in every sampler that starts such a model in pure noise; a
+one-step sample is off by `a |m| S` and terms of order a^2 only.
 
-Epsilon says ever less of the data as sigma nears 1 (its error comes out `1 / (1 - sigma)` times as large), and nothing
-at a time without signal (zero terminal SNR). So the range of an epsilon model ends at the last time up to sigma 0.995,
-which cuts no common schedule (PixArt's, the longest, ends at 0.9937); a v model has no such limit.
+Epsilon says less of the data as sigma nears 1 (its error is multiplied by `1 / (1 - sigma)`), and nothing at a time
+without signal (zero terminal SNR). So the range of an epsilon model ends at the last time up to sigma 0.995, which cuts
+no common schedule (PixArt's, the longest, ends at 0.9937); a v model has no such limit.
 """
 
 from typing import NamedTuple
@@ -27,11 +27,11 @@ from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.method.flow import at_least_float32, per_sample
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-EPSILON_SIGMA_MAX = 0.995  # beyond it the model's answer would be amplified more than 200 times
+EPSILON_SIGMA_MAX = 0.995  # beyond it the model's output would be multiplied by more than 200
 
 
 class DiffusionPoint(NamedTuple):
-    """Where a diffusion model is asked for the flow's velocity."""
+    """What a diffusion model is called with for the flow's velocity."""
 
     x: Tensor  # (B, ...), its noisy sample
     time: Tensor  # (B,), float32, its own time in [0, T - 1], also between whole steps
@@ -108,7 +108,7 @@ class DiffusionPath:
         return (step + u).to(_at_least_float32(sigma.dtype))
 
     def point(self, x_t: Tensor, t: Tensor) -> DiffusionPoint:
-        """Where to ask the model for the velocity at x_t.
+        """What to call the model with for the velocity at x_t.
 
         Args:
             x_t: points on the flow's path, (B, ...).
@@ -117,12 +117,12 @@ class DiffusionPath:
         return DiffusionPoint(x=noisy_sample(x_t, t), time=self.time(t))
 
     def velocity(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The noise-ward velocity of the flow that a prediction stands for, (B, ...), in float32 at least.
+        """The flow's velocity (data to noise) of a prediction, (B, ...), in float32 at least.
 
         Args:
-            prediction: the model's answer at `point(x_t, t)`, (B, ...).
+            prediction: the model's output at `point(x_t, t)`, (B, ...).
             x: the noisy sample that it was given, *as rounded for it*: at high noise epsilon and sample nearly cancel,
-                so a rounding that only one of them knows of comes out `s / a` times as large.
+                so a rounding of one of them alone is multiplied by `s / a`.
             t: the flow's times in [0, 1], (B,).
         """
         prediction, x = at_least_float32(prediction), at_least_float32(x)
@@ -138,15 +138,12 @@ class DiffusionPath:
         if self.prediction_type == "epsilon":
             below = -_norm(low) / (1 - low), 1 / (1 - low)
             above = (_norm(high) - 1 / a) / high, s / (a * high)
-            return tuple(torch.where(t > self.sigma_max, *pair) for pair in zip(above, below, strict=True))
+            return _where(t > self.sigma_max, above, below)
         low = t.clamp(max=self.sigma_min)
         below = (s - _norm(low)) / (1 - low), a / (1 - low)
         above = (_norm(high) - a) / high, s / high
         between = s - a, s + a
-        return tuple(
-            torch.where(t > self.sigma_max, over, torch.where(t < self.sigma_min, under, inside))
-            for over, under, inside in zip(above, below, between, strict=True)
-        )
+        return _where(t > self.sigma_max, above, _where(t < self.sigma_min, below, between))
 
     def _on(self, device: torch.device) -> _Spline:
         if device not in self._splines:
@@ -157,19 +154,23 @@ class DiffusionPath:
 
 
 def noisy_sample(x_t: Tensor, t: Tensor) -> Tensor:
-    """What a diffusion model is shown of points on the flow's path at times t: `x_t / n(t)`, (B, ...)."""
+    """The diffusion model's noisy samples of points on the flow's path at times t: `x_t / n(t)`, (B, ...)."""
     x_t = at_least_float32(x_t)
     return x_t / per_sample(_norm(at_least_float32(t)), like=x_t).to(x_t.dtype)
 
 
 def flow_state(x: Tensor, t: Tensor) -> Tensor:
-    """The points on the flow's path at times t that a diffusion model's noisy samples are: `x n(t)`, (B, ...)."""
+    """The points on the flow's path at times t of a diffusion model's noisy samples: `x n(t)`, (B, ...)."""
     x = at_least_float32(x)
     return x * per_sample(_norm(at_least_float32(t)), like=x).to(x.dtype)
 
 
 def _norm(t: Tensor) -> Tensor:
     return ((1 - t).square() + t.square()).sqrt()
+
+
+def _where(condition: Tensor, yes: tuple[Tensor, Tensor], no: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.where(condition, yes[0], no[0]), torch.where(condition, yes[1], no[1])
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

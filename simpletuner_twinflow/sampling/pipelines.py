@@ -1,6 +1,6 @@
 """How the pipelines of the trained families are called to draw in a few steps, one row a diffusers class.
 
-What is trained is in the families' own table (host/families.py), which the tests hold against this one.
+The families' own table (host/settings/families.py) says what is trained; the tests compare the two.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from typing import Any
 
 from simpletuner_twinflow.errors import TwinFlowError
 
-EMBEDDED_GUIDANCE = 1.0  # the scale that SimpleTuner trains networks with that embed one, unless told otherwise
+EMBEDDED_GUIDANCE = 1.0  # SimpleTuner's default of flux_guidance_value, for networks that embed the scale
 REAL_GUIDANCE = ("true_cfg_scale", "guidance_scale_real")  # beside an embedded scale; 1 is the prompt alone
 
 
@@ -18,7 +18,8 @@ REAL_GUIDANCE = ("true_cfg_scale", "guidance_scale_real")  # beside an embedded 
 class PipelineKind:
     """What a pipeline's class says of how to draw with it."""
 
-    data_ward: bool = False  # whether it counts time as the share of data and its network returns x - z
+    invert_sigmas: bool = False  # whether its time is 1 at the data, and its network returns x - z
+    time_unit: int = 1000  # the network's time at pure noise, 1 or 1000 (1: also for a time of 1 at the data)
     diffusion: bool = False  # whether its network may predict epsilon or v
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that they are trained with
     unguided_scale: float = 0.0  # the guidance scale at which it follows the prompt alone
@@ -28,19 +29,21 @@ class PipelineKind:
 
 STILL, VIDEO = PipelineKind(), PipelineKind(video=True)
 EDITS, ANIMATES = PipelineKind(needs_image=True), PipelineKind(video=True, needs_image=True)
+UNIT, UNIT_EDITS = PipelineKind(time_unit=1), PipelineKind(time_unit=1, needs_image=True)
+EMBEDS_GUIDANCE = PipelineKind(time_unit=1, embeds_guidance=True)
 DIFFUSION, DIFFUSION_EDITS = PipelineKind(diffusion=True), PipelineKind(diffusion=True, needs_image=True)
 
 PIPELINES = {
-    "AuraFlowPipeline": STILL,
-    "BooguImagePipeline": PipelineKind(data_ward=True),
-    "BooguImageImg2ImgPipeline": PipelineKind(data_ward=True, needs_image=True),
-    "ChromaPipeline": STILL,
+    "AuraFlowPipeline": UNIT,
+    "BooguImagePipeline": PipelineKind(invert_sigmas=True, time_unit=1),
+    "BooguImageImg2ImgPipeline": PipelineKind(invert_sigmas=True, time_unit=1, needs_image=True),
+    "ChromaPipeline": UNIT,
     "ErnieImagePipeline": STILL,
-    "FluxPipeline": PipelineKind(embeds_guidance=True),
-    "FluxKontextPipeline": PipelineKind(embeds_guidance=True),  # draws without a picture too
-    "Flux2Pipeline": PipelineKind(embeds_guidance=True),
-    "Flux2KleinPipeline": PipelineKind(embeds_guidance=True),
-    "Flux3ImagePipeline": STILL,
+    "FluxPipeline": EMBEDS_GUIDANCE,
+    "FluxKontextPipeline": EMBEDS_GUIDANCE,  # draws without a picture too
+    "Flux2Pipeline": EMBEDS_GUIDANCE,
+    "Flux2KleinPipeline": EMBEDS_GUIDANCE,
+    "Flux3ImagePipeline": UNIT,
     "HiDreamImagePipeline": STILL,
     "HunyuanVideo15Pipeline": VIDEO,
     "HunyuanVideo15ImageToVideoPipeline": ANIMATES,
@@ -48,21 +51,21 @@ PIPELINES = {
     "Kandinsky5I2IPipeline": EDITS,
     "Kandinsky5T2VPipeline": VIDEO,
     "Kandinsky5I2VPipeline": ANIMATES,
-    "Krea2Pipeline": STILL,
-    "LongCatImagePipeline": STILL,
-    "LongCatImageEditPipeline": EDITS,
+    "Krea2Pipeline": UNIT,
+    "LongCatImagePipeline": UNIT,
+    "LongCatImageEditPipeline": UNIT_EDITS,
     "LTXPipeline": VIDEO,
     "LTXImageToVideoPipeline": ANIMATES,
     "LTXConditionPipeline": VIDEO,
-    "Lumina2Pipeline": STILL,
-    "Lumina2Text2ImgPipeline": STILL,
-    "MageFlowPipeline": STILL,
+    "Lumina2Pipeline": UNIT,
+    "Lumina2Text2ImgPipeline": UNIT,
+    "MageFlowPipeline": UNIT,
     "MOSSImagePipeline": PipelineKind(unguided_scale=1.0),
-    "OmniGenPipeline": PipelineKind(data_ward=True, unguided_scale=1.0),
-    "QwenImagePipeline": STILL,
-    "QwenImage21Pipeline": STILL,
-    "QwenImageEditPipeline": EDITS,
-    "QwenImageEditPlusPipeline": EDITS,
+    "OmniGenPipeline": PipelineKind(invert_sigmas=True, time_unit=1, unguided_scale=1.0),
+    "QwenImagePipeline": UNIT,
+    "QwenImage21Pipeline": UNIT,
+    "QwenImageEditPipeline": UNIT_EDITS,
+    "QwenImageEditPlusPipeline": UNIT_EDITS,
     "SanaPipeline": STILL,
     "SanaImg2ImgPipeline": EDITS,
     "SanaVideoPipeline": VIDEO,
@@ -71,8 +74,8 @@ PIPELINES = {
     "StableDiffusion3Img2ImgPipeline": EDITS,
     "WanPipeline": VIDEO,
     "WanImageToVideoPipeline": ANIMATES,
-    "ZImagePipeline": STILL,
-    "ZImageOmniPipeline": STILL,
+    "ZImagePipeline": UNIT,
+    "ZImageOmniPipeline": UNIT,
     "KolorsPipeline": DIFFUSION,
     "KolorsImg2ImgPipeline": DIFFUSION_EDITS,
     "PixArtAlphaPipeline": DIFFUSION,
@@ -88,7 +91,7 @@ def kind_of(class_name: str) -> PipelineKind:
     """What the class of this name says.
 
     Raises:
-        TwinFlowError: it is none of a family that TwinFlow trains.
+        TwinFlowError: the class is not of a family that TwinFlow trains.
     """
     if class_name not in PIPELINES:
         raise TwinFlowError(
@@ -98,16 +101,16 @@ def kind_of(class_name: str) -> PipelineKind:
 
 
 def guidance_arguments(pipeline: Any, wanted: float | None) -> dict[str, float]:
-    """The arguments for a pipeline's call that set its guidance, by the names that it knows.
+    """The arguments that set the guidance of a pipeline's call, by the names that it knows.
 
-    A network that embeds the guidance scale is given the one it is trained with: a scale of 0 is one it has never seen.
+    A network that embeds the guidance scale is given the one it was trained with; it was never trained with 0.
 
     Args:
         pipeline: of a class in `PIPELINES`.
-        wanted: the scale asked for; None for the one that TwinFlow models are drawn with.
+        wanted: the guidance scale; None for the one that TwinFlow models are drawn with.
 
     Raises:
-        TwinFlowError: a scale is asked for, and the pipeline takes none.
+        TwinFlowError: a scale is wanted and the pipeline takes none.
     """
     kind, accepted = kind_of(type(pipeline).__name__), inspect.signature(pipeline.__call__).parameters
     network = getattr(pipeline, "transformer", None)

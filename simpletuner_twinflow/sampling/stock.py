@@ -1,36 +1,114 @@
-"""The closest that stock diffusers comes to the few-step sampler, for use where this package is not installed."""
+"""The closest that stock diffusers comes to the few-step samplers, for use where this package is not installed.
 
+Of a flow that is `FlowMatchEulerDiscreteScheduler`, which can draw fresh noise between the steps. Of an epsilon or v
+model it is `LCMScheduler`, which makes the sampler's own update at whole timesteps. Given the sampler's, rounded
+(`stock_timesteps`), and the same generator, a picture differs by 0.0005 of the latents' scale; by its own even spacing
+it calls the network a little off the sigmas that were trained.
+"""
+
+import inspect
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
 
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.diffusion_scheduler import TwinFlowDiffusionScheduler, complete
+from simpletuner_twinflow.sampling.schedule import SamplerSettings
 
+MAX_STEPS = 8
 _STOCK_SIGMA_MIN = 0.001  # where the stock grid ends before it is shifted: one of its 1000 timesteps
+_NEARLY = 0.005  # of the flow's time: how much less near a scheduler may be that serves all numbers of steps
+# A scheduler of training clips the clean estimate to [-1, 1] by default, and latents exceed that.
+_MODELS_OWN = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+_ALWAYS = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading"}
 
 
 def stock_scheduler(steps: int) -> FlowMatchEulerDiscreteScheduler:
-    """A stock scheduler from level 1 to the sampler's last level, which draws its noise anew between the levels.
+    """A stock scheduler from sigma 1 to the sampler's last sigma, which draws its noise anew between the steps.
 
-    It works at any number of steps, and at one step asks at level 1. Its levels are the sampler's to 0.001 at 1 and 2
-    steps, 0.04 at 3 and 4, and 0.09 from 5 on. An even spacing as the sampler's is to be had by `shift_terminal`, which
-    divides by zero in a run of one step; Karras spacing is the one of the stock spacings that needs nothing but the two
-    ends and comes closest without scipy.
+    It works at any number of steps, and at one step calls the network at sigma 1. Its sigmas are the sampler's to 0.001
+    at 1 and 2 steps, 0.04 at 3 and 4, and 0.09 from 5 on. The sampler's even spacing would need `shift_terminal`, which
+    divides by zero in a run of one step. Of the other spacings Karras' comes closest among those that work without
+    scipy.
 
     Args:
-        steps: that the model is sampled in, 1 to 8. A model for one step is given the levels of two.
+        steps: that the model is sampled in, 1 to 8. A model for one step is given the sigmas of two.
     """
-    last = TwinFlowScheduler().step_times(max(steps, 2))[-1]
-    # The stock class shifts its last level twice, when it is made and when it lays out a schedule.
+    last = SamplerSettings().step_times(max(steps, 2))[-1]
+    # The stock class shifts its last sigma twice, when it is made and when it lays out a schedule.
     shift = math.sqrt(_odds(last) / _odds(_STOCK_SIGMA_MIN))
-    return FlowMatchEulerDiscreteScheduler(stochastic_sampling=True, use_karras_sigmas=True, shift=round(shift, 4))
+    made: FlowMatchEulerDiscreteScheduler = FlowMatchEulerDiscreteScheduler(
+        stochastic_sampling=True, use_karras_sigmas=True, shift=round(shift, 4)
+    )
+    return made
 
 
 def stock_settings(steps: int) -> str:
     """The arguments of `stock_scheduler`, as code."""
-    return f"stochastic_sampling=True, use_karras_sigmas=True, shift={stock_scheduler(steps).config.shift:g}"
+    return f"stochastic_sampling=True, use_karras_sigmas=True, shift={stock_scheduler(steps).shift:g}"
 
 
-def _odds(level: float) -> float:
+def stock_diffusion_scheduler(config: Mapping[str, Any], steps: int) -> LCMScheduler | None:
+    """A stock scheduler that starts at the model's last time and has sigmas near the sampler's.
+
+    It serves 1 to 8 steps if one that does is as near; otherwise it raises ValueError for those it does not serve.
+
+    Args:
+        config: of any scheduler with the model's noise schedule and kind of prediction.
+        steps: that the model is sampled in.
+
+    Returns:
+        The scheduler, or None for an epsilon model with zero terminal SNR: at the last time, where stock diffusers
+        begins, its prediction is divided by zero.
+    """
+    ours = _sampler(config, steps)
+    if ours.path.sigma_max < 1 and ours.alphas_cumprod[-1] == 0:
+        return None
+    sigmas, last = ours.path.sigma(ours.timesteps), ours.path.last_time
+
+    def distance(original_steps: int) -> float:
+        stock = _lcm(config, original_steps)
+        stock.set_timesteps(steps)
+        return float((ours.path.sigma(stock.timesteps) - sigmas).abs().max())
+
+    # The first timestep is the model's last time for these alone.
+    divisors = [count for count in range(steps, last + 2) if (last + 1) % count == 0]
+    near = {count: distance(count) for count in divisors}
+    nearest = [count for count in divisors if near[count] <= min(near.values()) + _NEARLY]
+    return _lcm(config, min(nearest, key=lambda count: (count < MAX_STEPS, near[count])))
+
+
+def stock_diffusion_settings(scheduler: LCMScheduler) -> dict[str, Any]:
+    """The arguments that make such a scheduler anew: all of the model's own, and others that are not the default."""
+    defaults = inspect.signature(LCMScheduler.__init__).parameters
+    return {
+        name: value
+        for name, value in scheduler.config.items()
+        if name in defaults and (name in _MODELS_OWN or value != defaults[name].default)
+    }
+
+
+def stock_timesteps(config: Mapping[str, Any], steps: int) -> list[int]:
+    """The sampler's timesteps, rounded, for a pipeline's argument `timesteps`; the first is the model's last time."""
+    ours = _sampler(config, steps)
+    return [ours.path.last_time, *(round(time) for time in ours.timesteps[1:].tolist())]
+
+
+def _sampler(config: Mapping[str, Any], steps: int) -> TwinFlowDiffusionScheduler:
+    ours: TwinFlowDiffusionScheduler = TwinFlowDiffusionScheduler.from_config(config)
+    ours.set_timesteps(steps)
+    return ours
+
+
+def _lcm(config: Mapping[str, Any], original_steps: int) -> LCMScheduler:
+    accepted = inspect.signature(LCMScheduler.__init__).parameters
+    given = {name: value for name, value in complete(config).items() if name in accepted}
+    made: LCMScheduler = LCMScheduler(**given | _ALWAYS | {"original_inference_steps": original_steps})
+    return made
+
+
+def _odds(sigma: float) -> float:
     """A shift by S multiplies this by S."""
-    return level / (1 - level)
+    return sigma / (1 - sigma)

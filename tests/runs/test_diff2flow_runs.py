@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from simpletuner_twinflow import TwinFlowDiffusionScheduler
 from simpletuner_twinflow.host.checkpoints.saving import read_time_conditioning
-from simpletuner_twinflow.sampling.diffusion_stock import stock_timesteps
+from simpletuner_twinflow.sampling.stock import stock_timesteps
 from testbed.pipelines.diffusion import SDXL_BETAS
 from testbed.stock import run_without_plugin_and_host
 

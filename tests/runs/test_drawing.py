@@ -17,7 +17,7 @@ def test_validation_calls_our_scheduler_target_step_count_times_at_guidance_zero
     assert len(pipelines) == 2 * 2  # at steps 2 and 4, with the student's weights and with EMA's
     assert {(call["steps"], call["guidance"]) for call in pipelines} == {(SEED["twinflow_target_step_count"], 0.0)}
     assert len(steps) == len(pipelines) * SEED["twinflow_target_step_count"]
-    assert {step["class"] for step in steps} == {"simpletuner_twinflow.sampling.scheduler.TwinFlowScheduler"}
+    assert {step["class"] for step in steps} == {"simpletuner_twinflow.sampling.flow_scheduler.TwinFlowScheduler"}
     assert list(run.output.glob("validation_images/step_2_*.png"))
 
 

@@ -1,52 +1,32 @@
-"""Epsilon and v models as flows: their geometry, their times, and RCGM's fixed point through them."""
-
-import math
+"""Epsilon and v models as flows: their geometry and their times."""
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
-from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
-from simpletuner_twinflow.method.losses import rcgm_target
+from simpletuner_twinflow.method.flow import interpolate, per_sample
 from simpletuner_twinflow.sampling.diffusion_path import DiffusionPath, flow_state
-from tests.method.oracles import GaussianFlow
-from tests.sampling.diffusion_oracles import MODELS, SCHEDULES, ZERO_SNR, DiffusionOracle, prediction_for
+from tests.sampling.diffusion_oracles import (
+    MODELS,
+    SCHEDULES,
+    ZERO_SNR,
+    DiffusionOracle,
+    abar_of,
+    gaussian,
+    on_the_path,
+    velocity_of,
+)
 
 models = pytest.mark.parametrize(("abar", "kind"), MODELS.values(), ids=MODELS.keys())
 schedules = pytest.mark.parametrize("abar", [*SCHEDULES.values(), ZERO_SNR], ids=[*SCHEDULES, "zero snr"])
 KINDS = pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-ORDERS = pytest.mark.parametrize("order", [1, 2, 3], ids="N={}".format)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-
-
-def gaussian(dtype=torch.float64):
-    """Data with a mean and a standard deviation of its own in each of 3 x 4 elements."""
-    return GaussianFlow(
-        mean=torch.linspace(-1, 1, 12, dtype=dtype).view(3, 4), std=torch.linspace(0.3, 1.5, 12, dtype=dtype).view(3, 4)
-    )
-
-
-def on_the_path(flow, t):
-    """Samples of the flow at the times t."""
-    x = flow.mean + flow.std * torch.randn(len(t), 3, 4, dtype=t.dtype)
-    return interpolate(x, torch.randn(len(t), 3, 4, dtype=t.dtype), t).x_t
 
 
 def model_range(path, count, dtype=torch.float64):
     """Times along the whole of the model's own range, both ends included."""
     return torch.linspace(path.sigma_min, path.sigma_max, count, dtype=torch.float64).to(dtype)
-
-
-def abar_of(sigma):
-    """The textbook's abar of a flow time: (1 - sigma)^2 / ((1 - sigma)^2 + sigma^2)."""
-    return (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
-
-
-def velocity_of(oracle, path, x_t, t):
-    """What comes of asking an exact model at its own point and time."""
-    point = path.point(x_t, t)
-    return path.velocity(oracle(point.x, abar_of(path.sigma(point.time))), point.x, t)
 
 
 @schedules
@@ -127,81 +107,6 @@ def test_sigma_is_smooth_at_the_steps():
 
 
 @models
-def test_beyond_the_models_last_time_the_error_is_that_of_pure_noise_taken_for_its_last_state(abar, kind):
-    flow, path = gaussian(), DiffusionPath(abar, kind)
-    t = torch.linspace(path.sigma_max, 1, 50, dtype=torch.float64)
-    x_t = on_the_path(flow, t)
-    velocity = velocity_of(DiffusionOracle(flow, kind), path, x_t, t)
-    torch.testing.assert_close(path.point(x_t, t).time, path.time(t[:1]).expand(50))
-
-    def data(x, abar):  # E[x_0 | x], what both kinds of model know
-        gain = abar.sqrt() * flow.std**2 / (abar * flow.std**2 + 1 - abar)
-        return flow.mean + gain * (x - abar.sqrt() * flow.mean)
-
-    here, asked = (abar_of(per_sample(time, like=x_t)) for time in (t, t[:1]))
-    x = path.point(x_t, t).x
-    off = (data(x, here) - data(x, asked)) / per_sample(t, like=x_t)
-    torch.testing.assert_close(velocity - flow.velocity(x_t, t), off, rtol=0, atol=2e-8)
-    # The documented size, at t = 1, for the noise alone.
-    a, variance = float(asked[0, 0, 0]) ** 0.5, flow.std**2
-    noise = on_the_path(flow, torch.ones(1, dtype=torch.float64))
-    velocity = velocity_of(DiffusionOracle(flow, kind), path, noise, torch.ones(1, dtype=torch.float64))
-    size = a * variance / (a * a * variance + 1 - a * a)
-    expected = size * (noise - a * flow.mean)
-    torch.testing.assert_close(flow.velocity(noise, torch.ones(1)) - velocity, expected, rtol=0, atol=2e-8)
-
-
-@models
-def test_before_the_models_first_time_the_error_is_that_of_a_cleaner_sample_taken_for_its_first_state(abar, kind):
-    flow, path = gaussian(), DiffusionPath(abar, kind)
-    t = torch.linspace(0, path.sigma_min, 50, dtype=torch.float64)
-    x_t = on_the_path(flow, t)
-    velocity = velocity_of(DiffusionOracle(flow, kind), path, x_t, t)
-    assert (path.point(x_t, t).time == 0).all()
-    x, here, asked = path.point(x_t, t).x, abar_of(per_sample(t, like=x_t)), abar_of(per_sample(t[-1:], like=x_t))
-    noise = DiffusionOracle(flow, "epsilon")
-    off = (noise(x, asked.flatten()) - noise(x, here.flatten())) / per_sample(1 - t, like=x_t)
-    torch.testing.assert_close(velocity - flow.velocity(x_t, t), off, rtol=0, atol=1e-8)
-    assert off.abs().max() < 1.5 * path.sigma_min * ((x - flow.mean).abs() / flow.std**2).max()
-
-
-def test_pure_noise_taken_for_the_last_state_costs_seven_per_cent_on_sdxl():
-    flow, path = GaussianFlow(mean=0.0, std=1.0), DiffusionPath(SCHEDULES["sdxl"], "epsilon")
-    noise, one = torch.randn(1, 1000, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    off = velocity_of(DiffusionOracle(flow, "epsilon"), path, noise, one) - flow.velocity(noise, one)
-    assert float(off.norm() / noise.norm()) == pytest.approx(0.0683, abs=1e-4)
-
-
-@models
-def test_a_one_step_sample_from_pure_noise_is_off_by_next_to_nothing(abar, kind):
-    # The network knows the average velocity at its own times; at its last one it is shown noise.
-    flow, path = gaussian(), DiffusionPath(abar, kind)
-    noise, one = torch.randn(200, 3, 4, dtype=torch.float64), torch.ones(200, dtype=torch.float64)
-    point = path.point(noise, one)
-    last = path.sigma(point.time)
-    seen = flow_state(point.x, last)
-    answer = prediction_for(kind, flow.average_velocity(seen, last, 0 * last), seen, last)
-    sample = endpoints(noise, path.velocity(answer, point.x, one), one).x_hat
-    a = float(abar_of(last[0])) ** 0.5
-    error = (sample - flow.flow_map(noise, one, 0 * one)).abs()
-    shift, stretch = a * flow.mean.abs() * flow.std, a * a * (flow.std**2 - 1).abs() * flow.std * noise.abs()
-    assert (error <= 1.3 * (shift + stretch) + 1e-6).all()
-
-
-@models
-def test_the_three_spans_join_without_a_jump(abar, kind):
-    path = DiffusionPath(abar, kind)
-    x_t, answer = torch.randn(2, 1, 500, dtype=torch.float64)
-    for end in (path.sigma_min, path.sigma_max):
-        if end < 1:
-            sides = []
-            for t in (end - 1e-9, end + 1e-9):
-                t = torch.tensor([t], dtype=torch.float64)
-                sides.append(path.velocity(answer, path.point(x_t, t).x, t))
-            torch.testing.assert_close(*sides, rtol=0, atol=1e-3 if end > 0.99 else 1e-5)
-
-
-@models
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_velocities_are_finite_and_float32_at_any_time_and_dtype(abar, kind, dtype):
     path = DiffusionPath(abar, kind)
@@ -240,75 +145,6 @@ def test_the_sample_as_it_was_rounded_for_the_model_is_the_one_to_convert_with(k
     assert error(rounded) < 0.01
     if kind == "epsilon":
         assert error(point.x) > 5 * error(rounded)
-
-
-def average_velocity(flow, path, kind):
-    """An exact network of average velocities behind the diffusion side: it sees x_diff and its own time, and r."""
-
-    def network(x, time, r):
-        t = path.sigma(time)
-        x_t = flow_state(x, t)
-        return prediction_for(kind, flow.average_velocity(x_t, t, r), x_t, t)
-
-    def predict(x_t, t, r):
-        point = path.point(x_t, t)
-        return path.velocity(network(point.x, point.time, r), point.x, t)
-
-    return predict
-
-
-def target_of(predict, x_t, velocity, t, r, *, order, delta_t):
-    """The RCGM target with `predict` as teacher, put together as docs/method.md says."""
-    s = torch.maximum(t - delta_t, r)
-    x_s = x_t - per_sample(t - s, like=x_t) * velocity
-    displacement = rollout(predict, x_s, s, r, order).displacement
-    return rcgm_target(predict(x_t, t, r), velocity, displacement, t, r, delta_t=delta_t, clamp=100.0)
-
-
-@models
-@ORDERS
-@pytest.mark.parametrize(("t", "r"), [(0.93, 0.0), (0.7, 0.3), (0.5, 0.498), (0.5, 0.5)])
-def test_the_average_velocity_is_rcgms_fixed_point_through_the_models_own_point_and_time(abar, kind, order, t, r):
-    flow, path = gaussian(), DiffusionPath(abar, kind)
-    t, r = (torch.full((6,), value, dtype=torch.float64) for value in (t, r))
-    x_t = on_the_path(flow, t)
-    predict, exact = average_velocity(flow, path, kind), flow.average_velocity(x_t, t, r)
-    torch.testing.assert_close(predict(x_t, t, r), exact, rtol=0, atol=1e-7)
-    target = target_of(predict, x_t, flow.velocity(x_t, t), t, r, order=order, delta_t=1e-5)
-    torch.testing.assert_close(target, exact, rtol=0, atol=1e-3)
-
-
-@KINDS
-@ORDERS
-def test_the_residual_at_the_fixed_point_is_of_order_one_in_delta_t(kind, order):
-    flow, path = gaussian(), DiffusionPath(SCHEDULES["sdxl"], kind)
-    t, r = torch.full((6,), 0.9, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
-    x_t = on_the_path(flow, t)
-    predict, exact = average_velocity(flow, path, kind), flow.average_velocity(x_t, t, r)
-
-    def residual(delta_t):
-        target = target_of(predict, x_t, flow.velocity(x_t, t), t, r, order=order, delta_t=delta_t)
-        return float((target - exact).norm())
-
-    halvings = [0.02, 0.01, 0.005, 0.0025]
-    measured = [math.log2(residual(delta) / residual(delta / 2)) for delta in halvings]
-    assert measured == pytest.approx([1.0] * 4, abs=0.1)
-
-
-@KINDS
-def test_the_fixed_point_holds_in_float32_at_the_trained_delta_t(kind):
-    flow, path = gaussian(torch.float32), DiffusionPath(SCHEDULES["sdxl"], kind)
-    t, r = torch.linspace(0.1, 0.93, 40), torch.zeros(40)
-    x_t = on_the_path(flow, t)
-    double = gaussian()
-    exact = {
-        dtype: target_of(
-            average_velocity(model, path, kind), x_t.to(dtype), model.velocity(x_t.to(dtype), t.to(dtype)),
-            t.to(dtype), r.to(dtype), order=2, delta_t=0.01,
-        )
-        for dtype, model in ((torch.float32, flow), (torch.float64, double))
-    }  # fmt: skip
-    torch.testing.assert_close(exact[torch.float32].double(), exact[torch.float64], rtol=0, atol=0.02)
 
 
 def test_a_schedule_in_bf16_is_refused_because_its_steps_collapse():

@@ -6,31 +6,31 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from simpletuner_twinflow import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_settings
-from tests.method.oracles import GaussianFlow
+from tests.sampling.loop import FLOW
 
 STEPS = range(1, 9)
 
 
-def levels(scheduler, steps: int) -> list[float]:
+def sigmas_of(scheduler, steps: int) -> list[float]:
     scheduler.set_timesteps(steps)
     return scheduler.sigmas.tolist()
 
 
-@pytest.mark.parametrize(("steps", "apart"), zip(STEPS, [1e-3, 1e-3, 0.04, 0.04, 0.09, 0.09, 0.09, 0.09], strict=True))
-def test_levels_are_near_the_samplers_and_the_ends_are_the_samplers_to_a_thousandth(steps, apart):
-    stock, ours = levels(stock_scheduler(steps), steps), levels(TwinFlowScheduler(), steps)
+@pytest.mark.parametrize(("steps", "apart"), list(zip(STEPS, [1e-3, 1e-3, 0.04, 0.04, *[0.09] * 4], strict=True)))
+def test_sigmas_are_near_the_samplers_and_the_ends_are_the_samplers_to_a_thousandth(steps, apart):
+    stock, ours = sigmas_of(stock_scheduler(steps), steps), sigmas_of(TwinFlowScheduler(), steps)
     assert stock == pytest.approx(ours, abs=apart + 1e-5)
     assert [stock[0], stock[-2], stock[-1]] == pytest.approx([ours[0], ours[-2], 0.0], abs=0.00101)
 
 
 @pytest.mark.parametrize("made_for", STEPS)
 @pytest.mark.parametrize("steps", STEPS)
-def test_exported_scheduler_draws_at_any_number_of_steps_from_noise_to_the_last_trained_level(
+def test_exported_scheduler_draws_at_any_number_of_steps_from_noise_to_the_last_trained_sigma(
     made_for, steps, tmp_path
 ):
     stock_scheduler(made_for).save_pretrained(tmp_path)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path)
-    found = levels(scheduler, steps)
+    found = sigmas_of(scheduler, steps)
     assert found[0] == 1
     assert found == sorted(found, reverse=True)
     assert len(set(found)) == steps + 1
@@ -49,10 +49,8 @@ def test_settings_as_code_make_the_same_scheduler(steps):
         assert made.config[name] == stock_scheduler(steps).config[name]
 
 
-FLOW = GaussianFlow(mean=0.4, std=0.5)  # a linear field, so that a thousandth in t is a thousandth in the picture
-
-
 def drawn(scheduler, steps: int, start):
+    # FLOW is a linear field, so that a thousandth in t is a thousandth in the picture.
     scheduler.set_timesteps(steps)
     x, generator = start, torch.Generator().manual_seed(5)
     for timestep in scheduler.timesteps:

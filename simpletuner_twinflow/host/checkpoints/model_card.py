@@ -13,9 +13,13 @@ from simpletuner_twinflow.host.checkpoints.export import exported_weights, stock
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
 from simpletuner_twinflow.host.run import active_options, options_of
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, uses, wrap
-from simpletuner_twinflow.sampling.diffusion_stock import stock_diffusion_settings, stock_timesteps
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
-from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_settings
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.stock import (
+    stock_diffusion_settings,
+    stock_scheduler,
+    stock_settings,
+    stock_timesteps,
+)
 
 DEVICE = '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"'
 

@@ -24,7 +24,7 @@ REAL_GUIDANCE = {"guidance_scale_real", "true_cfg_scale"}  # 1: the prompt alone
 )
 def offer_scheduler(module: ModuleType) -> None:
     """Make the documented import path give the scheduler that works; the host's own stays within reach."""
-    from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+    from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 
     set_on(module, HOSTS_OWN, vars(module)["TwinFlowScheduler"])
     set_on(module, "TwinFlowScheduler", TwinFlowScheduler)

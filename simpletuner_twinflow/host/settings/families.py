@@ -6,7 +6,7 @@ The host's own classes say the rest: direction, timesteps, latents, conditioning
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Refusal(NamedTuple):
@@ -25,8 +25,9 @@ class Family:
     time_embedding: str  # submodule of the network whose output embeds the time
     time_unit: int = 1000  # what the network calls the time of noise, 1 or 1000
     rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
-    data_ward: bool = False  # whether network and pipeline count time as 1 - t, which the host's converter leaves out
-    sigmas_of_data: bool = False  # whether also batch["sigmas"] is 1 - t, which the host's converter knows of
+    # Whose time is 1 - t. "network": the network's and the pipeline's, which the host's converter of times leaves out.
+    # "batch": also batch["sigmas"], which the host's converter takes into account.
+    invert_sigmas: Literal["no", "network", "batch"] = "no"
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
@@ -97,12 +98,12 @@ FAMILIES = {
     "sanavideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=300),
     # Mage-Flow packs a batch into one sequence, in which a sample's positions depend on its place.
     "mageflow": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, whole_batch=True),
-    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1, data_ward=True),
+    "boogu_image": Family(time_embedding="time_caption_embed.timestep_embedder", time_unit=1, invert_sigmas="network"),
     # OmniGen's blocks see the time as a token; its other time embedding is for the output alone.
     "omnigen": Family(
         time_embedding="time_token",
         time_unit=1,
-        sigmas_of_data=True,
+        invert_sigmas="batch",
         whole_batch=True,
         reads_words=True,
         unguided_scale=1.0,

@@ -11,7 +11,7 @@ from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.time_conditioning import batch_keys
 from simpletuner_twinflow.sampling.diffusion_path import DiffusionPath
 from simpletuner_twinflow.sampling.diffusion_scheduler import TwinFlowDiffusionScheduler
-from simpletuner_twinflow.sampling.diffusion_stock import stock_diffusion_scheduler
+from simpletuner_twinflow.sampling.stock import stock_diffusion_scheduler
 
 # Batch key: the flow's time of each row. Beyond the ends of the model's schedule the timestep does not say it.
 FLOW_TIME = "twinflow_flow_time"

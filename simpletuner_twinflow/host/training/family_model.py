@@ -17,8 +17,7 @@ from simpletuner_twinflow.method.batch_layout import on_whole_batch
 from simpletuner_twinflow.method.flow import per_sample
 from simpletuner_twinflow.method.objective import PromptRows
 from simpletuner_twinflow.method.time_conditioning import TimeConditioning
-from simpletuner_twinflow.sampling.data_ward import DataWardTwinFlowScheduler
-from simpletuner_twinflow.sampling.scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import stock_scheduler
 
 
@@ -73,7 +72,7 @@ class FamilyModel:
     def sigma(self, batch: Mapping[str, Any]) -> Tensor:
         """The time of each row of a host batch, 1 at noise, (B,) float32."""
         sigmas = batch["sigmas"].reshape(batch["sigmas"].shape[0], -1)[:, 0].float()
-        return 1 - sigmas if self.family.sigmas_of_data else sigmas
+        return 1 - sigmas if self.family.invert_sigmas == "batch" else sigmas
 
     def velocity(self, output: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         """The average velocity, noise-ward and in float32, that a family's output on this batch stands for."""
@@ -81,7 +80,7 @@ class FamilyModel:
 
     def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
         """A copy of the host batch that asks the network for the velocity at (x_t, t, r); negative time at sign < 0."""
-        sigmas = per_sample(1 - t if self.family.sigmas_of_data else t, like=x_t)
+        sigmas = per_sample(1 - t if self.family.invert_sigmas == "batch" else t, like=x_t)
         if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
             sigmas = sigmas.expand_as(x_t)
         # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` asks the network at t - r / 2.
@@ -117,29 +116,27 @@ class FamilyModel:
 
     def scheduler(self) -> SchedulerMixin:
         """The few-step sampler for this run's model, which asks at times that the run's dtype can hold."""
-        made = DataWardTwinFlowScheduler if self._data_ward else TwinFlowScheduler
-        return made(**self.sampling_times)
+        return TwinFlowScheduler(**self.sampling_times)
 
     @property
     def sampling_times(self) -> dict[str, Any]:
-        """The settings of the sampler that tell it how the network is given its times; none in float32."""
-        if self.model.config.weight_dtype == torch.float32:
-            return {}
-        dtype = str(self.model.config.weight_dtype).removeprefix("torch.")
-        return {"time_dtype": dtype} | ({"time_unit": 1} if self.family.time_unit == 1 else {})
+        """The settings of the sampler that say how the network is given its times, as far as not the default."""
+        times: dict[str, Any] = {}
+        if self.family.invert_sigmas != "no":
+            times |= {"invert_sigmas": True, "num_train_timesteps": 1}
+        if self.model.config.weight_dtype != torch.float32:
+            times["time_dtype"] = str(self.model.config.weight_dtype).removeprefix("torch.")
+            if self.family.time_unit == 1:
+                times["time_unit"] = 1
+        return times
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""
-        return None if self._data_ward else stock_scheduler(steps)
-
-    @property
-    def _data_ward(self) -> bool:
-        """Whether the family's pipeline counts time as the share of data."""
-        return self.family.data_ward or self.family.sigmas_of_data
+        return stock_scheduler(steps) if self.family.invert_sigmas == "no" else None
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t; the family is asked, never `1000 t` assumed."""
-        if self.family.data_ward:
+        if self.family.invert_sigmas == "network":
             return 1 - t
         if self._reference_timesteps is None:
             # The host tells its [0, 1] from its [0, 1000] families by a batch's largest timestep. Their ratio to sigma

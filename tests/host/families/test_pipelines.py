@@ -21,7 +21,8 @@ def test_every_pipeline_of_a_trained_family_is_drawn_with_as_it_is_trained(name)
     assert found
     for kind, class_name in found.items():
         row = PIPELINES[class_name]
-        assert row.data_ward == (family.data_ward or family.sigmas_of_data)
+        assert row.invert_sigmas == (family.invert_sigmas != "no")
+        assert row.time_unit == family.time_unit
         assert row.diffusion == (name in DIFFUSION_FAMILIES)
         assert row.embeds_guidance == family.embeds_guidance
         assert row.unguided_scale == family.unguided_scale

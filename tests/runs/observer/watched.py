@@ -11,7 +11,7 @@ def watch() -> None:
     models = "simpletuner.helpers.models.common"
     before("accelerate.accelerator", "Accelerator.log", logged)
     before(euler, "FlowMatchEulerDiscreteScheduler.step", scheduler_step)
-    before("simpletuner_twinflow.sampling.scheduler", "TwinFlowScheduler.step", scheduler_step)
+    before("simpletuner_twinflow.sampling.flow_scheduler", "TwinFlowScheduler.step", scheduler_step)
     before("simpletuner.helpers.models.sd3.pipeline", "StableDiffusion3Pipeline.__call__", pipeline_call)
     before("simpletuner.helpers.training.validation", "Validation.run_validations", validation)
     before(models, "ModelFoundation._compute_twinflow_losses", lambda *_: {"kind": "host_twinflow"})

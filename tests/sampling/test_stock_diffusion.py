@@ -5,13 +5,16 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler, LCMScheduler
 
 from simpletuner_twinflow import TwinFlowDiffusionScheduler
-from simpletuner_twinflow.sampling.diffusion_stock import (
+from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_scheduler,
     stock_diffusion_settings,
     stock_timesteps,
 )
-from tests.sampling.test_diffusion_scheduler import KINDS, SDXL, ZERO_SNR, oracle_pipeline, scheduler_of
+from tests.sampling.diffusion_oracles import SDXL
+from tests.sampling.diffusion_pipelines import KINDS, ZERO_SNR, oracle_pipeline, scheduler_of
 
+# Stock pipelines ask for steps_offset 1, a setting that LCMScheduler does not use.
+pytestmark = pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
 STEPS = pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
 kinds = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS.keys())
 

@@ -1,0 +1,99 @@
+"""Pipelines of each kind, as the command loads and calls them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel, StableDiffusion3Pipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from PIL import Image
+
+from simpletuner_twinflow.cli import main
+from simpletuner_twinflow.cli.contact_sheet import LABEL_WIDTH, MARGIN
+from simpletuner_twinflow.cli.drawing import draw
+from simpletuner_twinflow.sampling.pipelines import guidance_arguments
+from tests.cli.command import BASE, PICTURE, SIZE, THREE, picture, sample
+from tests.cli.pipelines import exact_omnigen, tiny_flux, tiny_wan
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory) -> Path:
+    """A folder with an adapter that changes pictures, as trainers write it."""
+    pipeline = StableDiffusion3Pipeline.from_pretrained(BASE)
+    pipeline.transformer.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.transformer))
+    folder = tmp_path_factory.mktemp("lora")
+    pipeline.save_lora_weights(folder, transformer_lora_layers=layers)
+    return folder
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_lora_changes_the_picture(given, lora, tmp_path):
+    path = lora if given == "folder" else lora / "pytorch_lora_weights.safetensors"
+    assert (
+        sample(tmp_path / "without", "--prompt", THREE) == sample(tmp_path, "--prompt", THREE, "--lora", str(path)) == 0
+    )
+    assert (picture(tmp_path / PICTURE) != picture(tmp_path / "without" / PICTURE)).any()
+
+
+@pytest.mark.parametrize(
+    ("class_name", "more", "words"),
+    [
+        ("WanImageToVideoPipeline", [], "WanImageToVideoPipeline draws from a picture"),
+        ("BooguImagePipeline", [], "has no BooguImagePipeline: drawing with it needs SimpleTuner"),
+        ("StableAudioPipeline", [], "StableAudioPipeline is not a pipeline of a model family that TwinFlow trains"),
+        ("FluxPipeline", ["--frames", "5"], "--frames 5: FluxPipeline makes still pictures"),
+    ],
+)
+def test_pipeline_that_cannot_be_drawn_with_is_refused_before_it_is_loaded(class_name, more, words, tmp_path, capsys):
+    # A folder of nothing but its index: what would be loaded is not there.
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": class_name}), encoding="utf-8")
+    arguments = ["sample", "--pipeline", str(tmp_path), "--prompt", THREE, "--output", str(tmp_path / "out"), *more]
+    assert main(arguments) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("embeds", "more", "scale"), [(True, [], 1.0), (True, ["--guidance", "2.5"], 2.5), (False, [], None)]
+)
+def test_network_that_embeds_guidance_is_given_the_scale_it_is_trained_with(embeds, more, scale, tmp_path, monkeypatch):
+    tiny_flux(embeds).save_pretrained(tmp_path / "flux")
+    given, real = [], FluxTransformer2DModel.forward
+
+    def forward(self, *args, guidance=None, **kwargs):
+        given.append(None if guidance is None else float(guidance))
+        return real(self, *args, guidance=guidance, **kwargs)
+
+    monkeypatch.setattr(FluxTransformer2DModel, "forward", forward)
+    arguments = ["sample", "--pipeline", str(tmp_path / "flux"), "--prompt", THREE, "--output", str(tmp_path), *SIZE]
+    assert main([*arguments, *more]) == 0
+    assert given == [scale, scale]
+
+
+def test_video_model_draws_animations_and_a_sheet_of_their_first_frames(tmp_path, capsys):
+    tiny_wan().save_pretrained(tmp_path / "wan")
+    arguments = ["sample", "--pipeline", str(tmp_path / "wan"), "--prompt", "a cat", "--output", str(tmp_path)]
+    assert main([*arguments, *SIZE, "--frames", "5", "--fps", "20", "--seeds", "2"]) == 0
+    for seed in (0, 1):
+        with Image.open(tmp_path / f"00-a-cat-seed{seed}.gif") as video:
+            assert video.n_frames == 5
+            assert video.info["duration"] == 50
+            assert video.size == (64, 64)
+    sheet = Image.open(tmp_path / "contact_sheet.png")
+    assert sheet.width == LABEL_WIDTH + 2 * MARGIN + 2 * (64 + MARGIN)
+    assert "wrote 2 videos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_pipeline_whose_time_is_1_at_the_data_draws_an_exact_networks_data(steps, tmp_path):
+    pipeline = exact_omnigen()
+    vae = pipeline.vae
+    decoded = []
+    vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(args[0]))
+    how = {"num_inference_steps": steps, "height": 64, "width": 64} | guidance_arguments(pipeline, None)
+    draw(pipeline, ["a cat"], [0], how, tmp_path)
+    expected = vae.post_quant_conv(torch.full((1, 4, 8, 8), 0.7))
+    torch.testing.assert_close(decoded[0], expected, rtol=0, atol=1e-4)

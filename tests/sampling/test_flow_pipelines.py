@@ -1,0 +1,71 @@
+"""Stock pipelines of flow models draw with the flow scheduler."""
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3Pipeline,
+)
+
+from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
+
+
+def tiny_sd3(kind):
+    """A stock Stable Diffusion 3 pipeline at toy size, and the arguments that stand for its text encoders."""
+    transformer = SD3Transformer2DModel(
+        sample_size=4, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=8, caption_projection_dim=16, pooled_projection_dim=8, out_channels=4, pos_embed_max_size=8,
+    )  # fmt: skip
+    vae = AutoencoderKL(latent_channels=4, block_out_channels=(4,), norm_num_groups=2, shift_factor=0.0)
+    encoders = dict.fromkeys(f"{part}{which}" for part in ("text_encoder", "tokenizer") for which in ("", "_2", "_3"))
+    pipeline = kind(transformer=transformer, vae=vae, scheduler=TwinFlowScheduler(), **encoders)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, {"prompt_embeds": torch.randn(1, 3, 8), "pooled_prompt_embeds": torch.randn(1, 8)}
+
+
+def tiny_flux():
+    """A stock Flux pipeline, which passes sigmas and a mu worked out of the configuration."""
+    transformer = FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=8, pooled_projection_dim=8, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    vae = AutoencoderKL(latent_channels=4, block_out_channels=(4,), norm_num_groups=2, shift_factor=0.0)
+    pipeline = FluxPipeline(
+        transformer=transformer, vae=vae, scheduler=TwinFlowScheduler(),
+        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, {"prompt_embeds": torch.randn(1, 3, 8), "pooled_prompt_embeds": torch.randn(1, 8)}
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_sd3(StableDiffusion3Pipeline), tiny_flux], ids=["sd3", "flux"])
+def test_stock_pipelines_sample_with_it_reproducibly_from_a_seed(make):
+    pipeline, prompt = make()
+
+    def picture(seed):
+        return pipeline(
+            **prompt, height=4, width=4, num_inference_steps=2, guidance_scale=0.0, output_type="latent",
+            generator=torch.Generator().manual_seed(seed),
+        ).images  # fmt: skip
+
+    before, first = torch.get_rng_state(), picture(1)
+    assert torch.isfinite(first).all()
+    assert torch.equal(picture(1), first)
+    assert not torch.equal(picture(2), first)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(pipeline.scheduler.timesteps) == 2
+
+
+def test_a_stock_image_to_image_pipeline_begins_in_the_middle_of_it():
+    pipeline, prompt = tiny_sd3(StableDiffusion3Img2ImgPipeline)
+    steps = []
+    pipeline(
+        **prompt, image=torch.zeros(1, 4, 4, 4), strength=0.5, num_inference_steps=4, guidance_scale=0.0,
+        height=4, width=4, output_type="latent",
+        callback_on_step_end=lambda pipeline, step, timestep, kwargs: steps.append(float(timestep)) or {},
+    )  # fmt: skip
+    assert steps == pytest.approx([666.3333, 500.0])
