@@ -8,15 +8,6 @@ from simpletuner_twinflow.options import FALSE_WORDS
 OFF_WORDS = ("", "none", "0", "0.0", *FALSE_WORDS)
 
 
-class Conflict(NamedTuple):
-    """A host key that excludes TwinFlow while `applies` holds for its value."""
-
-    key: str
-    applies: Callable[[Any], bool]
-    reason: str
-    way_out: str
-
-
 def is_set(value: Any) -> bool:
     """Whether a host value is anything but one of its ways to say "off"."""
     return str(value).strip().lower() not in OFF_WORDS
@@ -35,111 +26,113 @@ def as_number(value: Any) -> float | None:
         return None
 
 
-WITHOUT_SHARDS = "choose plain data-parallel training in the accelerate config"
+class Conflict(NamedTuple):
+    """A host key that excludes TwinFlow while `applies` holds for its value."""
+
+    key: str
+    reason: str
+    way_out: str = "set it to false"
+    applies: Callable[[Any], bool] = is_set
+
+
+FEW_STEP = "TwinFlow is its own few-step method"
+MOVED_TIMES = "scheduled sampling moves the time after TwinFlow has drawn it"
 OWN_LOSS = "TwinFlow replaces the training loss, so this term would be left out"
+OWN_WEIGHTS = "TwinFlow's terms have weights of their own"
+WHOLE_PATH = "TwinFlow needs times from the whole path"
+SHARDED = "sharded weights cannot be swapped for the teacher's"
+WITHOUT_SHARDS = "choose plain data-parallel training in the accelerate config"
+NO_SNR = "TwinFlow's terms are not weighted by the SNR"
+NO_MASK = "a masked loss is not part of TwinFlow's losses"
+NO_PARENT = "its parent target would be ignored"
+
+# All that the feature's documentation asks, also of the host's own implementation.
+DOCUMENTED_CONFLICTS = (
+    Conflict("distillation_method", FEW_STEP, "set distillation_method to null"),
+    Conflict("scheduled_sampling_max_step_offset", MOVED_TIMES, "set it to 0", is_positive),
+)
 
 HOST_CONFLICTS = (
-    Conflict("distillation_method", is_set, "TwinFlow is its own few-step method", "set distillation_method to null"),
-    Conflict(
-        "scheduled_sampling_max_step_offset",
-        is_positive,
-        "scheduled sampling moves the time after TwinFlow has drawn it",
-        "set it to 0",
-    ),
-    Conflict("scheduled_sampling_reflexflow", is_set, OWN_LOSS, "set it to false"),
-    Conflict("controlnet", is_set, "TwinFlow's passes do not go through a ControlNet", "set controlnet to false"),
-    Conflict("mixflow_enabled", is_set, "MixFlow moves the noisy sample off TwinFlow's path", "set it to false"),
-    Conflict("diffusion_blocks_config", is_set, "a block knows one span of times, TwinFlow needs all", "remove it"),
-    Conflict("xm_enabled", is_set, "XM repeats the batch inside the model", "set xm_enabled to false"),
-    Conflict("crepa_self_flow", is_set, "it needs the EMA teacher at times of its own", "set it to false"),
-    Conflict("crepa_feature_source", lambda value: value == "self_flow", "see crepa_self_flow", 'set it to "encoder"'),
-    Conflict("crepa_enabled", is_set, OWN_LOSS, "set crepa_enabled to false"),
-    Conflict("urepa_enabled", is_set, OWN_LOSS, "set urepa_enabled to false"),
-    Conflict("irepa_enabled", is_set, OWN_LOSS, "set irepa_enabled to false"),
-    Conflict("layersync_enabled", is_set, OWN_LOSS, "set layersync_enabled to false"),
-    Conflict("nextlat_enabled", is_set, OWN_LOSS, "set nextlat_enabled to false"),
-    Conflict("internal_guidance_enabled", is_set, OWN_LOSS, "set internal_guidance_enabled to false"),
-    Conflict("loss_type", lambda value: value in ("huber", "smooth_l1"), OWN_LOSS, 'set loss_type to "l2"'),
-    Conflict("hidream_use_load_balancing_loss", is_set, OWN_LOSS, "set it to false"),
-    Conflict("hidream_load_balancing_loss_weight", is_positive, OWN_LOSS, "remove it"),
+    *DOCUMENTED_CONFLICTS,
+    Conflict("scheduled_sampling_reflexflow", OWN_LOSS),
+    Conflict("controlnet", "TwinFlow's passes do not go through a ControlNet", "set controlnet to false"),
+    Conflict("mixflow_enabled", "MixFlow moves the noisy sample off TwinFlow's path"),
+    Conflict("diffusion_blocks_config", "a block knows one span of times, TwinFlow needs all", "remove it"),
+    Conflict("xm_enabled", "XM repeats the batch inside the model", "set xm_enabled to false"),
+    Conflict("crepa_self_flow", "it needs the EMA teacher at times of its own"),
+    Conflict("crepa_feature_source", "see crepa_self_flow", 'set it to "encoder"', lambda value: value == "self_flow"),
+    Conflict("crepa_enabled", OWN_LOSS, "set crepa_enabled to false"),
+    Conflict("urepa_enabled", OWN_LOSS, "set urepa_enabled to false"),
+    Conflict("irepa_enabled", OWN_LOSS, "set irepa_enabled to false"),
+    Conflict("layersync_enabled", OWN_LOSS, "set layersync_enabled to false"),
+    Conflict("nextlat_enabled", OWN_LOSS, "set nextlat_enabled to false"),
+    Conflict("internal_guidance_enabled", OWN_LOSS, "set internal_guidance_enabled to false"),
+    Conflict("loss_type", OWN_LOSS, 'set loss_type to "l2"', lambda value: value in ("huber", "smooth_l1")),
+    Conflict("hidream_use_load_balancing_loss", OWN_LOSS),
+    Conflict("hidream_load_balancing_loss_weight", OWN_LOSS, "remove it", is_positive),
     Conflict(
         "snr_weight",
-        lambda value: as_number(value) not in (None, 1.0),
-        "TwinFlow's terms have weights of their own",
+        OWN_WEIGHTS,
         "remove it, or scale learning_rate",
+        lambda value: as_number(value) not in (None, 1.0),
     ),
-    Conflict("input_perturbation", is_positive, "TwinFlow needs the noise that the path was made with", "set it to 0"),
-    Conflict("flow_custom_timesteps", is_set, "TwinFlow needs times from the whole path", "remove it"),
-    Conflict("flux_fast_schedule", is_set, "TwinFlow needs times from the whole path", "set it to false"),
-    Conflict("tread_config", is_set, "TREAD drops tokens by chance, teacher and student would differ", "remove it"),
+    Conflict("input_perturbation", "TwinFlow needs the noise that the path was made with", "set it to 0", is_positive),
+    Conflict("flow_custom_timesteps", WHOLE_PATH, "remove it"),
+    Conflict("flux_fast_schedule", WHOLE_PATH),
+    Conflict("tread_config", "TREAD drops tokens by chance, teacher and student would differ", "remove it"),
     Conflict(
         "lora_type",
-        lambda value: str(value).lower() == "lycoris",
         "the EMA teacher cannot be swapped into a LyCORIS network",
         'set lora_type to "standard"',
+        lambda value: str(value).lower() == "lycoris",
     ),
-    Conflict("peft_lora_mode", lambda value: value == "singlora", "its weights depend on the step", 'use "standard"'),
-    Conflict("train_text_encoder", is_set, "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
-    Conflict("fsdp_enable", is_set, "sharded weights cannot be swapped for the teacher's", "train without FSDP"),
+    Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
+    Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
+    Conflict("fsdp_enable", SHARDED, "train without FSDP"),
+    Conflict("deepspeed_config", SHARDED, "train without DeepSpeed"),
     Conflict(
-        "deepspeed_config", is_set, "sharded weights cannot be swapped for the teacher's", "train without DeepSpeed"
+        "context_parallel_size", "roles are drawn per rank", "set it to 1", lambda value: (as_number(value) or 1) > 1
     ),
+    Conflict("ramtorch", "streamed weights cannot be swapped for the teacher's", "set ramtorch to false"),
     Conflict(
-        "context_parallel_size",
-        lambda value: (as_number(value) or 1) > 1,
-        "roles are drawn per rank",
-        "set it to 1",
-    ),
-    Conflict("ramtorch", is_set, "streamed weights cannot be swapped for the teacher's", "set ramtorch to false"),
-    Conflict(
-        "musubi_blocks_to_swap", is_positive, "swapped blocks cannot be exchanged for the teacher's", "set it to 0"
+        "musubi_blocks_to_swap", "swapped blocks cannot be exchanged for the teacher's", "set it to 0", is_positive
     ),
 )
 
 # What an accelerate config switches on behind the host's keys; variables that the launcher sets for the trainer.
-LAUNCHER_CONFLICTS = (
-    Conflict("ACCELERATE_USE_FSDP", is_set, "sharded weights cannot be swapped for the teacher's", WITHOUT_SHARDS),
-    Conflict("ACCELERATE_USE_DEEPSPEED", is_set, "sharded weights cannot be swapped for the teacher's", WITHOUT_SHARDS),
-    Conflict(
-        "ACCELERATE_USE_MEGATRON_LM", is_set, "sharded weights cannot be swapped for the teacher's", WITHOUT_SHARDS
-    ),
+LAUNCHER_CONFLICTS = tuple(
+    Conflict(f"ACCELERATE_USE_{engine}", SHARDED, WITHOUT_SHARDS) for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 )
 
 # Of a full fine-tune. An adapter's frozen base is never swapped, so it may be quantised.
 FULL_CONFLICTS = (
     Conflict(
         "base_model_precision",
-        lambda value: is_set(value) and value != "no_change",
         "the teacher is an average of the trained weights, and quantised ones have none",
         'set it to "no_change", or train a LoRA',
+        lambda value: is_set(value) and value != "no_change",
     ),
 )
 
 # Of models that predict epsilon or v; the host itself leaves these out for a flow.
 DIFFUSION_CONFLICTS = (
-    Conflict("snr_gamma", is_set, "TwinFlow's terms are not weighted by the SNR", "remove it"),
-    Conflict("use_soft_min_snr", is_set, "TwinFlow's terms are not weighted by the SNR", "set it to false"),
-    Conflict("offset_noise", is_set, "few-step sampling starts in noise without an offset", "set it to false"),
-    Conflict(
-        "timestep_bias_strategy",
-        lambda value: value == "range",
-        "TwinFlow needs times from the whole path",
-        'use "earlier", "later" or "none"',
-    ),
-    Conflict("refiner_training", is_set, "a refiner knows a part of the times, TwinFlow needs all", "set it to false"),
+    Conflict("snr_gamma", NO_SNR, "remove it"),
+    Conflict("use_soft_min_snr", NO_SNR),
+    Conflict("offset_noise", "few-step sampling starts in noise without an offset"),
+    Conflict("timestep_bias_strategy", WHOLE_PATH, 'use "earlier", "later" or "none"', lambda value: value == "range"),
+    Conflict("refiner_training", "a refiner knows a part of the times, TwinFlow needs all"),
 )
 
-# Of a LoRA, in which the host itself fails; see host/adapter_file.py for those that can be trained.
+# Of a LoRA, in which the host itself fails; see host/checkpoints/adapter_file.py for those that can be trained.
 ADAPTER_CONFLICTS = (
     Conflict(
         "lora_init_type",
-        lambda value: value == "loftq",
         "the host gives PEFT no settings for it, so the adapter cannot be made",
         'use "default", "gaussian", "pissa" or "olora"',
+        lambda value: value == "loftq",
     ),
     Conflict(
         "use_dora",
-        is_set,
         'the host asks PEFT for an initialisation "default" that does not exist, so the adapter cannot be made',
         "set use_dora to false",
     ),
@@ -148,18 +141,13 @@ MOVES_BASE = ("pissa", "olora")  # the values of lora_init_type that change the 
 
 # The host reads a data config's switches as Python does: any text is "on".
 DATASET_CONFLICTS = (
-    Conflict("is_regularisation_data", bool, "its parent target would be ignored", "remove the dataset"),
-    Conflict("is_regularization_data", bool, "its parent target would be ignored", "remove the dataset"),
-    Conflict(
-        "conditioning_type",
-        lambda value: value in ("mask", "segmentation"),
-        "a masked loss is not part of TwinFlow's losses",
-        "remove the mask dataset",
-    ),
+    Conflict("is_regularisation_data", NO_PARENT, "remove the dataset", bool),
+    Conflict("is_regularization_data", NO_PARENT, "remove the dataset", bool),
+    Conflict("conditioning_type", NO_MASK, "remove the mask dataset", lambda value: value in ("mask", "segmentation")),
     Conflict(
         "slider_strength",
-        lambda value: value is not None and as_number(value) != 1.0,
         "a slider's sign would apply to the student and not to the teacher",
         "set it to 1.0 or remove it",
+        lambda value: value is not None and as_number(value) != 1.0,
     ),
 )

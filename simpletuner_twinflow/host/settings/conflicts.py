@@ -11,6 +11,7 @@ from simpletuner_twinflow.host.settings.conflict_rows import (
     ADAPTER_CONFLICTS,
     DATASET_CONFLICTS,
     DIFFUSION_CONFLICTS,
+    DOCUMENTED_CONFLICTS,
     FULL_CONFLICTS,
     HOST_CONFLICTS,
     LAUNCHER_CONFLICTS,
@@ -64,7 +65,7 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     rows: tuple[Conflict, ...] = HOST_CONFLICTS if flow else HOST_CONFLICTS + DIFFUSION_CONFLICTS
     if config.get("model_type", "full") == "full":
         rows += FULL_CONFLICTS
-    for conflict in rows if options.implementation == "paper" else HOST_CONFLICTS[:2]:
+    for conflict in rows if options.implementation == "paper" else DOCUMENTED_CONFLICTS:
         value = config.get(conflict.key)
         if conflict.applies(value) and not (schnell and conflict.key == "flux_fast_schedule"):
             yield _describe(conflict, value)
