@@ -1,9 +1,9 @@
-# make setup | test | lint | graph | demo | families | bench. Needs Python 3.12 or 3.13 and make; everything else goes into .venv.
+# make setup | test | quick | lint | graph | demo | families | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test lint graph demo families bench clean
+.PHONY: setup test quick lint graph demo families bench clean
 
 setup: .venv/ready
 
@@ -17,6 +17,10 @@ setup: .venv/ready
 
 test: setup
 	$(BIN)/python -m pytest
+
+# What starts no command of the host: a minute or two.
+quick: setup
+	$(BIN)/python -m pytest -m "not host"
 
 lint: setup
 	$(BIN)/ruff check .

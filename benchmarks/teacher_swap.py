@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from simpletuner.helpers.training.ema import EMAModel  # noqa: TID251 - its way of swapping is what is measured
 
-from demo.train import ROOT
 from simpletuner_twinflow.method.teacher import teacher_weights
+from testbed.trainer import ROOT
 
 BATCH = 16
 REPEATS = 30

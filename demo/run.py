@@ -8,24 +8,21 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from rich.console import Console
 from rich.table import Table
 
-from demo.digits import write_digits
-from demo.metric import Judge
-from demo.pictures import contact_sheet, sample
-from demo.train import ROOT, demo_config, train, without_twinflow, write_run
 from simpletuner_twinflow import TwinFlowScheduler
+from testbed.digits import write_digits
+from testbed.judge import picture_judge
+from testbed.pictures import contact_sheet, sample
 from testbed.progress import Progress
+from testbed.side_by_side import run_folder, train_side_by_side, trained_pipeline
+from testbed.trainer import ROOT, demo_config, without_twinflow
 
 NFE = (1, 2, 4)
 SAMPLES = 1000
@@ -57,39 +54,10 @@ def main() -> None:
     console.print(f"took {(time.monotonic() - start) / 60:.1f} minutes")
 
 
-def run_folder(folder: Path, name: str) -> Path:
-    """Where the run of that name lives."""
-    return folder / name.lower().replace(" ", "-")
-
-
-def train_side_by_side(folder: Path, runs: dict[str, dict[str, Any]], console: Console) -> None:
-    """Train all runs at once, one core each, and show how far each is; the failure of one ends them all."""
-    cancelled = threading.Event()
-    with Progress(console, "steps").shown() as progress, ThreadPoolExecutor(len(runs)) as pool:
-        futures = []
-        for name, config in runs.items():
-            write_run(run_folder(folder, name), config, folder / "digits")
-            task = progress.add(f"simpletuner train: {name}", total=config["max_train_steps"])
-            futures.append(pool.submit(train, run_folder(folder, name), partial(progress.update, task), cancelled))
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-            failed = [error for future in futures if future.done() and (error := future.exception())]
-        finally:
-            cancelled.set()
-        for error in failed:
-            raise error
-
-
-def trained_pipeline(folder: Path, name: str) -> StableDiffusion3Pipeline:
-    """The base pipeline with the network that a run exported; a plain run's export has no text encoders."""
-    network = SD3Transformer2DModel.from_pretrained(run_folder(folder, name) / "output/pipeline/transformer")
-    return StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base", transformer=network)
-
-
 def judge(folder: Path, runs: dict[str, Any], console: Console) -> dict[str, dict[int, float]]:
     """Frechet distance of each run at each number of steps; writes the pictures too."""
     torch.set_num_threads(os.cpu_count() or 1)
-    examiner, labels = Judge(), torch.arange(10).repeat(SAMPLES // 10)
+    examiner, labels = picture_judge(), torch.arange(10).repeat(SAMPLES // 10)
     distances: dict[str, dict[int, float]] = {}
     rows = []
     with Progress(console, "sets").shown() as progress:

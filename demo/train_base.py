@@ -16,10 +16,10 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 from tqdm import trange
 
-from demo.digits import CAPTIONS, render_digits
-from demo.pictures import encode_prompts
-from demo.tiny_sd3 import build_pipeline, clear_paths
 from demo.train_vae import encode, train_vae
+from testbed.digits import CAPTIONS, render_digits
+from testbed.pictures import encode_prompts
+from testbed.tiny_sd3 import build_pipeline, clear_paths
 
 BASE_FOLDER = Path(__file__).parent / "base"
 EMPTY_PROMPT = len(CAPTIONS)

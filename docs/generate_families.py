@@ -10,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED, Family
 from simpletuner_twinflow.host.training.mended import MENDED
+from testbed.host_models.tiny import Tiny, data_share, same, thousandths
+from testbed.host_models.zoo import ZOO, family_of
 from testbed.recipes import FAMILIES as WHOLE
 from testbed.recipes import IN_CI
-from tests.host.families.zoo import ZOO, Tiny, data_share, family_of, same, thousandths
 
 PAGE = Path(__file__).with_name("families.md")
 HEADING = """# Model families

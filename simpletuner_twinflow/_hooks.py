@@ -11,7 +11,7 @@ _registered: set[tuple[str, str]] = set()
 
 
 def hook_entry_points() -> tuple[EntryPoint, ...]:
-    """All hooks, in the order of `pyproject.toml`: name = host module waited for, value = function called with it."""
+    """All hooks: name = host module waited for, value = function called with it; their order says nothing."""
     return tuple(entry for entry in distribution(DISTRIBUTION).entry_points if entry.group.startswith(GROUP_PREFIX))
 
 

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from demo.digits import write_digits
-from demo.train import ROOT, cpu_environment, write_run
 from simpletuner_twinflow.host.training.mended import MENDED
+from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.hub import FROM_HUB, put
 from testbed.pipelines import write
 from testbed.recipes import COMMON, FAMILIES, MODEL, TWINFLOW
-from testbed.stock import NOTE_CONDITION, run_without_plugin_and_host
+from testbed.stock import CONDITION, run_without_plugin_and_host
+from testbed.trainer import ROOT, cpu_environment, write_run
 
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
 LIMIT = 300  # seconds of one run
@@ -131,7 +131,7 @@ def card(passage: Passage) -> None:
     code = re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)[0]
     for drawn in folder.glob("output.*"):
         drawn.unlink()
-    result = run_without_plugin_and_host(NOTE_CONDITION + code, folder)
+    result = run_without_plugin_and_host(code, folder, note_condition=True)
     if result.returncode:
         raise StageError(_last_error(result.stderr))
     if not [file for file in folder.glob("output.*") if file.stat().st_size > 100]:
@@ -141,7 +141,7 @@ def card(passage: Passage) -> None:
 def prompt(passage: Passage) -> None:
     """What the card's code gave the network as the prompt is what the run was trained with."""
     folder = passage.folder("twinflow")
-    given = [tensor for tensor in torch.load(folder / "condition.pt") if tensor.is_floating_point()]
+    given = [tensor for tensor in torch.load(folder / CONDITION) if tensor.is_floating_point()]
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]
     trained = [_embeddings(entry) for entry in cached]
     if not any(all(any(_same(*pair) for pair in product(forms, given)) for forms in prompt) for prompt in trained):
@@ -210,7 +210,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
     root = given.folder.resolve()
     write_digits(root / "digits", limit=16)
-    own = {"PYTHONPATH": str(ROOT / "demo/cpu"), "HF_HOME": str(root / "hub")}
+    own = {"PYTHONPATH": str(ROOT / "testbed/cpu"), "HF_HOME": str(root / "hub")}
     server = ForkServer(os.environ | cpu_environment() | own, root / "server.txt")
     failed = 0
     print("| family |", " | ".join(STAGES), "|\n|---|" + "---|" * len(STAGES), flush=True)

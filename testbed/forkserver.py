@@ -58,7 +58,8 @@ class ForkServer:
             )
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[int]] = {}
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def start(
         self,
@@ -98,6 +99,8 @@ class ForkServer:
         """End the server."""
         self._process.stdin.close()
         self._process.wait()
+        self._listener.join()
+        self._process.stdout.close()
 
     def _listen(self) -> None:
         for line in self._process.stdout:
@@ -152,7 +155,7 @@ def _become(job: Mapping[str, Any], train: str) -> None:
     sys.argv = [train, *job["arguments"]]
     if job["prelude"]:
         module, function = job["prelude"].split(":")
-        getattr(sys.modules[module], function)()
+        getattr(import_module(module), function)()
 
 
 def _forget_exit_handlers() -> None:

@@ -1,5 +1,28 @@
+"""What all tests share."""
+
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
+
+
+def pytest_collection_modifyitems(items):
+    """What looks at a run of the host is marked `host`, and comes first: the runs take longest."""
+    for item in items:
+        if item.get_closest_marker("host_runs"):
+            item.add_marker("host")
+    items.sort(key=lambda item: item.get_closest_marker("host_runs") is None)
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives a worker whole files, whose fixtures are then made once, and one worker all that looks at runs."""
+
+    def _split_scope(self, nodeid):
+        return "tests/runs" if nodeid.startswith("tests/runs/") else nodeid.split("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

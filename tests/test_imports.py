@@ -1,10 +1,43 @@
-"""What an import of the package costs. Which module may import which stands in `pyproject.toml`, `importlinter`."""
+"""What an import of the package costs, and who imports whom outside of it; inside, see `importlinter` in pyproject."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STRANGERS = {  # folder -> those whose code it does not import
+    "simpletuner_twinflow": {"testbed", "demo", "benchmarks", "tests"},
+    "testbed": {"demo", "benchmarks", "tests"},
+    "demo": {"benchmarks", "tests"},
+    "benchmarks": {"demo", "tests"},
+    "tests": {"demo", "benchmarks"},
+}
+
+
+def imported_modules(path):
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
 def test_importing_the_package_loads_neither_torch_nor_the_host():
     code = "import simpletuner_twinflow, sys; print(sorted({'torch', 'simpletuner', 'wrapt'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("folder", STRANGERS)
+def test_what_is_shared_stands_in_testbed_alone(folder):
+    imported = {path: {name.split(".")[0] for name in imported_modules(path)} for path in (ROOT / folder).rglob("*.py")}
+    assert imported
+    assert {path: names & STRANGERS[folder] for path, names in imported.items() if names & STRANGERS[folder]} == {}
+
+
+@pytest.mark.parametrize("room", ["settings", "training", "checkpoints", "drawing"])
+def test_every_host_module_has_a_test_of_its_name(room):
+    modules = {path.stem for path in (ROOT / "simpletuner_twinflow/host" / room).glob("*.py")} - {"__init__"}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/host" / room).glob("test_*.py")}
+    assert modules - tests == set()

@@ -10,15 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 UV = [sys.executable, "-m", "uv"]
 START_UP_FILES = {"simpletuner_twinflow.pth", "simpletuner_twinflow.start"}
-COUNT_FINDERS = (
-    "import sys; print(sum(type(finder).__name__ == 'HostFinder' for finder in sys.meta_path), "
-    "sorted({'torch', 'simpletuner', 'wrapt', 'simpletuner_twinflow.host'} & set(sys.modules)))"
-)
-TIME_START_UP = (
-    "import time; start = time.perf_counter()\n"
-    "import simpletuner_twinflow._startup; simpletuner_twinflow._startup.register()\n"
-    "print(time.perf_counter() - start)"
-)
+PROBES = Path(__file__).parent / "start_up"  # programs for an environment of their own; each prints what it finds
+
+pytestmark = pytest.mark.host
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -59,24 +53,23 @@ def test_installed_start_up_file_registers_one_finder_and_imports_nothing(how, b
     before = {path.name for path in site_packages(bare).iterdir()}
     install(bare, *([wheel] if how == "wheel" else ["--editable", ROOT]))
     assert {path.name for path in site_packages(bare).iterdir()} >= START_UP_FILES
-    assert run(bare, "-c", COUNT_FINDERS) == "1 []"
+    assert run(bare, PROBES / "count_finders.py") == "1 []"
 
     run(*UV, "pip", "uninstall", "--quiet", "--python", bare, "simpletuner-twinflow")
     left = {path.name for path in site_packages(bare).iterdir()} - before
     assert left == set()
-    assert run(bare, "-c", COUNT_FINDERS) == "0 []"
+    assert run(bare, PROBES / "count_finders.py") == "0 []"
 
 
 def test_registering_twice_leaves_one_finder(bare, wheel):
     install(bare, wheel)
-    twice = "import simpletuner_twinflow._startup as s; s.register(); s.register(); " + COUNT_FINDERS
-    assert run(bare, "-c", twice) == "1 []"
+    assert run(bare, PROBES / "count_finders.py", "register", "twice") == "1 []"
 
 
 @pytest.mark.parametrize(("value", "finders"), [("1", "0"), ("0", "1"), ("", "1")])
 def test_environment_variable_switches_the_plugin_off(value, finders, bare, wheel):
     install(bare, wheel)
-    assert run(bare, "-c", COUNT_FINDERS, SIMPLETUNER_TWINFLOW_DISABLED=value) == f"{finders} []"
+    assert run(bare, PROBES / "count_finders.py", SIMPLETUNER_TWINFLOW_DISABLED=value) == f"{finders} []"
 
 
 def test_start_file_names_a_callable_that_the_pth_file_calls_too():
@@ -90,8 +83,8 @@ def test_start_file_names_a_callable_that_the_pth_file_calls_too():
 def test_start_up_costs_under_two_milliseconds(bare, wheel, record_property):
     install(bare, wheel)
     # -S keeps site from running the file before the clock does; site itself loads os, and bytecode is kept, as usual.
-    measure = f"import os, sys; sys.path.append({str(site_packages(bare))!r})\n{TIME_START_UP}"
-    costs = sorted(float(run(bare, "-S", "-c", measure, PYTHONDONTWRITEBYTECODE="")) for _ in range(15))
+    measure = ("-S", PROBES / "time_start_up.py", site_packages(bare))
+    costs = sorted(float(run(bare, *measure, PYTHONDONTWRITEBYTECODE="")) for _ in range(15))
     print(f"start-up: median {1000 * costs[7]:.2f} ms, least {1000 * costs[0]:.2f} ms")
     assert costs[7] < 0.002
 
@@ -100,9 +93,4 @@ def test_waking_up_registers_every_hook_of_pyproject_once(bare, wheel, tmp_path)
     """With a stand-in host package; the real one is driven in tests/host."""
     install(bare, wheel)
     (tmp_path / "simpletuner.py").touch()
-    code = (
-        "import simpletuner, sys, wrapt.importer as w; from simpletuner_twinflow._hooks import *; register_hooks(); "
-        "print(sum(map(len, w._post_import_hooks.values())) == len(hook_entry_points()) > 5, "
-        "any(type(finder).__name__ == 'HostFinder' for finder in sys.meta_path))"
-    )
-    assert run(bare, "-c", code, PYTHONPATH=str(tmp_path)) == "True False"
+    assert run(bare, PROBES / "wake_up.py", PYTHONPATH=str(tmp_path)) == "True False"

@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import scipy.linalg
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-PIXELS = 64
-CLASSES = 10
+from testbed.judge import CLASSES, PIXELS, Judge, fit_classifier, new_classifier
+
 NO_LABEL = CLASSES  # stands for "no condition"
 EMBED = 64
 SAMPLES = 2000
 BASE_STEPS = 6000
-CLASSIFIER_STEPS = 1500
 
 VelocityField = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`field(x, t, y)`: x (N, 64), t (N,) in [0, 1], y (N,) labels; the noise-ward velocity to walk along, (N, 64)."""
@@ -83,11 +80,7 @@ def base_model(path: Path, on_step: OnStep = lambda step: None, steps: int = BAS
 
 def classifier(path: Path) -> nn.Sequential:
     """The perceptron 64-128-64-10 that judges samples; read from `path`, trained and put there if missing (seconds)."""
-
-    def build() -> nn.Sequential:
-        return nn.Sequential(nn.Linear(PIXELS, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, CLASSES))
-
-    return _cached(path, build, _train_classifier)
+    return _cached(path, new_classifier, lambda net: fit_classifier(net, *load_data()))
 
 
 def _cached[T: nn.Module](path: Path, build: Callable[[], T], train: Callable[[T], None]) -> T:
@@ -122,17 +115,6 @@ def _train_base(net: Net, on_step: OnStep, steps: int) -> None:
         on_step(step + 1)
 
 
-def _train_classifier(net: nn.Sequential) -> None:
-    digits, labels = load_data()
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    for _ in range(CLASSIFIER_STEPS):
-        rows = torch.randint(0, len(digits), (128,))
-        loss = F.cross_entropy(net(digits[rows] + 0.05 * torch.randn(128, PIXELS)), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
 @dataclass(frozen=True)
 class Score:
     """How good samples are."""
@@ -142,39 +124,14 @@ class Score:
     diversity: float  # mean distance of two samples of a class, as a share of that among real digits
 
 
-class Judge:
-    """Compares samples with all real digits, Frechet distances in the features of the classifier's second layer."""
-
-    def __init__(self, path: Path) -> None:
-        """Args: path: of the classifier, see `classifier`."""
-        digits, labels = load_data()
-        self._classifier = classifier(path).requires_grad_(False)
-        self._features = self._classifier[:4]
-        self._real = self._features(digits).double().numpy()
-        self._real_spread = mean_distance(digits, labels)
-
-    def score(self, x: Tensor, y: Tensor) -> Score:
-        """Args: x: samples, (N, 64). y: the digits asked for, (N,)."""
-        return Score(
-            frechet=frechet_distance(self._real, self._features(x).double().numpy()),
-            agreement=float((self._classifier(x).argmax(1) == y).float().mean()),
-            diversity=mean_distance(x, y) / self._real_spread,
-        )
+def judge(path: Path) -> Judge:
+    """Compares samples with all real digits. Args: path: of the classifier, see `classifier`."""
+    return Judge(classifier(path), *load_data())
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance between the Gaussians that have the moments of a (N, D) and b (M, D); nan if b is not finite."""
-    if not np.isfinite(b).all():
-        return math.nan
-    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    root = scipy.linalg.sqrtm(cov_a @ cov_b + 1e-9 * np.eye(len(cov_a))).real
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
-
-
-def mean_distance(x: Tensor, y: Tensor) -> float:
-    """Mean over the classes of the mean distance between two different members: x (N, 64), y (N,)."""
-    groups = [x[y == label] for label in y.unique()]
-    return sum(float(torch.pdist(group).mean()) for group in groups) / len(groups)
+def score(judge: Judge, x: Tensor, y: Tensor) -> Score:
+    """Args: x: samples, (N, 64). y: the digits asked for, (N,)."""
+    return Score(judge.frechet(x), judge.agreement(x, y), judge.diversity(x, y))
 
 
 @torch.no_grad()

@@ -13,10 +13,11 @@ import torch
 
 from benchmarks.digits.network import TwinNet
 from benchmarks.digits.recipes import recipe_of
-from benchmarks.digits.setup import Judge, Net, OnStep, base_model, euler, few_step, load_data
+from benchmarks.digits.setup import Net, OnStep, base_model, euler, few_step, judge, load_data, score
 from benchmarks.digits.variants import VARIANTS, Variant
 from simpletuner_twinflow.method.teacher import teacher_weights
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
+from testbed.judge import Judge
 
 BATCH = 128
 LEARNING_RATE = 2e-4
@@ -85,11 +86,11 @@ def train(variant: Variant, base: Net, seed: int, steps: int, on_step: OnStep = 
     return Trained(net, average, cost=cost / (BATCH * steps), milliseconds=1000 * statistics.median(durations))
 
 
-def evaluate(net: TwinNet, judge: Judge) -> dict[str, dict[str, float]]:
+def evaluate(net: TwinNet, examiner: Judge) -> dict[str, dict[str, float]]:
     """The scores of the network as it is now, by number of calls; the one of `EULER_STEPS` follows the ODE, r = t."""
-    scores = {calls: judge.score(*few_step(net.few_step_field, times)) for calls, times in FEW_STEP_TIMES.items()}
-    scores[EULER_STEPS] = judge.score(*euler(net.velocity_field, EULER_STEPS))
-    return {str(calls): asdict(score) for calls, score in scores.items()}
+    scores = {calls: score(examiner, *few_step(net.few_step_field, times)) for calls, times in FEW_STEP_TIMES.items()}
+    scores[EULER_STEPS] = score(examiner, *euler(net.velocity_field, EULER_STEPS))
+    return {str(calls): asdict(found) for calls, found in scores.items()}
 
 
 def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda step: None) -> dict[str, Any]:
@@ -103,11 +104,11 @@ def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda
         on_step: see `OnStep`.
     """
     variant = VARIANTS[name]
-    judge = Judge(folder / "classifier.pt")
+    examiner = judge(folder / "classifier.pt")
     trained = train(variant, base_model(folder / "base.pt"), seed, steps, on_step)
-    student = evaluate(trained.net, judge)
+    student = evaluate(trained.net, examiner)
     with trained.average.applied():
-        average = evaluate(trained.net, judge)
+        average = evaluate(trained.net, examiner)
     return {
         "variant": name,
         "definition": variant.definition,

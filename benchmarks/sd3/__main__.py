@@ -16,13 +16,13 @@ from diffusers import StableDiffusion3Pipeline
 from rich.console import Console
 from rich.markdown import Markdown
 
-from demo.digits import write_digits
-from demo.metric import Judge
-from demo.pictures import contact_sheet, sample
-from demo.run import run_folder, train_side_by_side, trained_pipeline
-from demo.train import ROOT, demo_config, without_twinflow
 from simpletuner_twinflow import TwinFlowScheduler
+from testbed.digits import write_digits
+from testbed.judge import picture_judge
+from testbed.pictures import contact_sheet, sample
 from testbed.progress import Progress
+from testbed.side_by_side import run_folder, train_side_by_side, trained_pipeline
+from testbed.trainer import ROOT, demo_config, without_twinflow
 
 SAMPLES = 1000
 STEPS = (1, 2, 4)
@@ -78,7 +78,7 @@ def scores_of(folder: Path, seed: int, steps: int, console: Console) -> dict[str
         shutil.rmtree(run_folder(seeded, name), ignore_errors=True)  # the host would go on from what it finds there
     if missing:
         train_side_by_side(seeded, missing, console)
-    examiner, labels, rows = Judge(), torch.arange(10).repeat(SAMPLES // 10), []
+    examiner, labels, rows = picture_judge(), torch.arange(10).repeat(SAMPLES // 10), []
     scores: dict[str, dict[str, float]] = {}
     names = (BASE, *runs)
     torch.set_num_threads(os.cpu_count() or 1)

@@ -86,6 +86,7 @@ class Hook(Protocol):
 
     seams: tuple[Seam, ...]
     lost: str | None
+    __name__: str
     __qualname__: str
 
     def __call__(self, module: ModuleType) -> None: ...

@@ -4,9 +4,9 @@ from typing import Any
 
 import diffusers
 
-from demo.tiny_sd3 import build_clip, build_clip_tokenizer, build_t5_tokenizer
 from testbed.pipelines import encoders, parts
 from testbed.pipelines.encoders import WIDTH
+from testbed.tiny_sd3 import build_clip, build_clip_tokenizer, build_t5_tokenizer
 
 SDXL_BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

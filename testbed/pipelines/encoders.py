@@ -6,8 +6,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from demo.tiny_sd3 import build_clip
 from testbed.pipelines.tokenizers import GEMMA_TOKENS, LLAMA_TOKENS, QWEN_IDS, QWEN_VOCABULARY, characters
+from testbed.tiny_sd3 import build_clip
 
 WIDTH = 32
 _END = QWEN_IDS["<|endoftext|>"]

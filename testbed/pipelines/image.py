@@ -2,10 +2,10 @@
 
 import diffusers
 
-from demo.tiny_sd3 import build_clip, build_clip_tokenizer, build_t5_tokenizer
 from testbed.pipelines import encoders, parts, tokenizers
 from testbed.pipelines.encoders import WIDTH
 from testbed.pipelines.parts import FLUX_LATENTS, SHIFT_BY_SIZE
+from testbed.tiny_sd3 import build_clip, build_clip_tokenizer, build_t5_tokenizer
 
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 16}
 STREAMS = {"num_layers": 1, "num_single_layers": 1}

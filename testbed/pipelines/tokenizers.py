@@ -3,7 +3,7 @@
 import transformers
 from transformers import GemmaTokenizerFast, LlamaTokenizerFast, Qwen2Tokenizer, Qwen3VLProcessor
 
-from demo.tiny_sd3 import _byte_characters
+from testbed.tiny_sd3 import _byte_characters
 
 QWEN_TOKENS = (
     "<|endoftext|>",

@@ -2,9 +2,9 @@
 
 import diffusers
 
-from demo.tiny_sd3 import build_t5_tokenizer
 from testbed.pipelines import encoders, parts
 from testbed.pipelines.encoders import WIDTH
+from testbed.tiny_sd3 import build_t5_tokenizer
 
 
 def wan() -> diffusers.DiffusionPipeline:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import runpy
 import subprocess
 import sys
 import types
@@ -19,6 +20,7 @@ from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
 from simpletuner_twinflow.host.settings import preflight
 from tests.host import attached
 
+GENERATOR = Path(__file__).parents[2] / "docs/generate_architecture.py"
 PACKAGE = Path(seams.__file__).parent
 OWN_PROCESS = PACKAGE / "settings/preflight.py"  # which trains nothing
 hooks = pytest.mark.parametrize(
@@ -234,3 +236,8 @@ def test_registering_the_hooks_again_wraps_nothing_twice():
     register_hooks()
     assert vars(Trainer)["_compute_model_prediction_loss"] is before
     assert not hasattr(before.__wrapped__, "__wrapped__")
+
+
+def test_page_lists_the_seams_as_they_are_declared():
+    page = runpy.run_path(str(GENERATOR))
+    assert page["PAGE"].read_text(encoding="utf-8") == page["render"](), "run: python docs/generate_architecture.py"

@@ -7,17 +7,14 @@ from pathlib import Path
 import torch
 
 from simpletuner_twinflow.host.checkpoints.files import TIME_CONDITIONING_FILE
-from tests.runs.harness import FULL, SEED, TINY, Host, Run, Runs
-from tests.runs.resume_recipes import ADVERSARIAL, KILL, PLAIN, QUIET, RESUMED
+from tests.runs.harness import FULL, SEED, TINY, Host, Runs
+from tests.runs.observer.probes import faults
+from tests.runs.resume_recipes import ADVERSARIAL, PLAIN, QUIET, RESUMED
+from tests.runs.run import Run
 
 LORA = SEED | TINY | QUIET | ADVERSARIAL | {"train_batch_size": 2, "gradient_accumulation_steps": 2}
 NEWEST, BEFORE = "checkpoint-4", "checkpoint-2"
 ADAPTER, EMA = "pytorch_lora_weights.safetensors", "transformer_ema/ema_model.pt"
-KILL_IN_CHECKPOINT_2 = KILL.format(
-    module="simpletuner.helpers.utils.checkpoint_manager",
-    path="CheckpointManager.write_manifest",
-    condition='str(args[0]).endswith("checkpoint-2")',
-)
 
 
 def halve(file: Path) -> None:
@@ -135,7 +132,7 @@ def comfyui(host: Host, runs: Runs) -> Run:
 
 def killed_first(host: Host, runs: Runs) -> tuple[Run, Run]:
     """Killed while the first checkpoint is written; then resumed."""
-    killed = host.train("killed_first", LORA, environment={"OBSERVER_CODE": KILL_IN_CHECKPOINT_2})
+    killed = host.train("killed_first", LORA, probe=faults.killed_in_checkpoint_2)
     return killed, host.train("killed_first", LORA | RESUMED | {"max_train_steps": 2})
 
 

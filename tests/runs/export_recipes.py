@@ -1,6 +1,7 @@
 """Runs of the real host for what is exported: both model types, both kinds of weights, with and without EMA."""
 
-from tests.runs.harness import FULL, SEED, TINY, Host, Run, Runs
+from tests.runs.harness import FULL, SEED, TINY, Host, Runs
+from tests.runs.run import Run
 
 # One picture a prompt, of the exported weights, with no benchmark or comparison drawn beside it. The host validates an
 # adapter with its dropout on, which no exported adapter repeats.

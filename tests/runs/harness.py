@@ -5,17 +5,19 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.digits import write_digits
-from demo.train import cpu_environment, datasets, write_run
+from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
+from testbed.trainer import cpu_environment, datasets, write_run
+from tests.runs.run import EVENTS, Run
 
 ROOT = Path(__file__).parents[2]
 OBSERVER = Path(__file__).parent / "observer"
+CPU = ROOT / "testbed/cpu"
 SITE_PACKAGES = next(Path(sys.prefix).glob("lib/python*/site-packages"))
 TRAIN = SITE_PACKAGES / "simpletuner/train.py"
 SEED = json.loads((ROOT / "sample_configs/sd3-twinflow.json").read_text(encoding="utf-8"))
@@ -47,44 +49,8 @@ TINY = {
     "lora_rank": 8,
     "learning_rate": 1e-3,
 }
-EVENTS = "events-{rank}.jsonl"
+Probe = Callable[[], None]  # of the package `observer.probes`; called inside the run before it starts
 FULL = {"model_type": "full", "train_batch_size": 8, "gradient_accumulation_steps": 1}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run of the host."""
-
-    folder: Path
-    code: int
-    log: str
-    events: list[dict[str, Any]]
-
-    @property
-    def output(self) -> Path:
-        """The run's `output_dir`."""
-        return self.folder / "output"
-
-    @classmethod
-    def read(cls, folder: Path, rank: int, code: int) -> "Run":
-        """What a finished process of a run has left in the run's folder."""
-        events, log = folder / EVENTS.format(rank=rank), folder / f"log-{rank}.txt"
-        lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
-        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        return cls(folder, code, said, [*map(json.loads, lines)])
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """The observed events of one kind, in order."""
-        return [event for event in self.events if event["kind"] == kind]
-
-    def step_logs(self) -> list[dict[str, Any]]:
-        """What the host logged per optimizer step, in order."""
-        return [event["values"] for event in self.of("log") if "train_loss" in event["values"]]
-
-    def check(self) -> "Run":
-        """This run, which must have ended well."""
-        assert self.code == 0, self.log[-8000:]
-        return self
 
 
 class Host:
@@ -94,7 +60,7 @@ class Host:
         self.folder, self.pipeline, self.images = folder, ROOT / "demo/base", folder / "digits"
         write_digits(self.images, limit=64)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "SIMPLETUNER"))}
-        self._environment = clean | cpu_environment() | {"PYTHONPATH": str(OBSERVER)}
+        self._environment = clean | cpu_environment() | {"PYTHONPATH": f"{OBSERVER}{os.pathsep}{CPU}"}
         self._server = ForkServer(self._environment, folder / "forkserver.txt")
 
     def close(self) -> None:
@@ -108,6 +74,7 @@ class Host:
         *,
         command: str = "fork",
         images: list[dict[str, Any]] | None = None,
+        probe: Probe | None = None,
         environment: dict[str, str] | None = None,
         timeout: int = 600,
     ) -> Run:
@@ -120,12 +87,13 @@ class Host:
                 script), "accelerate" (as that script starts it) or "bare" (the same in an environment that does not
                 have the plugin).
             images: the host's entries for the image sets, in place of the digits.
+            probe: what the run is watched by beside the ordinary events, or what is changed in it.
             environment: further environment variables.
             timeout: seconds.
         """
         folder = self._lay_out(name, config, images)
         if command == "fork":
-            return self._forked(folder, [{}], environment or {}, timeout)[0]
+            return self._forked(folder, [{}], environment or {}, timeout, probe)[0]
         variables = dict(self._environment)
         launch = [
             "-m",
@@ -143,7 +111,7 @@ class Host:
             # installed in editable mode is not importable from there: the host is as if the plugin were not installed.
             argv = [sys._base_executable, *launch, str(TRAIN)]
             variables["PYTHONPATH"] += f"{os.pathsep}{SITE_PACKAGES}"
-        return Run.read(folder, 0, self._called(argv, folder, variables | (environment or {}), timeout))
+        return Run.read(folder, 0, self._called(argv, folder, variables | (environment or {}), timeout, probe))
 
     def train_on_ranks(
         self,
@@ -151,6 +119,7 @@ class Host:
         config: dict[str, Any],
         *,
         command: str = "fork",
+        probe: Probe | None = None,
         environment: dict[str, str] | None = None,
         timeout: int = 300,
     ) -> list[Run]:
@@ -160,13 +129,16 @@ class Host:
             name: of the run's folder.
             config: the user's keys.
             command: "fork", or "torchrun", which writes what all ranks print into one log.
+            probe: as of `train`.
             environment: further environment variables.
             timeout: seconds.
         """
         folder, given = self._lay_out(name, config, None), (environment or {}) | {"ACCELERATE_USE_CPU": "true"}
         if command == "torchrun":
             launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port", str(free_port())]
-            code = self._called([sys.executable, *launch, str(TRAIN)], folder, self._environment | given, timeout)
+            code = self._called(
+                [sys.executable, *launch, str(TRAIN)], folder, self._environment | given, timeout, probe
+            )
             return [Run.read(folder, rank, code) for rank in range(2)]
         group = {
             "WORLD_SIZE": "2",
@@ -175,15 +147,18 @@ class Host:
             "MASTER_PORT": str(free_port()),
         }
         each = [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-        return self._forked(folder, each, given, timeout)
+        return self._forked(folder, each, given, timeout, probe)
 
-    def _called(self, argv: list[Any], folder: Path, environment: dict[str, str], timeout: int) -> int:
+    def _called(
+        self, argv: list[Any], folder: Path, environment: dict[str, str], timeout: int, probe: Probe | None
+    ) -> int:
         """The exit code of a command run in a run's folder."""
+        watched = {"OBSERVER_FILE": str(folder / EVENTS), "OBSERVER": _spelt(probe)}
         with (folder / "log-0.txt").open("wb") as log:
             return subprocess.run(
                 argv,
                 cwd=folder,
-                env=environment | {"OBSERVER_FILE": str(folder / EVENTS)},
+                env=environment | watched,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 timeout=timeout,
@@ -206,14 +181,27 @@ class Host:
         return folder
 
     def _forked(
-        self, folder: Path, variables_of_ranks: list[dict[str, str]], environment: dict[str, str], timeout: int
+        self,
+        folder: Path,
+        variables_of_ranks: list[dict[str, str]],
+        environment: dict[str, str],
+        timeout: int,
+        probe: Probe | None,
     ) -> list[Run]:
         started = []
         for rank, variables in enumerate(variables_of_ranks):
             given = variables | environment | {"OBSERVER_FILE": str(folder / EVENTS)}
-            log, prelude = folder / f"log-{rank}.txt", "sitecustomize:run_given_code"
-            started.append(self._server.start(folder, log, given, timeout, prelude=prelude))
+            log = folder / f"log-{rank}.txt"
+            started.append(self._server.start(folder, log, given, timeout, prelude=_spelt(probe)))
         return [Run.read(folder, rank, code.result()) for rank, code in enumerate(started)]
+
+
+def _spelt(probe: Probe | None) -> str:
+    """A probe as "module:function", by the module's name inside a run, which has the folder `observer` on its path."""
+    if probe is None:
+        return ""
+    module = probe.__module__.removeprefix(f"{__package__}.{OBSERVER.name}.")
+    return f"{module}:{probe.__qualname__}"
 
 
 def free_port() -> int:

@@ -3,7 +3,10 @@
 import shutil
 from pathlib import Path
 
-from tests.runs.harness import FULL, SEED, TINY, Host, Run, Runs
+from tests.runs.harness import FULL, SEED, TINY, Host, Runs
+from tests.runs.observer.probes import faults
+from tests.runs.observer.probes.training_step import note_each_step
+from tests.runs.run import Run
 
 PLAIN = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
 QUIET = {"validation_disable": True}
@@ -12,28 +15,6 @@ RESUMED = {"resume_from_checkpoint": "latest"}
 # Two rows a batch and two batches a step, with the host's default dropout of 0.1.
 BATCHED_LORA = SEED | TINY | QUIET | ADVERSARIAL | {"train_batch_size": 2, "gradient_accumulation_steps": 2}
 WHOLE = SEED | TINY | QUIET | FULL | ADVERSARIAL
-KILL = """
-import signal
-def kill(module):
-    def call(wrapped, instance, args, kwargs):
-        if {condition}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return wrapped(*args, **kwargs)
-    wrapt.wrap_function_wrapper(module, "{path}", call)
-wrapt.register_post_import_hook(kill, "{module}")
-"""
-# The last thing before the manifest and the guard file that say that a checkpoint is whole.
-KILL_IN_CHECKPOINT_6 = KILL.format(
-    module="simpletuner.helpers.utils.checkpoint_manager",
-    path="CheckpointManager.write_manifest",
-    condition='str(args[0]).endswith("checkpoint-6")',
-)
-KILL_IN_STEP_5 = KILL.format(
-    module="accelerate.accelerator",
-    path="Accelerator.log",
-    condition='kwargs.get("step") == 5 and "train_loss" in args[0]',
-)
-PROBE_EACH_STEP = "import step_probe; step_probe.install(note)"
 
 
 def kept(run: Run, name: str) -> Path:
@@ -45,32 +26,25 @@ def kept(run: Run, name: str) -> Path:
 
 def killed_lora(host: Host, runs: Runs) -> tuple[Run, Path, Run]:
     """Killed while checkpoint 6 is written; the checkpoint as it was left; resumed to step 6."""
-    killed = host.train(
-        "killed_lora", BATCHED_LORA | {"max_train_steps": 8}, environment={"OBSERVER_CODE": KILL_IN_CHECKPOINT_6}
-    )
+    killed = host.train("killed_lora", BATCHED_LORA | {"max_train_steps": 8}, probe=faults.killed_in_checkpoint_6)
     unfinished = kept(killed, "checkpoint-6")
-    probe = {"OBSERVER_CODE": PROBE_EACH_STEP}
     return (
         killed,
         unfinished,
-        host.train("killed_lora", BATCHED_LORA | RESUMED | {"max_train_steps": 6}, environment=probe),
+        host.train("killed_lora", BATCHED_LORA | RESUMED | {"max_train_steps": 6}, probe=note_each_step),
     )
 
 
 def killed_full(host: Host, runs: Runs) -> tuple[Run, Path, Run]:
     """As `killed_lora`, a full fine-tune."""
-    killed = host.train(
-        "killed_full", WHOLE | {"max_train_steps": 8}, environment={"OBSERVER_CODE": KILL_IN_CHECKPOINT_6}
-    )
+    killed = host.train("killed_full", WHOLE | {"max_train_steps": 8}, probe=faults.killed_in_checkpoint_6)
     unfinished = kept(killed, "checkpoint-6")
     return killed, unfinished, host.train("killed_full", WHOLE | RESUMED | {"max_train_steps": 6})
 
 
 def killed_in_step(host: Host, runs: Runs) -> tuple[Run, Run]:
     """Killed in the middle of step 5, then resumed; the same steps as `killed_lora`."""
-    killed = host.train(
-        "killed_in_step", BATCHED_LORA | {"max_train_steps": 8}, environment={"OBSERVER_CODE": KILL_IN_STEP_5}
-    )
+    killed = host.train("killed_in_step", BATCHED_LORA | {"max_train_steps": 8}, probe=faults.killed_in_step_5)
     return killed, host.train("killed_in_step", BATCHED_LORA | RESUMED | {"max_train_steps": 5})
 
 

@@ -1,15 +1,8 @@
 """Damaged and unfinished checkpoints are named and passed over, and no good one is lost with them."""
 
-import json
-import shutil
-
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.host.checkpoints.files import damage
-from simpletuner_twinflow.host.checkpoints.saved_run import saved_by
 from tests.runs.damage_recipes import BEFORE, DAMAGES, NEWEST, OTHER_NETWORKS
 from tests.runs.test_resume import losses, tensors
 
@@ -37,7 +30,7 @@ def test_damaged_checkpoint_that_is_not_to_be_deleted_ends_the_run_with_the_file
 
 
 @pytest.mark.host_runs("whole", "other_networks")
-@pytest.mark.parametrize(("key", "found"), zip(OTHER_NETWORKS, ("4, ", "'full', "), strict=True))
+@pytest.mark.parametrize(("key", "found"), [*zip(OTHER_NETWORKS, ("4, ", "'full', "), strict=True)])
 def test_whole_checkpoint_that_does_not_fit_the_config_is_not_deleted(key, found, runs):
     run = runs["other_networks"][key]
     assert run.code == 1
@@ -130,70 +123,3 @@ def test_nothing_of_ours_lies_where_a_loader_looks_for_an_adapter(runs):
         "pytorch_lora_weights.safetensors",
         "ema/pytorch_lora_weights.safetensors",
     }
-
-
-# --- files alone --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    """A folder as the host leaves it."""
-    (tmp_path / "twinflow").mkdir()
-    save_file({"a": torch.ones(3)}, tmp_path / "adapter.safetensors")
-    torch.save({"a": torch.ones(3)}, tmp_path / "optimizer.bin")
-    (tmp_path / "training_state.json").write_text('{"global_step": 4}')
-    (tmp_path / "README.md").write_text("a card")
-    names = ["adapter.safetensors", "optimizer.bin", "training_state.json", "README.md"]
-    (tmp_path / "checkpoint_manifest.json").write_text(json.dumps({"files": names}))
-    return tmp_path
-
-
-def test_whole_checkpoint_has_no_damage(checkpoint):
-    assert damage(checkpoint) is None
-    (checkpoint / "README.md").unlink()  # nothing resumes from it
-    assert damage(checkpoint) is None
-
-
-@pytest.mark.parametrize(
-    "name", ["adapter.safetensors", "optimizer.bin", "training_state.json", "checkpoint_manifest.json"]
-)
-@pytest.mark.parametrize("size", ["empty", "half", "all but the last byte"])
-def test_cut_off_file_is_named(name, size, checkpoint):
-    content = (checkpoint / name).read_bytes()
-    kept = {"empty": 0, "half": len(content) // 2, "all but the last byte": len(content) - 1}[size]
-    (checkpoint / name).write_bytes(content[:kept])
-    assert f"{checkpoint / name} is damaged" in damage(checkpoint)
-
-
-@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.bin", "training_state.json"])
-def test_missing_file_is_named(name, checkpoint):
-    (checkpoint / name).unlink()
-    assert damage(checkpoint) == f"{checkpoint / name} is missing"
-
-
-def test_checkpoint_without_a_list_is_judged_by_the_files_it_has(checkpoint):
-    (checkpoint / "checkpoint_manifest.json").unlink()
-    assert damage(checkpoint) is None
-    shutil.copy(checkpoint / "optimizer.bin", checkpoint / "half.pt")
-    (checkpoint / "half.pt").write_bytes((checkpoint / "half.pt").read_bytes()[:100])
-    assert "half.pt is damaged" in damage(checkpoint)
-
-
-NO_NAMES = '{"trained": {}, "settings": {}, "plugin_version": "1"}'
-NO_LISTS = '{"trained": {"conditioning": [], "optimizer": 1, "ema": []}, "settings": {}, "plugin_version": "1"}'
-
-
-@pytest.mark.parametrize("name", ["training_state.json", "checkpoint_manifest.json"])
-@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"files": null, "global_step": null}', '{"files": [1]}'])
-def test_file_of_the_host_that_says_nothing_is_named(name, text, checkpoint):
-    (checkpoint / name).write_text(text)
-    assert f"{checkpoint / name} is damaged" in damage(checkpoint)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"trained": {}, "settings": {}, "plugin_version": "1"}', NO_LISTS]
-)
-def test_state_file_that_says_nothing_is_an_error_that_names_it(text, checkpoint):
-    (checkpoint / "twinflow/state.json").write_text(text)
-    with pytest.raises(TwinFlowError, match=r"twinflow/state\.json is damaged"):
-        saved_by(checkpoint)

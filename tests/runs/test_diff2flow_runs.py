@@ -81,7 +81,9 @@ def test_validation_draws_with_the_few_step_scheduler_of_the_model(name, runs):
     assert all(0.9 < step["size"] < 1.1 for step in steps[::2])  # pure noise
     pictures = sorted((run.output / "validation_images").glob("*.png"))
     assert [picture.name.split("_validation")[0] for picture in pictures] == ["step_2", "step_4"]
-    assert all(min(Image.open(picture).size) >= 64 for picture in pictures)
+    for picture in pictures:
+        with Image.open(picture) as drawn:
+            assert min(drawn.size) >= 64
 
 
 @pytest.mark.host_runs("sdxl_lora")
@@ -140,4 +142,5 @@ def test_the_cards_code_runs_without_plugin_and_host(name, runs):
     assert ("LCMScheduler(" in code) == (name != "sdxl_v_full")
     result = run_without_plugin_and_host(code, run.folder)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert Image.open(run.folder / "output.png").size == (64, 64)
+    with Image.open(run.folder / "output.png") as drawn:
+        assert drawn.size == (64, 64)

@@ -17,7 +17,8 @@ from simpletuner_twinflow import TwinFlowOptions, TwinFlowScheduler
 from simpletuner_twinflow.host.checkpoints.files import TIME_CONDITIONING_FILE
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from testbed.stock import run_without_plugin_and_host
-from tests.runs.harness import ROOT, SEED, TINY, Run
+from tests.runs.harness import ROOT, SEED, TINY
+from tests.runs.run import Run
 
 FULL_RUNS = ("adversarial_full", "export_full_student")
 LORA_RUNS = ("export_lora", "export_lora_without_ema")

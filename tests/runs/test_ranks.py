@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.runs.harness import Run
+from tests.runs.run import Run
 from tests.runs.test_resume import EVERYWHERE, FILES, losses, tensors
 
 BOTH = ("two_ranks_lora", "two_ranks_full")

@@ -3,21 +3,13 @@
 import json
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
-from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoints.files import STATE_FILE, TIME_CONDITIONING_FILE
-from simpletuner_twinflow.host.checkpoints.saving import (
-    load_time_conditioning,
-    read_time_conditioning,
-    save_time_conditioning,
-)
-from tests.runs.harness import Run
+from tests.runs.run import Run
 
 
 def losses(run: Run) -> dict[int, dict[str, float]]:
@@ -162,21 +154,3 @@ def test_network_of_a_run_without_twinflow_has_nothing_left_of_it(runs):
         key for key in load_file(folder / "diffusion_pytorch_model.safetensors") if "twinflow" in key or "sign" in key
     ]
     assert not json.loads((folder / "config.json").read_text(encoding="utf-8"))["enable_time_sign_embed"]
-
-
-def test_conditioning_comes_back_from_its_file_and_its_loss_is_an_error(tmp_path):
-    modules = [{"time": nn.Linear(2, 2)} for _ in range(2)]
-    written, read = (SimpleNamespace(time_conditioning_modules=lambda own=own: own) for own in modules)
-    with pytest.raises(TwinFlowError, match=r"time_conditioning\.pt is missing"):
-        read_time_conditioning(tmp_path)
-    save_time_conditioning(written, None, tmp_path)
-    weights, averages = read_time_conditioning(tmp_path)
-    load_time_conditioning(read, weights, tmp_path)
-    assert torch.equal(modules[0]["time"].weight, modules[1]["time"].weight)
-    assert averages == {}
-
-
-def test_conditioning_of_another_network_is_an_error_that_names_the_file(tmp_path):
-    other = SimpleNamespace(time_conditioning_modules=lambda: {"time": nn.Linear(3, 2)})
-    with pytest.raises(TwinFlowError, match=r"time_conditioning\.pt is of another network"):
-        load_time_conditioning(other, nn.Linear(2, 2).state_dict(prefix="time."), tmp_path)

@@ -5,6 +5,7 @@ wherever those of a plain run do: sampling needs none of ours. A full fine-tune 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,7 @@ def attach_to_checkpoints(module: ModuleType) -> None:
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        trainer.distiller.on_save(lambda folder: save(trainer, folder))
+        trainer.twinflow_save = partial(save, trainer)
 
     wrap_active(module, "Trainer.init_distillation", init_distillation)
 

@@ -1,7 +1,7 @@
 """TwinFlow in the host's own distiller protocol: what the trainer asks, and when, is in `DistillationBase`."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ class TwinFlowDistiller(DistillationBase):
         self._role_sampler = RoleSampler(options.roles(), seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
-        self._savers: list[Callable[[Path], None]] = []
 
     def get_scheduler(self, scheduler_name: str | None = None) -> SchedulerMixin:
         """The few-step sampler of this run, for validation."""
@@ -118,14 +117,9 @@ class TwinFlowDistiller(DistillationBase):
         self.meter.add(micro_batch, losses.terms, rows)
         return losses.total
 
-    def on_save(self, save: Callable[[Path], None]) -> None:
-        """Have this called with the folder of each checkpoint that the host saves."""
-        self._savers.append(save)
-
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
-        """The host has saved a checkpoint."""
-        for save in self._savers:
-            save(Path(ckpt_dir))
+        """Save what the host does not."""
+        self.trainer.twinflow_save(Path(ckpt_dir))  # host/checkpoints/saving.py
 
     def _teacher(self, passes: Predict, rng: RngState) -> Predict:
         """The same passes with EMA weights; with the student's where the run has no EMA."""

@@ -2,16 +2,7 @@
 
 import pytest
 
-from tests.host.families import build
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """What a model reads of a pipeline before its network is loaded."""
-    return build.pipeline_folder(tmp_path_factory.mktemp("pipeline"))
-
 
 @pytest.fixture(autouse=True)
-def in_folder(folder, monkeypatch):
+def each_in_folder(in_folder):
     """The host looks for files that a config names in the working directory."""
-    monkeypatch.chdir(folder)

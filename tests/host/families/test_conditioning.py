@@ -9,10 +9,11 @@ from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host.training.batches import unconditional, without_words
 from simpletuner_twinflow.host.training.time_conditioning import TimeConditionedClass
 from simpletuner_twinflow.method.objective import PromptRows
-from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
-from tests.host.families.oracle import is_empty_prompt, named, tensors
-from tests.host.families.steps import velocity
-from tests.host.families.zoo import ZOO
+from testbed.host_models.build import family_model_of
+from testbed.host_models.flow import PROMPTS, host_batch, host_model
+from testbed.host_models.oracle import is_empty_prompt, named, tensors
+from testbed.host_models.zoo import ZOO
+from tests.host.steps import velocity
 
 families = pytest.mark.parametrize("family", ZOO)
 TIME_CONDITIONING = ("time_sign_embed", "twinflow_")
@@ -47,7 +48,7 @@ def test_untrained_conditioning_leaves_the_pretrained_network_as_it_is(family, f
     batch = host_batch(plain)
     expected = plain.model_predict(prepared_batch=dict(batch))["model_prediction"].float()
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model)
     t = adapter.sigma(batch)
     there = adapter.at(batch, batch["noisy_latents"], t, t / 2, -torch.ones_like(t))
@@ -59,7 +60,7 @@ def test_untrained_conditioning_leaves_the_pretrained_network_as_it_is(family, f
 @families
 def test_time_target_time_and_sign_reach_the_network(family, folder):
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model)
     before = velocity(adapter, batch, 0.8, 0.0).detach()
     trained(adapter, batch)
@@ -78,7 +79,7 @@ def test_time_target_time_and_sign_reach_the_network(family, folder):
 @families
 def test_each_row_has_times_of_its_own(family, folder):
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model)
     trained(adapter, batch)
     t, r = torch.tensor([0.9, 0.7, 0.5, 0.3]), torch.tensor([0.0, 0.3, 0.5, 0.1])
@@ -93,7 +94,7 @@ def test_each_row_has_times_of_its_own(family, folder):
 @pytest.mark.parametrize("family", [family for family, tiny in ZOO.items() if tiny.checkpointing])
 def test_gradients_of_the_conditioning_are_the_same_with_gradient_checkpointing(family, folder):
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model)
     trained(adapter, batch)
     model.model.train()
@@ -121,7 +122,7 @@ def test_gradients_of_the_conditioning_are_the_same_with_gradient_checkpointing(
 def test_network_made_anew_from_its_configuration_has_the_same_parameters(family, folder):
     """The host fills such a network with the averaged weights, one by one and in order, to save them."""
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     anew = TimeConditionedClass(type(model.model), adapter.family).from_config(model.model.config)
     shapes = [[(name, weight.shape) for name, weight in network.named_parameters()] for network in (anew, model.model)]
     assert shapes[0] == shapes[1]
@@ -131,7 +132,7 @@ def test_network_made_anew_from_its_configuration_has_the_same_parameters(family
 def test_compiled_network_is_conditioned_too(family, folder):
     """The hook is part of the graph: its times are inputs, not constants of the first call."""
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model)
     trained(adapter, batch)
     with torch.no_grad():
@@ -144,7 +145,7 @@ def test_compiled_network_is_conditioned_too(family, folder):
 @pytest.mark.parametrize("family", [family for family, tiny in ZOO.items() if tiny.signed_time])
 def test_signed_time_is_one_negative_or_positive_timestep(family, folder):
     model = host_model(family, folder, twinflow_time_conditioning="signed_time")
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model)
     assert adapter.time_conditioning_modules() == {}
     assert not [name for name, _ in model.model.named_parameters() if any(part in name for part in TIME_CONDITIONING)]
@@ -163,7 +164,7 @@ def test_signed_time_is_one_negative_or_positive_timestep(family, folder):
 def test_without_time_conditioning_only_the_time_reaches_the_network(family, folder):
     off = {"twinflow_time_conditioning": "none", "twinflow_adversarial_enabled": False}
     model = host_model(family, folder, **off)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model)
     assert adapter.time_conditioning_modules() == {}
     assert torch.equal(velocity(adapter, batch, 0.8, 0.4), velocity(adapter, batch, 0.8, 0.0))
@@ -179,7 +180,7 @@ def test_no_time_conditioning_with_the_adversarial_branch_is_refused(folder):
 def test_empty_prompt_takes_the_place_of_every_embedding(family, folder):
     """The network is given what it is given for a batch whose captions are all empty."""
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch, dropped = host_batch(model), host_batch(model, ("",) * len(PROMPTS))
     words = ZOO[family].reads_words
     empty = without_words(batch) if words else unconditional(batch, adapter.text_destinations)

@@ -6,7 +6,8 @@ from simpletuner.helpers.training.trainer import Trainer
 
 from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
 from simpletuner_twinflow.host.training.trainer import active_options, forget_expert_losses
-from tests.host.families.build import adapter_of, host_batch, host_model
+from testbed.host_models.build import family_model_of
+from testbed.host_models.flow import host_batch, host_model
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def trainer(folder):
     trainer.config, trainer.model, trainer.accelerator = model.config, model, model.accelerator
     trainer.ema_model = None
     trainer.model_predict = model.model_predict  # without the trainer's rollout, which is off
-    trainer.distiller = TwinFlowDistiller(trainer, active_options(model.config), adapter_of(model))
+    trainer.distiller = TwinFlowDistiller(trainer, active_options(model.config), family_model_of(model))
     return trainer
 
 

@@ -5,10 +5,11 @@ import torch
 
 from simpletuner_twinflow.host.training.models import family_model_for
 from simpletuner_twinflow.method.objective import ObjectiveSettings
-from tests.host.families.build import PROMPTS, adapter_of, host_batch, host_model
-from tests.host.families.oracle import install
-from tests.host.families.steps import losses_of
-from tests.host.families.zoo import ZOO
+from testbed.host_models.build import family_model_of
+from testbed.host_models.flow import PROMPTS, host_batch, host_model
+from testbed.host_models.oracle import install
+from testbed.host_models.zoo import ZOO
+from tests.host.steps import losses_of
 
 TERMS = {"rcgm", "real_velocity", "adversarial", "rectify"}
 families = pytest.mark.parametrize("family", ZOO)
@@ -19,7 +20,7 @@ families = pytest.mark.parametrize("family", ZOO)
 def test_exact_network_has_no_loss(family, ratio, folder):
     """Guidance moves the target off the data: to where data = (1 - ratio) x prompted + ratio x unprompted."""
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model, PROMPTS * 2, latent=0.6)
     data = batch["latents"].flatten()[0].item()
     install(model.model, ZOO[family], prompted=(data + 0.4 * ratio) / (1 - ratio), unprompted=-0.4)
@@ -34,7 +35,7 @@ def test_exact_network_has_no_loss(family, ratio, folder):
 def test_losses_and_gradients_are_finite_in_bf16(family, folder):
     model = host_model(family, folder, dtype=torch.bfloat16)
     model.model.forward = torch.autocast("cpu", torch.bfloat16)(model.model.forward)  # as accelerate prepares a network
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     batch = host_batch(model, PROMPTS * 2)
     losses = losses_of(adapter, batch, ObjectiveSettings(adversarial_enabled=True))
     assert losses.total.dtype == torch.float32

@@ -7,8 +7,9 @@ from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host.settings.families import ASSISTED, DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
-from tests.host.families.build import host_config, host_model
-from tests.host.families.zoo import ZOO, family_of
+from testbed.host_models.build import host_config
+from testbed.host_models.flow import host_model
+from testbed.host_models.zoo import ZOO, family_of
 
 VALUES = [
     ("flux", "flux_guidance_mode", "random-range", "constant"),
@@ -40,7 +41,7 @@ def test_refused_family_is_named_with_its_reason(family, folder):
     assert REFUSED[family] in str(refusal.value)
 
 
-def test_adapter_of_pixart_is_refused_since_the_host_would_not_save_it(folder):
+def test_family_model_of_pixart_is_refused_since_the_host_would_not_save_it(folder):
     with pytest.raises(TwinFlowConfigError, match=r"model_type is 'lora' with model_family 'pixart'.*\"full\""):
         host_config("pixart", folder, model_type="lora", diff2flow_enabled=True, twinflow_allow_diff2flow=True)
 

@@ -11,9 +11,11 @@ from simpletuner.helpers.training.validation import Validation
 
 from simpletuner_twinflow.host.drawing.validation import settled_pipeline_calls
 from simpletuner_twinflow.host.training.models import family_model_for
-from tests.host.families.build import adapter_of, host_batch, host_model
-from tests.host.families.oracle import install, named
-from tests.host.families.zoo import ZOO, cached_text
+from testbed.host_models.build import family_model_of
+from testbed.host_models.flow import host_batch, host_model
+from testbed.host_models.oracle import install, named
+from testbed.host_models.tiny import cached_text
+from testbed.host_models.zoo import ZOO
 
 POINT = 0.7
 
@@ -45,10 +47,10 @@ def draw(model):
         "guidance_scale": 5.0,
         "height": 64,
         "width": 64,
-        **model.convert_text_embed_for_pipeline(cached_text(tiny, "a cat")),
+        **model.convert_text_embed_for_pipeline(cached_text(tiny.text, "a cat")),
     }
     if model.uses_validation_negative_prompt():
-        given |= model.convert_negative_text_embed_for_pipeline(text_embedding=cached_text(tiny, ""))
+        given |= model.convert_negative_text_embed_for_pipeline(text_embedding=cached_text(tiny.text, ""))
     with settled_pipeline_calls(model):
         given = model.update_pipeline_call_kwargs(given) | tiny.call
     given = Validation._filter_pipeline_kwargs_for_call(None, pipeline, given)
@@ -65,7 +67,7 @@ def draw(model):
 def test_exact_network_draws_its_data_in_any_number_of_steps(family, steps, folder):
     """So time, direction and target time of network, pipeline and scheduler agree."""
     model = host_model(family, folder, twinflow_target_step_count=steps)
-    adapter_of(model)
+    family_model_of(model)
     install(model.model, ZOO[family], prompted=POINT, unprompted=-9.0)
     latents = draw(model)
     torch.testing.assert_close(latents, torch.full_like(latents, POINT), rtol=1e-4, atol=1e-4)
@@ -83,7 +85,7 @@ def test_stock_scheduler_is_offered_only_where_the_familys_pipeline_could_use_it
 def test_network_that_embeds_guidance_is_given_the_scale_it_is_trained_with(family, scale, folder):
     """The host trains FLUX.2 at scale 1 whatever the config says."""
     model = host_model(family, folder, flux_guidance_value=2.5)
-    adapter_of(model)
+    family_model_of(model)
     trained, drawn = (scales(model, run) for run in (partial(predict, model), partial(draw, model)))
     assert trained == drawn == {scale}
 

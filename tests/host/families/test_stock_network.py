@@ -4,8 +4,9 @@ import diffusers
 import pytest
 
 from simpletuner_twinflow.host.checkpoints.stock_pipeline import stock_network
-from tests.host.families.build import adapter_of, host_model
-from tests.host.families.zoo import ZOO
+from testbed.host_models.build import family_model_of
+from testbed.host_models.flow import host_model
+from testbed.host_models.zoo import ZOO
 
 WITHOUT = {
     "flux3_image",
@@ -19,7 +20,7 @@ WITHOUT = {
 @pytest.mark.parametrize("family", ZOO)
 def test_trained_network_becomes_the_stock_class_with_the_same_weights(family, folder):
     model = host_model(family, folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     network = model.get_trained_component(unwrap_model=True)
     stock = stock_network(network, adapter.time_conditioning_modules())
     home = "simpletuner" if family in WITHOUT else "diffusers"
@@ -36,7 +37,7 @@ def test_trained_network_becomes_the_stock_class_with_the_same_weights(family, f
 
 def test_network_that_the_stock_class_cannot_hold_stays_the_hosts_and_the_log_names_the_weights(folder, caplog):
     model = host_model("sd3", folder)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     network = model.get_trained_component(unwrap_model=True)
     network.register_parameter("stray", next(network.parameters()))
     assert stock_network(network, adapter.time_conditioning_modules()) is network

@@ -12,20 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from testbed.host_models.build import family_model_of
+from testbed.host_models.flow import host_batch, host_model
+from testbed.host_models.oracle import named, tensors
+from testbed.host_models.tiny import cached_text
+from testbed.host_models.zoo import ZOO
 from tests.host.families import test_sampling
-from tests.host.families.build import adapter_of, host_batch, host_model
-from tests.host.families.oracle import named, tensors
-from tests.host.families.zoo import ZOO, cached_text
 
 HALF = torch.bfloat16
 STEPS = (1, 4, 8)
 
 
-def half_text(tiny: Any, prompt: str) -> dict[str, Tensor]:
+def half_text(text: Any, prompt: str) -> dict[str, Tensor]:
     """What the host's cache gives a pipeline in a bf16 run."""
     return {
         name: value.to(HALF) if value.is_floating_point() else value
-        for name, value in cached_text(tiny, prompt).items()
+        for name, value in cached_text(text, prompt).items()
     }
 
 
@@ -56,7 +58,7 @@ def asked(model: Any, run: Callable[[], Any]) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("family", [name for name, tiny in ZOO.items() if tiny.draws])
 def test_network_is_trained_at_the_times_it_is_sampled_at(family, steps, folder):
     model = host_model(family, folder, dtype=HALF, twinflow_target_step_count=steps)
-    adapter = adapter_of(model)
+    adapter = family_model_of(model)
     model.family_of_run = adapter.family
     batch = host_batch(model)
     levels = adapter.scheduler().step_times(steps)
@@ -83,5 +85,5 @@ def test_network_is_trained_at_the_times_it_is_sampled_at(family, steps, folder)
 
 
 def test_in_float32_the_times_are_the_levels_themselves(folder):
-    adapter = adapter_of(host_model("sd3", folder, twinflow_target_step_count=2))
+    adapter = family_model_of(host_model("sd3", folder, twinflow_target_step_count=2))
     assert adapter.scheduler().step_times(2) == (0.999, pytest.approx(0.6))

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from demo.train import cpu_environment
 from simpletuner_twinflow._preflight import REFUSED, starts_training
+from testbed.trainer import cpu_environment
 from tests.runs.harness import SEED, TRAIN
+
+pytestmark = pytest.mark.host
 
 TOML = """
 model_family = "sd3"

@@ -15,6 +15,8 @@ import pytest
 from simpletuner_twinflow import TwinFlowOptions
 from simpletuner_twinflow.options import PREFIX
 
+pytestmark = pytest.mark.host
+
 
 def answer(url: str, seconds: float) -> dict:
     """What a server that is still starting says in the end."""

@@ -1,60 +1,38 @@
 """The host's epsilon and v models through our adapter: real classes, real batches, tiny networks."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
-from simpletuner.diff2flow import DiffusionToFlowBridge
-from simpletuner.helpers.configuration import loader
-from simpletuner.helpers.models.common import PipelineTypes
-from simpletuner.helpers.training.state_tracker import StateTracker
 
-from simpletuner_twinflow import TwinFlowConfigError, TwinFlowDiffusionScheduler
+from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host.training.models import family_model_for
-from simpletuner_twinflow.method.flow import interpolate, per_sample
-from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows, compute_losses, prepare_role_batch
+from simpletuner_twinflow.method.flow import interpolate
+from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows
 from simpletuner_twinflow.sampling.diffusion_path import flow_state
-from tests.host.training.diffusion_models import MODELS, REQUIRED, adapter_of, host_batch, host_model, install_oracle
+from testbed.host_models.build import family_model_of
+from testbed.host_models.diffusion import MODELS, host_batch, host_model
+from testbed.host_models.diffusion_oracle import install_oracle
+from tests.host import steps
+from tests.host.steps import losses_of
 from tests.method.oracles import GaussianFlow
-from tests.method.training_step import ANY, NEAR, ONE, TWIN
-from tests.sampling.diffusion_oracles import SCHEDULES, DiffusionOracle
+from tests.sampling.diffusion_oracles import DiffusionOracle
 
 SAMPLE = Path(__file__).parents[3] / "sample_configs/sdxl-diff2flow-twinflow.json"
-ROLES = (ANY, TWIN, ONE, NEAR, NEAR, ONE, TWIN, ANY)
 OPTIONS = ObjectiveSettings(adversarial_enabled=True)
 models = pytest.mark.parametrize("name", MODELS)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Where the host looks for the files that a config names."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(StateTracker, "config_path", str(tmp_path))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("in_folder")
 
 
 def made(name, folder, **changes):
     model = host_model(name, folder, **changes)
-    return model, adapter_of(model), host_batch(model, name)
+    return model, family_model_of(model), host_batch(model, name)
 
 
-def losses_of(adapter, batch, seed=1):
-    """Every term on a batch of eight rows, two of each role, as the distiller comes to them."""
-    generator, passes = torch.Generator().manual_seed(seed), adapter.predict_with(batch)
-    x, z = batch["latents"].float(), batch["noise"].float()
-    rows = prepare_role_batch(x, z, adapter.sigma(batch), ROLES, OPTIONS, passes, generator, step_times=(0.999, 0.6))
-    prepared = adapter.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
-    prediction = adapter.velocity(adapter.model.model_predict(prepared_batch=dict(prepared)), prepared)
-    return compute_losses(rows, prediction, OPTIONS, passes, passes, generator)
-
-
-def velocity(adapter, batch, t, r, sign=1.0):
-    """The velocity at the batch's latents and noise for these times, with gradient."""
-    t, r, sign = (torch.full((8,), float(value)) for value in (t, r, sign))
-    there = adapter.at(batch, interpolate(batch["latents"], batch["noise"], t).x_t, t, r, sign)
-    return adapter.velocity(adapter.model.model_predict(prepared_batch=dict(there)), there)
+def velocity(family_model, batch, t, r, sign=1.0):
+    """The velocity on the way from the batch's latents to its noise."""
+    x_t = interpolate(batch["latents"], batch["noise"], torch.full((8,), float(t))).x_t
+    return steps.velocity(family_model, batch, t, r, sign, x_t)
 
 
 @models
@@ -87,7 +65,7 @@ def test_every_loss_of_an_exact_network_is_zero(name, folder):
     batch = host_batch(model, name, latent=point)
     oracle = DiffusionOracle(GaussianFlow(mean=point, std=0.0), MODELS[name].kind)
     calls = install_oracle(model, lambda x, abar: oracle(x, abar.clamp(max=1 - 1e-6)))
-    losses = losses_of(adapter, batch, seed=2)  # a seed without a time below the model's first one: see test_diffusion
+    losses = losses_of(adapter, batch, OPTIONS, seed=2)  # a seed without a time below the model's first one
     assert set(losses.terms) == {"rcgm", "real_velocity", "adversarial", "rectify"}
     for term, loss in losses.terms.items():
         assert float(loss.total) < 2e-4, term
@@ -189,7 +167,7 @@ def tensors(value, path=""):
 def test_losses_and_gradients_are_finite_in_bf16(name, folder):
     model, adapter, batch = made(name, folder, dtype=torch.bfloat16)
     assert batch["noisy_latents"].dtype == torch.bfloat16
-    losses = losses_of(adapter, batch)
+    losses = losses_of(adapter, batch, OPTIONS)
     assert losses.total.dtype == torch.float32
     losses.total.backward()
     gradients = [parameter.grad for parameter in model.model.parameters() if parameter.grad is not None]
@@ -221,110 +199,8 @@ def test_gradients_of_the_conditioning_are_the_same_with_gradient_checkpointing(
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
 
 
-@models
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_the_hosts_own_pipeline_draws_with_the_runs_scheduler(name, folder, steps):
-    model, adapter, _ = made(name, folder)
-    tiny, cls = MODELS[name], model.PIPELINE_CLASSES[PipelineTypes.TEXT2IMG]
-    scheduler = adapter.scheduler()
-    assert isinstance(scheduler, TwinFlowDiffusionScheduler)
-    assert scheduler.path.prediction_type == adapter.path.prediction_type
-    times = torch.linspace(0, adapter.path.last_time, 50)
-    torch.testing.assert_close(scheduler.path.sigma(times), adapter.path.sigma(times))
-    given = {
-        "scheduler": scheduler,
-        "vae": AutoencoderKL(latent_channels=4, block_out_channels=(4,), norm_num_groups=2),
-    }
-    parameters = cls.__init__.__annotations__
-    given |= {
-        part: None for part in parameters if part.startswith(("text_enc", "token", "image_enc", "safety", "feat"))
-    }
-    pipeline = cls(**given, **{model.MODEL_TYPE.value: model.model})
-    pipeline.set_progress_bar_config(disable=True)
-    calls = install_oracle(model, lambda x, abar: x * abar.reshape(-1, 1, 1, 1).sqrt())
-    text = {"prompt_embeds": torch.randn(1, 5, tiny.text["prompt_embeds"][-1])}
-    if "pooled_prompt_embeds" in tiny.text:
-        text["pooled_prompt_embeds"] = torch.randn(1, 8)
-    if "attention_masks" in tiny.text:
-        text |= {"prompt_attention_mask": torch.ones(1, 5), "use_resolution_binning": False, "negative_prompt": None}
-    size = 8 * pipeline.vae_scale_factor
-    images = pipeline(
-        **text, height=size, width=size, num_inference_steps=steps, guidance_scale=0.0, output_type="latent",
-        generator=torch.Generator().manual_seed(1),
-    ).images  # fmt: skip
-    assert torch.isfinite(images).all()
-    assert [float(call["timestep"].flatten()[0]) for call in calls] == pytest.approx(scheduler.timesteps.tolist())
-    # Pure noise is the model's last time, where that has not gone beyond the sampler's first level itself.
-    assert scheduler.timesteps[0] == adapter.path.last_time or adapter.path.sigma_max > 0.999
-
-
-def test_the_hosts_bridge_would_not_do_in_bf16():
-    """Why the host's helper is not used: in training precision its thousand times are 297, its velocity is off."""
-    bridge = DiffusionToFlowBridge(alphas_cumprod=SCHEDULES["sdxl"]).to(dtype=torch.bfloat16)
-    time = torch.arange(1000)
-    assert len(bridge.timesteps_to_sigma(time).unique()) == 297
-    assert (bridge.sigma_to_timesteps(bridge.timesteps_to_sigma(time)) - time).abs().max() >= 19
-    flow = GaussianFlow(mean=0.3, std=0.6)
-    abar = SCHEDULES["sdxl"].double()
-    t = (1 - abar).sqrt() / (abar.sqrt() + (1 - abar).sqrt())
-    x_t = interpolate(0.3 + 0.6 * torch.randn(1000, 16), torch.randn(1000, 16), t.float()).x_t
-    noisy = (x_t.double() * per_sample(abar.sqrt() + (1 - abar).sqrt(), like=x_t)).bfloat16()
-    seen = flow_state(noisy.double(), t)
-    epsilon = DiffusionOracle(flow, "epsilon")(noisy.double(), abar)
-    theirs = bridge.prediction_to_flow(epsilon.bfloat16(), noisy, time, prediction_type="epsilon")
-    assert (theirs.double() - flow.velocity(seen, t)).abs().max() > 0.1
-
-
 def test_a_model_that_knows_a_part_of_the_times_is_refused(folder):
     model = host_model("sdxl", folder)
     model.config.refiner_training = True  # as the host sets it when it has loaded a refiner
     with pytest.raises(TwinFlowConfigError, match="refiner_training is true"):
         family_model_for(model)
-
-
-def load(**changes):
-    given = json.loads(SAMPLE.read_text(encoding="utf-8"))
-    required = {
-        key: REQUIRED[key] for key in ("data_backend_config", "optimizer", "max_train_steps", "num_train_epochs")
-    }
-    return loader.load_config(given | required | changes)
-
-
-def test_the_sample_config_is_accepted():
-    assert load().twinflow_enabled is True
-
-
-@pytest.mark.parametrize("family", sorted({tiny.family for tiny in MODELS.values()}))
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", None])
-def test_proven_families_start_with_both_keys(family, kind):
-    trained = {"model_type": "full"} if family == "pixart" else {}  # the host saves no adapter of it
-    assert load(model_family=family, prediction_type=kind, **trained).twinflow_enabled is True
-
-
-@pytest.mark.parametrize("changes", [{"diff2flow_enabled": False}, {"twinflow_allow_diff2flow": False}], ids="+".join)
-def test_without_one_of_the_keys_the_refusal_names_both(changes):
-    with pytest.raises(TwinFlowConfigError) as refusal:
-        load(**changes)
-    for words in ("prediction_type", "diff2flow_enabled", "twinflow_allow_diff2flow", "to true"):
-        assert words in str(refusal.value)
-
-
-REFUSED = [
-    ({"model_family": "deepfloyd"}, ["deepfloyd", "diff2flow_enabled", "sdxl"]),
-    ({"prediction_type": "sample"}, ["prediction_type", "'sample'", "v_prediction"]),
-    ({"prediction_type": "flow_matching"}, ["prediction_type", "'flow_matching'", "v_prediction"]),
-    ({"snr_gamma": 5}, ["snr_gamma", "5", "remove it"]),
-    ({"use_soft_min_snr": True, "soft_min_snr_sigma_data": 1}, ["use_soft_min_snr", "set it to false"]),
-    ({"offset_noise": True}, ["offset_noise", "set it to false"]),
-    ({"refiner_training": True}, ["refiner_training", "set it to false"]),
-]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"), REFUSED, ids=lambda value: "+".join(value) if type(value) is dict else ""
-)
-def test_what_an_epsilon_or_v_run_cannot_honour_is_refused_by_name(changes, words):
-    with pytest.raises(TwinFlowConfigError) as refusal:
-        load(**changes)
-    for word in words:
-        assert word in str(refusal.value)

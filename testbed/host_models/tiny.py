@@ -1,0 +1,123 @@
+"""What a family at tiny size is described by: its network, and what its text encoders' cache would hold.
+
+`time` and `direction` state the family's convention independently of the plugin and of the host: what the network is
+given for the time t (t = 1 is noise), and whether it returns z - x (+1) or x - z (-1).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderKLWan
+from diffusers.guiders import ClassifierFreeGuidance
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+WORDS = 5  # tokens of a prompt
+
+
+def thousandths(given: Tensor) -> Tensor:
+    """The network is given 1000 t."""
+    return given / 1000
+
+
+def same(given: Tensor) -> Tensor:
+    """The network is given t."""
+    return given
+
+
+def data_share(given: Tensor) -> Tensor:
+    """The network is given 1 - t."""
+    return 1 - given
+
+
+VOCABULARY = ("<unknown>", "<end>", "cat", "dog", "grass", "sea", "two", "red", "birds")
+
+
+def tokenizer_of_words() -> PreTrainedTokenizerFast:
+    """Knows the nouns of the tests' prompts and no word of a template."""
+    words = Tokenizer(WordLevel({word: place for place, word in enumerate(VOCABULARY)}, unk_token="<unknown>"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
+
+
+def tokenizer_of_hidream() -> dict[str, Any]:
+    """Its pipeline reads the end-of-sentence token."""
+    words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
+    return {"tokenizer_4": PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")}
+
+
+def vae_of_wan() -> dict[str, Any]:
+    """Its pipeline reads the number of channels."""
+    vae = AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False])
+    return {"vae": vae}
+
+
+def decoder_of(channels: int, blocks: int = 1) -> dict[str, Any]:
+    """A VAE for pipelines that always decode, or ask for one; what its decoder is given are the latents."""
+    vae = AutoencoderKL(
+        latent_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=(4,) * blocks,
+        norm_num_groups=1,
+        sample_size=64,
+        scaling_factor=1.0,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    return {"vae": vae}
+
+
+def parts_of_hunyuanvideo() -> dict[str, Any]:
+    """A guider as the host makes it from the seed's `validation_guidance: 0.0`."""
+    return {"guider": ClassifierFreeGuidance(guidance_scale=0.0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    """A family at tiny size."""
+
+    network: dict[str, Any]  # arguments of the network's class
+    latents: tuple[int, ...]  # of one sample
+    text: dict[str, tuple[int, ...] | str]  # what is cached per prompt: name -> shape, or what `cached_text` makes
+    time: Callable[[Tensor], Tensor]  # from what the network is given to t
+    direction: int = 1  # of the network's raw output
+    flavour: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    checked: dict[str, Any] = field(default_factory=dict)  # config that the host's check would have none of
+    hidden: str = "hidden_states"  # the network's names of its inputs
+    timestep: str = "timestep"
+    parts: Callable[[], dict[str, Any]] = dict  # of the pipeline, where it does not do without
+    reads_words: bool = False  # whether the network is given words and not embeddings
+    lora: bool = True  # whether the host can add an adapter
+    signed_time: bool = True  # whether its time can be negative
+    conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
+    draws: bool = True  # whether its pipeline is in the suite
+    checkpointing: bool = True  # whether the host's own gradient checkpointing works
+    call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
+
+
+EMBEDS = {"prompt_embeds": (1, WORDS, 16), "attention_masks": "mask"}
+PROMPT_MASK = {"prompt_embeds": (1, WORDS, 16), "prompt_attention_mask": "mask"}
+POOLED = {"prompt_embeds": (1, WORDS, 16), "pooled_prompt_embeds": (16,)}
+
+
+def cached_text(text: Mapping[str, tuple[int, ...] | str], prompt: str) -> dict[str, Tensor]:
+    """What the host's cache holds for a prompt: numbers of its own for each one, and a mask of its length."""
+    stream = torch.Generator().manual_seed(sum(map(ord, prompt)) + 17)
+    mask = (torch.arange(WORDS) < max(1, len(prompt.split()))).long()
+    made = {
+        "mask": mask.unsqueeze(0),
+        "row of mask": mask,
+        "float mask": mask.float().unsqueeze(0),
+        "ids": torch.zeros(WORDS, 3),
+    }
+    return {
+        name: made[shape] if isinstance(shape, str) else torch.randn(shape, generator=stream)
+        for name, shape in text.items()
+    }

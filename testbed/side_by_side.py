@@ -1,0 +1,44 @@
+"""Fine-tunes of the demo's base model that are trained at once, and what they exported."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from rich.console import Console
+
+from testbed.progress import Progress
+from testbed.trainer import ROOT, train, write_run
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    """Where the run of that name lives."""
+    return folder / name.lower().replace(" ", "-")
+
+
+def train_side_by_side(folder: Path, runs: dict[str, dict[str, Any]], console: Console) -> None:
+    """Train all runs at once, one core each, and show how far each is; the failure of one ends them all."""
+    cancelled = threading.Event()
+    with Progress(console, "steps").shown() as progress, ThreadPoolExecutor(len(runs)) as pool:
+        futures = []
+        for name, config in runs.items():
+            write_run(run_folder(folder, name), config, folder / "digits")
+            task = progress.add(f"simpletuner train: {name}", total=config["max_train_steps"])
+            futures.append(pool.submit(train, run_folder(folder, name), partial(progress.update, task), cancelled))
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            failed = [error for future in futures if future.done() and (error := future.exception())]
+        finally:
+            cancelled.set()
+        for error in failed:
+            raise error
+
+
+def trained_pipeline(folder: Path, name: str) -> StableDiffusion3Pipeline:
+    """The base pipeline with the network that a run exported; a plain run's export has no text encoders."""
+    network = SD3Transformer2DModel.from_pretrained(run_folder(folder, name) / "output/pipeline/transformer")
+    return StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base", transformer=network)

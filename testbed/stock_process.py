@@ -1,0 +1,44 @@
+"""A program: runs a script without plugin and host. Arguments: the script; a file for the network's first inputs."""
+
+import runpy
+import sys
+from collections.abc import Iterator
+from functools import wraps
+from typing import Any
+
+sys.modules |= {"simpletuner": None, "simpletuner_twinflow": None}  # importing them raises ImportError
+
+
+def note_first_inputs(file: str) -> None:
+    """Have the next pipeline's network write all tensors that it is given first."""
+    import diffusers
+    import torch
+
+    def tensors(value: Any) -> Iterator[torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from tensors(item)
+
+    move = diffusers.DiffusionPipeline.to
+
+    @wraps(move)
+    def to(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+        def note(network: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+            torch.save(list(tensors([args, kwargs])), file)
+            handle.remove()
+
+        network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+        handle = network.register_forward_pre_hook(note, with_kwargs=True)
+        return move(pipeline, *args, **kwargs)
+
+    diffusers.DiffusionPipeline.to = to
+
+
+if __name__ == "__main__":
+    script, *condition = sys.argv[1:]
+    sys.path[0] = ""  # as of code that is given to the interpreter
+    for file in condition:
+        note_first_inputs(file)
+    runpy.run_path(script, run_name="__main__")

@@ -1,0 +1,86 @@
+"""The card of a run: what it says of training and export, and code that Python reads and a stock pipeline takes."""
+
+import ast
+import inspect
+import re
+
+import diffusers
+import pytest
+from simpletuner.helpers.publishing import metadata
+from simpletuner.helpers.training.state_tracker import StateTracker
+
+from testbed.host_models.demo import BASE, demo_model
+from testbed.host_models.trainer import host_trainer
+
+NOISE = "# the noise between steps"  # said in our code alone
+
+
+@pytest.fixture
+def card(in_folder, tmp_path, monkeypatch):
+    """Writes a card by the host's own function. Arguments: of the config, and the folder below the output's."""
+    monkeypatch.setattr(StateTracker, "model_type", "sd3", raising=False)
+
+    def write(folder="", **changes):
+        trainer = host_trainer(demo_model(output_dir=str(tmp_path), **changes))
+        monkeypatch.setattr(StateTracker, "args", trainer.config)
+        monkeypatch.setattr(StateTracker, "accelerator", trainer.accelerator)
+        before = dict(vars(trainer.config))
+        (tmp_path / folder).mkdir(exist_ok=True)
+        metadata.save_model_card(
+            trainer.model, repo_id="mine", repo_folder=str(tmp_path / folder), validation_prompts=["a 3"], prompt="a 3"
+        )
+        assert vars(trainer.config) == before, "the settings are back"
+        return (tmp_path / folder / "README.md").read_text(encoding="utf-8")
+
+    return write
+
+
+def code(card):
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+
+
+def call(text):
+    """The names and values of the arguments that the code calls the pipeline with."""
+    [found] = [
+        node.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "model_output"
+    ]
+    while not isinstance(found, ast.Call):
+        found = found.value
+    return {keyword.arg: ast.unparse(keyword.value) for keyword in found.keywords}
+
+
+def test_card_names_steps_guidance_weights_and_branch(card):
+    text = card("pipeline", twinflow_target_step_count=4)
+    for words in ("Target steps: `4`", "Guidance scale: `0`", "Weights: EMA", "Adversarial branch: on"):
+        assert words in text
+
+
+def test_card_without_the_branch_and_with_the_students_weights_says_so(card):
+    text = card("pipeline", twinflow_adversarial_enabled=False, twinflow_export_weights="student")
+    assert "Adversarial branch: off" in text
+    assert "Weights: student" in text
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_code_calls_a_stock_pipeline_with_arguments_that_it_has(kind, card):
+    text = code(card("pipeline" if kind == "full" else "", model_type=kind, twinflow_target_step_count=2))
+    given = call(text)
+    assert given.keys() <= inspect.signature(diffusers.StableDiffusion3Pipeline.__call__).parameters.keys()
+    assert given["num_inference_steps"] == "2"
+    assert given["guidance_scale"] == "0.0"
+    assert given["max_sequence_length"] == "8"
+    assert ("load_lora_weights" in text) == ("FlowMatchEulerDiscreteScheduler(" in text) == (kind == "lora")
+    assert (str(BASE) in text) == (kind == "lora")
+
+
+def test_checkpoints_card_keeps_the_hosts_code(card):
+    text = card("checkpoint-2")
+    assert "Weights: a checkpoint's, to resume from" in text
+    assert NOISE not in code(text)
+    assert NOISE in code(card("pipeline"))
+
+
+def test_card_of_another_run_is_the_hosts(card):
+    assert "TwinFlow" not in card("pipeline", twinflow_enabled=False)

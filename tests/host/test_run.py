@@ -1,0 +1,29 @@
+"""Whether this plugin trains a run, asked of the host's configuration."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from simpletuner_twinflow import TwinFlowOptions
+from simpletuner_twinflow.host.run import active_options
+from testbed.host_models.build import host_config
+
+
+@pytest.mark.parametrize(
+    ("keys", "active"),
+    [
+        ({}, False),
+        ({"twinflow_enabled": False}, False),
+        ({"twinflow_enabled": True}, True),
+        ({"twinflow_enabled": True, "twinflow_implementation": "host"}, False),
+    ],
+    ids=["no key", "off", "on", "the host's"],
+)
+def test_run_is_ours_where_it_is_on_and_not_left_to_the_host(keys, active):
+    assert (active_options(SimpleNamespace(**keys)) is not None) is active
+
+
+def test_options_are_those_of_the_parsed_configuration(folder, in_folder):
+    options = active_options(host_config("sd3", folder, twinflow_target_step_count=4, twinflow_loss="barron"))
+    assert isinstance(options, TwinFlowOptions)
+    assert (options.target_step_count, options.loss, options.adversarial_enabled) == (4, "barron", True)

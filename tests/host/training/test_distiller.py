@@ -1,0 +1,113 @@
+"""The distiller in the host's trainer: roles given once, the same loss whenever it is asked, nothing left."""
+
+import pytest
+import torch
+
+from simpletuner_twinflow.host.training.distiller import ROWS, STREAM
+from simpletuner_twinflow.method.roles import Role
+from testbed.host_models.trainer import training_step
+
+TERMS = {"rcgm", "real_velocity", "adversarial", "rectify"}
+
+
+@pytest.fixture
+def distiller(trainer):
+    return trainer.distiller
+
+
+@pytest.fixture
+def prepared(distiller, batch, trainer):
+    return distiller.prepare_batch(batch, trainer.model, {"global_step": 0})
+
+
+def test_each_window_of_four_rows_has_each_role_once(prepared):
+    assert sorted(map(str, prepared[ROWS].roles)) == ["any_step", "near", "one_step", "twin"]
+
+
+def test_prepared_batch_asks_for_the_rows_points_and_times(prepared, distiller):
+    rows = prepared[ROWS]
+    torch.testing.assert_close(prepared["noisy_latents"], rows.x_t)
+    torch.testing.assert_close(distiller.family_model.sigma(prepared), rows.t)
+    assert torch.equal(prepared["twinflow_target_time"], rows.r)
+    assert torch.equal(prepared["twinflow_sign"] < 0, torch.tensor([role is Role.twin for role in rows.roles]))
+
+
+def test_preparing_leaves_the_hosts_batch_and_the_random_stream(distiller, batch, trainer):
+    before, state = dict(batch), torch.get_rng_state()
+    distiller.prepare_batch(batch, trainer.model, {"global_step": 0})
+    assert batch.keys() == before.keys()
+    assert all(batch[key] is value for key, value in before.items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_loss_is_the_same_when_asked_twice_and_the_terms_count_once(distiller, prepared, trainer):
+    first = distiller.training_loss(prepared)
+    means = distiller.meter.means(trainer.accelerator)
+    assert torch.equal(distiller.training_loss(prepared), first)
+    assert distiller.meter.means(trainer.accelerator) == means
+    assert means.keys() == TERMS
+    assert first.dtype == torch.float32
+
+
+def test_roles_and_random_numbers_are_those_of_step_and_micro_batch(make_trainer, batch):
+    """As a resumed run comes to them, whatever the global stream has been used for."""
+    one, other = make_trainer(), make_trainer()
+    for step in (0, 1, 2):
+        first = one.distiller.prepare_batch(batch, one.model, {"global_step": step})
+    torch.rand(17)
+    resumed = other.distiller.prepare_batch(batch, other.model, {"global_step": 2})
+    assert resumed[STREAM] == first[STREAM]
+    assert resumed[ROWS].roles == first[ROWS].roles
+    assert torch.equal(resumed[ROWS].t, first[ROWS].t)
+    next_micro_batch = other.distiller.prepare_batch(batch, other.model, {"global_step": 2})
+    assert next_micro_batch[STREAM][0] != resumed[STREAM][0]
+    assert next_micro_batch[STREAM][1] == 1
+
+
+def test_evaluating_leaves_the_batch_and_asks_the_network_for_the_velocity(distiller, batch, trainer):
+    asked, predict = [], trainer.model.model_predict
+
+    def model_predict(prepared_batch, *args, **kwargs):
+        asked.append(prepared_batch)
+        return predict(prepared_batch, *args, **kwargs)
+
+    trainer.model.model_predict = model_predict
+    with distiller.evaluating():
+        assert distiller.prepare_batch(batch, trainer.model, {"global_step": 0}) is batch
+        trainer.model.model_predict(batch)
+    assert trainer.model.model_predict is model_predict
+    [given] = asked
+    assert torch.equal(given["twinflow_target_time"], distiller.family_model.sigma(batch))  # r = t
+    assert (given["twinflow_sign"] == 1).all()
+    assert ROWS in distiller.prepare_batch(batch, trainer.model, {"global_step": 0})
+
+
+def test_evaluating_ends_with_an_error_too(distiller, batch, trainer):
+    predict = trainer.model.model_predict
+
+    with pytest.raises(KeyError), distiller.evaluating():
+        raise KeyError
+    assert trainer.model.model_predict == predict
+    assert ROWS in distiller.prepare_batch(batch, trainer.model, {"global_step": 0})
+
+
+def test_teacher_is_the_ema_and_the_students_weights_are_back(distiller, prepared, trainer):
+    loss = distiller.training_loss(prepared)
+    weights = [weight.detach().clone() for weight in trainer._get_trainable_parameters()]
+    for shadow in trainer.ema_model.shadow_params:
+        shadow.add_(0.05)
+    assert not torch.equal(distiller.training_loss(prepared), loss)
+    assert all(map(torch.equal, weights, trainer._get_trainable_parameters()))
+
+
+def test_without_ema_the_student_teaches(make_trainer, batch):
+    """At the first step the EMA is the student: both runs have one loss."""
+    losses = [
+        training_step(make_trainer(use_ema=use, twinflow_require_ema=use), batch, step=0) for use in (True, False)
+    ]
+    assert torch.equal(*losses)
+
+
+def test_distillers_sampler_is_the_family_models(distiller):
+    assert type(distiller.get_scheduler()).__name__ == "TwinFlowScheduler"
+    assert distiller.supports_special_scheduler_validation()

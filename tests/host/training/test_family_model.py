@@ -1,0 +1,96 @@
+"""A family's batches, times and direction, as the objective asks for them."""
+
+import pytest
+import torch
+
+from simpletuner_twinflow import TwinFlowConfigError, TwinFlowScheduler
+from simpletuner_twinflow.host.training.diffusion_model import DiffusionFamilyModel
+from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.models import family_model_for
+from simpletuner_twinflow.method.objective import PromptRows
+from testbed.host_models import diffusion
+from testbed.host_models.build import family_model_of
+from testbed.host_models.flow import host_batch, host_model
+
+pytestmark = pytest.mark.usefixtures("in_folder")
+T, R = torch.tensor([0.9, 0.7, 0.5, 0.3]), torch.tensor([0.0, 0.3, 0.5, 0.1])
+SIGN = torch.tensor([1.0, -1.0, 1.0, -1.0])
+
+
+def test_flow_and_diffusion_families_have_a_model_each(folder):
+    assert type(family_model_for(host_model("sd3", folder))) is FamilyModel
+    assert type(family_model_for(diffusion.host_model("sdxl", folder))) is DiffusionFamilyModel
+
+
+@pytest.mark.parametrize("name", ["sd3", "sana", "omnigen"])  # omnigen's sigmas are shares of data
+def test_times_that_a_batch_is_given_are_the_times_it_has(name, folder):
+    model = host_model(name, folder)
+    family_model, batch = family_model_of(model), host_batch(model)
+    x = torch.randn_like(batch["noisy_latents"])
+    there = family_model.at(batch, x, T, R, SIGN)
+    torch.testing.assert_close(family_model.sigma(there), T)
+    assert torch.equal(there["noisy_latents"], x)
+    assert "twinflow_sign" not in batch
+
+
+def test_own_times_are_those_of_the_velocity(folder):
+    model = host_model("sd3", folder)
+    family_model, batch = family_model_of(model), host_batch(model)
+    there = family_model.at_own_times(batch)
+    assert torch.equal(there["timesteps"], batch["timesteps"])
+    assert torch.equal(there["twinflow_target_time"], family_model.sigma(batch))  # r = t
+    assert (there["twinflow_sign"] == 1).all()
+
+
+def test_signed_time_asks_at_t_less_half_of_r_and_the_velocity_at_half_of_t(folder):
+    model = host_model("sd3", folder, twinflow_time_conditioning="signed_time")
+    family_model, batch = family_model_of(model), host_batch(model)
+    there = family_model.at(batch, batch["noisy_latents"], T, R, SIGN)
+    torch.testing.assert_close(there["timesteps"].float(), 1000 * SIGN * (T - R / 2))
+    own = family_model.at_own_times(batch)["timesteps"].float()
+    torch.testing.assert_close(own, 1000 * family_model.sigma(batch) / 2)  # t - r / 2 at r = t
+
+
+def test_pass_on_some_rows_is_that_part_of_the_pass_on_all(folder):
+    model = host_model("sd3", folder)
+    family_model, batch = family_model_of(model), host_batch(model)
+    predict, x = family_model.predict_with(batch), batch["noisy_latents"].float()
+    every = predict(x, T, R, SIGN, PromptRows((0, 1, 2, 3)))
+    some = predict(x[[2, 0]], T[[2, 0]], R[[2, 0]], SIGN[[2, 0]], PromptRows((2, 0)))
+    torch.testing.assert_close(some, every[[2, 0]])
+    assert not every.requires_grad
+
+
+def test_velocity_is_the_networks_output_in_float32(folder):
+    family_model = family_model_of(host_model("sd3", folder))
+    raw = torch.randn(2, 4, 8, 8, dtype=torch.bfloat16)
+    found = family_model.velocity({"model_prediction": raw}, {})
+    assert found.dtype == torch.float32
+    assert found.equal(raw.float())
+
+
+@pytest.mark.parametrize("way", ["training_only", "signed_time"])
+def test_modules_are_there_where_the_time_is_conditioned_in_training_alone(way, folder):
+    family_model = family_model_of(host_model("sd3", folder, twinflow_time_conditioning=way))
+    modules, parameters = family_model.time_conditioning_modules(), family_model.time_conditioning_parameters()
+    assert [*modules] == (["twinflow_target_time", "twinflow_negative_time"] if way == "training_only" else [])
+    assert {name.split(".")[0] for name in parameters} == {*modules}
+    assert all(parameter.requires_grad for parameter in parameters.values())
+
+
+def test_frozen_assistant_adapter_is_refused(folder):
+    model = host_model("sd3", folder)
+    model.assistant_lora_loaded = True
+    with pytest.raises(TwinFlowConfigError, match="assistant_lora_path"):
+        family_model_for(model).attach_time_conditioning()
+
+
+def test_sampler_asks_at_times_that_the_runs_dtype_can_hold(folder):
+    plain, half = (
+        family_model_for(host_model("sd3", folder, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert plain.sampling_times == {}
+    assert half.sampling_times == {"time_dtype": "bfloat16"}
+    assert type(plain.scheduler()) is TwinFlowScheduler
+    for time in half.scheduler().step_times(2):
+        assert torch.tensor(1000 * time).bfloat16().item() == pytest.approx(1000 * time, rel=1e-6)

@@ -1,0 +1,73 @@
+"""What the host logs of a step gets TwinFlow's terms, and its error of a loss that is not finite names them."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from simpletuner_twinflow.host.training.wandb_chart import CHART_KEY
+from testbed.host_models.trainer import training_step
+
+
+@pytest.fixture
+def logged(trainer, batch, monkeypatch):
+    """What reaches the trackers after one step, with trackers of these names."""
+    found = []
+
+    def begin(*names):
+        trainer._trackers_initialized = False
+        trainer.accelerator.log_with = [*names]
+        monkeypatch.setattr(trainer.accelerator, "trackers", [SimpleNamespace(name=name) for name in names])
+        monkeypatch.setattr(trainer.accelerator, "init_trackers", lambda *args, **kwargs: None)
+        monkeypatch.setattr(
+            trainer.accelerator, "log", lambda values, step=None, **_: found.append((step, dict(values)))
+        )
+        for name in ("accelerator_project_config", "process_group_kwargs", "webhook_config"):
+            setattr(trainer.config, name, None)
+        trainer.init_trackers()
+        training_step(trainer, batch, 0)
+        return found
+
+    return begin
+
+
+def test_step_is_logged_with_its_terms_and_other_values_as_they_come(logged, trainer):
+    found = logged("tensorboard")
+    trainer.accelerator.log({"train_loss": 1.0}, step=1)
+    trainer.accelerator.log({"eval_loss": 2.0}, step=1)
+    means = trainer.distiller.meter.means(trainer.accelerator)
+    assert found == [
+        (1, {"train_loss": 1.0} | {f"twinflow/{name}": mean for name, mean in means.items()}),
+        (1, {"eval_loss": 2.0}),
+    ]
+
+
+def test_chart_follows_the_values_on_wandb_alone(logged, trainer):
+    found = logged("wandb")
+    trainer.accelerator.log({"train_loss": 1.0}, step=1)
+    assert [CHART_KEY in values for _, values in found] == [False, True]
+    assert len(found[1][1][CHART_KEY].table.data) == 4
+
+
+def test_without_trackers_nothing_is_read_from_the_device(logged, trainer, monkeypatch):
+    found = logged()
+    monkeypatch.setattr(trainer.distiller, "meter", None)
+    trainer.accelerator.log({"train_loss": 1.0}, step=1)
+    assert found == [(1, {"train_loss": 1.0})]
+
+
+@pytest.mark.parametrize(("message", "noted"), [("Non-finite loss", 1), ("CUDA error", 0)])
+def test_error_of_a_loss_that_is_not_finite_names_the_terms_and_others_are_left_alone(
+    message, noted, trainer, batch, monkeypatch
+):
+    training_step(trainer, batch, 0)
+    trainer.distiller.meter._terms[0]["rcgm"].total.fill_(torch.nan)
+
+    def fail(*args, **kwargs):
+        raise RuntimeError(message)
+
+    trainer._trackers_initialized = True
+    monkeypatch.setattr(trainer, "_train_initial_msg", fail)  # the first that `train` calls after the trackers
+    with pytest.raises(RuntimeError) as error:
+        trainer.train()
+    assert getattr(error.value, "__notes__", []) == ["simpletuner-twinflow: twinflow/rcgm is nan."] * noted

@@ -1,0 +1,67 @@
+"""What the trackers of a run hold."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simpletuner_twinflow import TwinFlowOptions
+from simpletuner_twinflow.host.training.wandb_chart import COLUMNS, TITLE
+from tests.runs.harness import SEED
+from tests.runs.run import Run
+from tests.runs.terms import ALL_TERMS
+
+
+def wandb_records(run: Run) -> list[dict]:
+    """The records of the run's offline W&B file, by wandb's own reader."""
+    [folder] = run.folder.glob("wandb/offline-run-*")
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", folder]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_wandb_file_holds_every_term_at_every_step(runs):
+    items = [
+        record["history"]["item"]
+        for record in wandb_records(runs["adversarial_lora"].check())
+        if record["type"] == "history"
+    ]
+    for step in range(1, 5):
+        merged = {key: value for item in items if item["_step"] == step for key, value in item.items()}
+        assert merged.keys() >= ALL_TERMS
+        assert all(math.isfinite(merged[name]) for name in ALL_TERMS)
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_wandb_file_holds_the_trajectory_chart(runs):
+    run = runs["adversarial_lora"].check()
+    text = json.dumps(wandb_records(run))
+    assert TITLE in text
+    assert "experimental/theory unverified" in TITLE
+    [table] = run.folder.glob("wandb/offline-run-*/files/media/table/twinflow/trajectory_table*.json")
+    content = json.loads(table.read_text(encoding="utf-8"))
+    assert content["columns"] == list(COLUMNS)
+    assert len(content["data"]) == 4  # the rows of the first step's window: batch 1, accumulation 4
+    assert {row[COLUMNS.index("role")] for row in content["data"]} == {"one_step", "near", "any_step", "twin"}
+    for _, role, sigma, target_time, sign in content["data"]:
+        assert 0 <= target_time <= sigma <= 1
+        assert sign == (-1 if role == "twin" else 1)
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_recorded_configs_show_the_keys_as_the_user_set_them(runs):
+    run = runs["adversarial_lora"].check()
+    recorded = {}
+    for record in wandb_records(run):
+        if record["type"] == "config":
+            recorded |= record["config"].get("update", record["config"])
+    published = json.loads((run.output / "simpletuner_config.json").read_text(encoding="utf-8"))
+    wanted = {key: value for key, value in SEED.items() if key.startswith("twinflow_")}
+    wanted |= {"twinflow_adversarial_enabled": True, "twinflow_implementation": "paper"}
+    for found in (recorded, published):
+        assert {key: found.get(key) for key in wanted} == wanted
+        assert found.keys() >= set(TwinFlowOptions.keys())

@@ -1,0 +1,92 @@
+"""One training step of the real trainer, asked again: what it calls, with what, and what it leaves."""
+
+import pytest
+
+
+@pytest.fixture
+def steps(runs) -> list[dict]:
+    """What the probe saw of each training step: four micro-batches a window, one row each."""
+    found = runs["adversarial_lora"].check().of("step")
+    assert len(found) == 4 * 4
+    return found
+
+
+@pytest.mark.host_runs("adversarial_lora")
+@pytest.mark.parametrize(
+    "law", ["stream_moved", "stream_is_the_students", "loss_is_repeatable", "weights_are_back", "batch_is_untouched"]
+)
+def test_step_leaves_the_random_stream_the_weights_and_the_batch_as_the_students_pass_alone_would(law, steps):
+    """`stream_moved` because the adapter has dropout: a stream that stands still would prove nothing."""
+    assert all(step[law] for step in steps)
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_loss_is_float32(steps):
+    assert {step["loss_dtype"] for step in steps} == {"torch.float32"}
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_each_window_deals_each_role_once(steps):
+    for window in range(0, 16, 4):
+        roles = sorted(role for step in steps[window : window + 4] for role in step["roles"])
+        assert roles == ["any_step", "near", "one_step", "twin"]
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_one_graded_pass_a_row_and_as_many_others_as_its_role_needs(steps):
+    """Guidance takes two, a rollout of order 2 two, rectify's two fields two rows of one pass."""
+    rows_without_gradient = {"one_step": 2 + 2 + 2, "any_step": 2 + 2, "near": 2, "twin": 0}
+    for step in steps:
+        [role] = step["roles"]
+        assert sum(call["rows"] for call in step["calls"] if call["with_grad"]) == 1
+        assert sum(call["rows"] for call in step["calls"] if not call["with_grad"]) == rows_without_gradient[role]
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_guidance_asks_the_teacher_with_the_prompt_and_with_the_empty_prompt(steps):
+    for step in steps:
+        if step["roles"] == ["near"]:
+            student, prompted, unprompted = step["calls"]
+            assert prompted["prompt"] == student["prompt"] != unprompted["prompt"]
+            assert prompted["pooled"] == student["pooled"] != unprompted["pooled"]
+            assert prompted["timesteps"] == unprompted["timesteps"] == student["timesteps"]
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_all_passes_of_the_loss_draw_the_same_dropout(steps):
+    for step in steps:
+        assert len({call["stream"] for call in step["calls"]}) == 1
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_loss_changes_with_guidance_on_all_but_twin_rows(steps):
+    for step in steps:
+        assert (step["loss"] == step["loss_without_guidance"]) == (step["roles"] == ["twin"])
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_teacher_passes_run_on_ema_weights_and_rectifys_fields_on_the_students(steps):
+    # In the first two windows EMA and student are the same weights still: the host starts with a decay of 0.
+    for step in steps[8:]:
+        [role], (student, *others) = step["roles"], step["calls"]
+        fields = others[-1:] if role == "one_step" else []  # both in one pass
+        teacher = others[: len(others) - len(fields)]
+        assert all(call["weights"] == student["weights"] for call in fields)
+        assert all(call["weights"] != student["weights"] for call in teacher)
+        assert len({call["weights"] for call in teacher}) <= 1
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_network_is_asked_with_the_times_of_the_rows_role(steps):
+    sampler_times = {0.999, 0.6}  # of two steps
+    for step in steps:
+        [role], student = step["roles"], step["calls"][0]
+        t, r, sign = student["timesteps"][0] / 1000, student["target_time"][0], student["sign"][0]
+        assert sign == (-1 if role == "twin" else 1)
+        if role == "one_step":
+            assert r == 0
+            assert any(t == pytest.approx(time, abs=1e-4) for time in sampler_times)
+        elif role == "any_step":
+            assert 0 <= r <= t
+        else:
+            assert r == pytest.approx(t, abs=1e-5)
