@@ -7,6 +7,7 @@ Compared are the metrics that the host logs at each step, every weight in the ou
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ CONFIGS = {
     "signed": demo_config(**QUICK, **TWINFLOW, model_type="lora", twinflow_time_conditioning="signed_time"),
     "off": without_twinflow(demo_config(**QUICK)),
 }
+CPU = Path(__file__).parent / "cpu"
 METRICS = "training_metrics.jsonl"
 TIMES = ("second", "time", "memory", "epoch")  # parts of the names of metrics that no two runs have alike
 
@@ -45,8 +47,8 @@ def run(checkout: Path, folder: Path, config: dict[str, Any], images: Path) -> P
     """Train in a checkout's own environment. Returns: the run's output folder."""
     write_run(folder, config | {"output_dir": "output"}, images)
     binaries = checkout.resolve() / ".venv/bin"
-    environment = cpu_environment()
-    environment["PATH"] = f"{binaries}:{environment['PATH']}"
+    environment = os.environ | cpu_environment()
+    environment |= {"PATH": f"{binaries}:{environment['PATH']}", "PYTHONPATH": str(CPU)}
     with (folder / "log.txt").open("wb") as log:
         code = subprocess.run(
             [binaries / "simpletuner", "train"], cwd=folder, env=environment, stdout=log, stderr=log, check=False
