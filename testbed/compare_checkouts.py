@@ -40,7 +40,7 @@ CONFIGS = {
 }
 CPU = Path(__file__).parent / "cpu"
 METRICS = "training_metrics.jsonl"
-TIMES = ("second", "time", "memory", "epoch")  # parts of the names of metrics that no two runs have alike
+TIMES = ("second", "minute", "time", "memory", "epoch", "system/")  # parts of the names of metrics that no two runs share
 
 
 def run(checkout: Path, folder: Path, config: dict[str, Any], images: Path) -> Path:
