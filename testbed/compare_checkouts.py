@@ -40,7 +40,7 @@ CONFIGS = {
 }
 CPU = Path(__file__).parent / "cpu"
 METRICS = "training_metrics.jsonl"
-TIMES = ("second", "minute", "time", "memory", "epoch", "system/")  # parts of the names of metrics that no two runs share
+MACHINE = ("second", "minute", "time", "memory", "epoch", "system/")  # in the names of metrics that no two runs share
 
 
 def run(checkout: Path, folder: Path, config: dict[str, Any], images: Path) -> Path:
@@ -59,10 +59,10 @@ def run(checkout: Path, folder: Path, config: dict[str, Any], images: Path) -> P
 
 
 def metrics(output: Path) -> list[dict[str, float]]:
-    """What the host logged, in order, without what measures time."""
+    """What the host logged, in order, without what measures the machine."""
     records = map(json.loads, (output / METRICS).read_text(encoding="utf-8").splitlines())
     return [
-        {name: value for name, value in record["metrics"].items() if not any(part in name for part in TIMES)}
+        {name: value for name, value in record["metrics"].items() if not any(part in name for part in MACHINE)}
         for record in records
     ]
 
