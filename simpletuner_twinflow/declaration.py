@@ -20,19 +20,21 @@ MAX_SHOWN = 80  # characters of a value that an error shows
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What is known of a user's key beside its type, range and default."""
+    """What is known of a user's key beside its type, range, default and help."""
 
     label: str
-    help: str
     allowed: str = ""  # in words, where the range alone does not say it
     note: str = ""  # explains the range, said after it
     requires: tuple[str, ...] = ("twinflow_enabled",)
     documented: bool = False  # one of the feature's twelve documented keys; the others are ours
 
 
-def option(default: Any, label: str, help: str, *, ge: Any = None, le: Any = None, lt: Any = None, **more: Any) -> Any:
-    """A field of `Settings` that is a user's key. Args: ge, le, lt: its range. more: of `Option`."""
-    extra: Any = {"option": Option(label=label, help=help, **more)}
+def option(default: Any, label: str, *, ge: Any = None, le: Any = None, lt: Any = None, **more: Any) -> Any:
+    """A field of `Settings` that is a user's key; the docstring below it is its help.
+
+    Args: default, label; ge, le, lt: its range; more: of `Option`.
+    """
+    extra: Any = {"option": Option(label=label, **more)}
     return Field(default, ge=ge, le=le, lt=lt, json_schema_extra=extra)
 
 
@@ -55,7 +57,7 @@ class Settings(BaseModel):
         RefusedSettingsError: A line for each setting of a wrong type or out of range.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -94,6 +96,11 @@ class Settings(BaseModel):
         """The declaration of a user's key; None of a setting that is none."""
         extra: Any = cls.model_fields[name].json_schema_extra or {}
         return extra.get("option")
+
+    @classmethod
+    def help(cls, name: str) -> str:
+        """What a setting does: the docstring below its declaration."""
+        return " ".join((cls.model_fields[name].description or "").split())
 
     @classmethod
     def choices(cls, name: str) -> tuple[str, ...]:

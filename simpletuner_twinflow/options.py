@@ -21,67 +21,33 @@ TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", 
 class TwinFlowOptions(ObjectiveSettings):
     """The options of a run; the key in a config is the name with `twinflow_` in front."""
 
-    enabled: bool = option(
-        False,
-        "Enable TwinFlow",
-        "Train for 1 to 4 step generation at guidance 0 with the TwinFlow losses. Leave distillation_method "
-        "unset and scheduled sampling off.",
-        requires=(),
-        documented=True,
-    )
-    target_step_count: int = option(
-        1,
-        "Target steps",
-        "Number of sampling steps to train for, also used for validation (guidance is forced to 0). "
-        "Recommended: 1 to 4.",
-        ge=1,
-        le=8,
-        documented=True,
-    )
-    require_ema: bool = option(
-        True,
-        "Require EMA teacher",
-        "Refuse to start without use_ema. Set to false to accept the student as its own teacher.",
-        documented=True,
-    )
-    allow_no_ema_teacher: bool = option(
-        False,
-        "Allow student as teacher",
-        "Accept the student's own weights as the teacher when use_ema is off.",
-        documented=True,
-    )
-    allow_diff2flow: bool = option(
-        False,
-        "Allow diff2flow bridge",
-        "Together with diff2flow_enabled: train epsilon and v-prediction models through the flow bridge.",
-        documented=True,
-    )
-    time_conditioning: Literal["training_only", "signed_time", "none"] = option(
-        "training_only",
-        "Time conditioning",
-        "How target time and time sign reach the network. training_only: small modules beside the time "
-        "embedding, which sampling does not need. signed_time: one time t - r / 2, negative on the twin path, no "
-        "extra weights (the published LoRA recipe). none: not at all, so not with the adversarial branch.",
-    )
-    export_weights: Literal["auto", "ema", "student"] = option(
-        "auto",
-        "Exported weights",
-        'Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. '
-        "Checkpoints hold both.",
-    )
-    implementation: Literal["paper", "host"] = option(
-        "paper",
-        "Implementation",
-        '"paper": this plugin\'s TwinFlow. "host": SimpleTuner\'s own, for comparison runs.',
-    )
-    trajectory_interval: int = option(
-        500,
-        "Trajectory chart interval",
-        "Steps between experimental trajectory charts on W&B (sigma against target time against sign). 0: "
-        "none. Charts are thinned so that a run never logs more than 400 of them.",
-        ge=0,
-        le=1_000_000,
-    )
+    enabled: bool = option(False, "Enable TwinFlow", requires=(), documented=True)
+    """Train for 1 to 4 step generation at guidance 0 with the TwinFlow losses. Leave distillation_method unset and
+    scheduled sampling off.
+    """
+    target_step_count: int = option(1, "Target steps", ge=1, le=8, documented=True)
+    """Number of sampling steps to train for, also used for validation (guidance is forced to 0). Recommended: 1 to 4.
+    """
+    require_ema: bool = option(True, "Require EMA teacher", documented=True)
+    """Refuse to start without use_ema. Set to false to accept the student as its own teacher."""
+    allow_no_ema_teacher: bool = option(False, "Allow student as teacher", documented=True)
+    """Accept the student's own weights as the teacher when use_ema is off."""
+    allow_diff2flow: bool = option(False, "Allow diff2flow bridge", documented=True)
+    """Together with diff2flow_enabled: train epsilon and v-prediction models through the flow bridge."""
+    time_conditioning: Literal["training_only", "signed_time", "none"] = option("training_only", "Time conditioning")
+    """How target time and time sign reach the network. training_only: small modules beside the time embedding, which
+    sampling does not need. signed_time: one time t - r / 2, negative on the twin path, no extra weights (the published
+    LoRA recipe). none: not at all, so not with the adversarial branch.
+    """
+    export_weights: Literal["auto", "ema", "student"] = option("auto", "Exported weights")
+    """Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. Checkpoints hold both.
+    """
+    implementation: Literal["paper", "host"] = option("paper", "Implementation")
+    """ "paper": this plugin's TwinFlow. "host": SimpleTuner's own, for comparison runs."""
+    trajectory_interval: int = option(500, "Trajectory chart interval", ge=0, le=1_000_000)
+    """Steps between experimental trajectory charts on W&B (sigma against target time against sign). 0: none. Charts are
+    thinned so that a run never logs more than 400 of them.
+    """
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

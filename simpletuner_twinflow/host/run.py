@@ -1,5 +1,6 @@
-"""The run's options: parsed once, asked by every hook."""
+"""What the hooks share: the run's options, parsed once; wrappers for TwinFlow runs alone; the log of mended faults."""
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
@@ -48,3 +49,9 @@ def wrap_active(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> N
         return wrapper(wrapped, instance, args, kwargs)
 
     wrap(module, path, call)
+
+
+def log_mending(what: str, *values: Any) -> None:
+    """Log a fault of the host that a TwinFlow run mends; docs/mended.md lists them."""
+    # The host configures logging while it starts; a logger made earlier would be switched off.
+    logging.getLogger("simpletuner_twinflow").info(f"Mending SimpleTuner: {what}.", *values)

@@ -75,8 +75,8 @@ def _config_field(module: ModuleType, name: str, order: int) -> Any:
             if limit is not None
         ],
         dependencies=dependencies,
-        help_text=f"{info.help} Allowed: {TwinFlowOptions.allowed(name)}.",
-        tooltip=info.help,
+        help_text=f"{TwinFlowOptions.help(name)} Allowed: {TwinFlowOptions.allowed(name)}.",
+        tooltip=TwinFlowOptions.help(name),
         importance=module.ImportanceLevel.EXPERIMENTAL,
         order=order,
         **shown,

@@ -7,6 +7,7 @@ from diffusers import LCMScheduler
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.time_conditioning import batch_keys
 from simpletuner_twinflow.sampling.diffusion_path import DiffusionPath
@@ -50,13 +51,13 @@ class DiffusionFamilyModel(FamilyModel):
     def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
         """A copy of the host batch that asks the network for the velocity at (x_t, t, r) of the flow."""
         point = self.path.point(x_t, t)
-        signed = self.time_conditioning == "signed_time"
+        signed = self.time_conditioning_mode == "signed_time"
         there = dict(batch) | {
             "noisy_latents": point.x.to(batch["noisy_latents"].dtype),
             "timesteps": sign * self.path.time(t - r / 2) if signed else point.time,
             FLOW_TIME: t,
         }
-        return there if self.conditioning is None else there | batch_keys(r, sign)
+        return there if self.time_conditioning is None else there | batch_keys(r, sign)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The model's own times of the flow's."""
@@ -74,3 +75,8 @@ class DiffusionFamilyModel(FamilyModel):
     def noise_schedule(self) -> dict[str, Any]:
         """The configuration of the schedule that is trained, with the kind of prediction."""
         return dict(self.model.noise_schedule.config) | {"prediction_type": self.path.prediction_type}
+
+
+def family_model_for(model: Any) -> FamilyModel:
+    """The family model of a run's `ModelFoundation`."""
+    return (DiffusionFamilyModel if model.config.model_family in DIFFUSION_FAMILIES else FamilyModel)(model)

@@ -28,9 +28,9 @@ class FamilyModel:
         """Args: model: the host's `ModelFoundation` of this run."""
         self.model = model
         self.family = (FAMILIES | DIFFUSION_FAMILIES)[model.config.model_family]
-        self.time_conditioning = options_of(model.config).time_conditioning
+        self.time_conditioning_mode = options_of(model.config).time_conditioning
         self.text_destinations = {**DESTINATIONS, **self.family.text_destinations}
-        self.conditioning: TimeConditioning | None = None
+        self.time_conditioning: TimeConditioning | None = None
         self._reference_timesteps: Tensor | None = None
 
     def attach_time_conditioning(self) -> None:
@@ -41,12 +41,12 @@ class FamilyModel:
         """
         if self.model.assistant_lora_loaded:
             raise TwinFlowConfigError(ASSISTANT.format(path=self.model.config.assistant_lora_path))
-        if self.time_conditioning == "training_only":
-            self.conditioning = attach(self.model, self.family, self.sigma)
+        if self.time_conditioning_mode == "training_only":
+            self.time_conditioning = attach(self.model, self.family, self.sigma)
 
     def time_conditioning_modules(self) -> dict[str, nn.Module]:
         """The network's modules that only training needs, by name."""
-        if self.conditioning is None:
+        if self.time_conditioning is None:
             return {}
         network = self.model.get_trained_component(unwrap_model=True)
         return {name: network.get_submodule(name) for name in TIME_CONDITIONING}
@@ -84,21 +84,21 @@ class FamilyModel:
         if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
             sigmas = sigmas.expand_as(x_t)
         # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` asks the network at t - r / 2.
-        asked = sign * (t - r / 2) if self.time_conditioning == "signed_time" else t
+        asked = sign * (t - r / 2) if self.time_conditioning_mode == "signed_time" else t
         there = dict(batch) | {
             "noisy_latents": x_t.to(batch["noisy_latents"].dtype),
             "sigmas": sigmas,
             "timesteps": self._timesteps(asked, batch),
         }
-        return there if self.conditioning is None else there | batch_keys(r, sign)
+        return there if self.time_conditioning is None else there | batch_keys(r, sign)
 
     def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the host batch that asks the network for the velocity, r = t, at the times that it has."""
         t = self.sigma(batch)
         there = dict(batch)
-        if self.time_conditioning == "signed_time":
+        if self.time_conditioning_mode == "signed_time":
             there["timesteps"] = self._timesteps(t / 2, batch)
-        return there if self.conditioning is None else there | batch_keys(t, torch.ones_like(t))
+        return there if self.time_conditioning is None else there | batch_keys(t, torch.ones_like(t))
 
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""

@@ -10,8 +10,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.run import log_mending, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses
 
 NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.run import active_options, log_mending
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 
 

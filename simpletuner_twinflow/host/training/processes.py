@@ -9,8 +9,7 @@ from typing import Any
 
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
-from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.run import log_mending, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses
 
 

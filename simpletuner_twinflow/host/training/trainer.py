@@ -33,7 +33,7 @@ def attach_to_trainer(module: ModuleType) -> None:
     """Install the distiller of a TwinFlow run, and take its loss instead of the host's."""
 
     def init_adapter_modules(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        from simpletuner_twinflow.host.training.models import family_model_for
+        from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 
         wrapped(*args, **kwargs)
         trainer.twinflow_model = trainer.model.twinflow_model = family_model_for(trainer.model)
