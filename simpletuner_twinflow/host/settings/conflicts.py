@@ -1,4 +1,4 @@
-"""What of a configuration TwinFlow cannot honour, in lines, found before a model loads."""
+"""The settings of a run that TwinFlow cannot be combined with, found before a model loads."""
 
 import json
 import os
@@ -23,18 +23,18 @@ from simpletuner_twinflow.host.settings.families import predicts_flow, unsupport
 from simpletuner_twinflow.options import TwinFlowOptions
 
 Config = Mapping[str, Any]
-LOOKED_UP = ("model_family", "model_flavour")
 
 
 def conflicts(config: Config, options: TwinFlowOptions) -> list[str]:
-    """A line on each thing in a TwinFlow run's configuration that TwinFlow cannot honour.
+    """A line on each of a TwinFlow run's settings that TwinFlow cannot be combined with.
 
     Args:
-        config: the host's keys, parsed or as they stand in a config; a key that is missing has the host's default.
+        config: the host's keys, parsed or as they are in a config; a missing key has the host's default.
         options: of the run.
     """
-    # The host's keys come here unchecked, and these two are looked up in tables, which takes no list or object.
-    names = {key: shown(config[key]) for key in LOOKED_UP if isinstance(config.get(key), list | dict)}
+    # The host's keys are not checked yet, and these two are looked up in tables, where a list or object cannot be.
+    looked_up = ("model_family", "model_flavour")
+    names = {key: shown(config[key]) for key in looked_up if isinstance(config.get(key), list | dict)}
     return list(_problems({**config, **names}, options))
 
 
@@ -61,7 +61,6 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             f'twinflow_export_weights is "ema", but use_ema is {_found(config, "use_ema")}: there will be no EMA '
             'weights to export. Set use_ema to true, or twinflow_export_weights to "auto" or "student".'
         )
-    # The host's own implementation is asked no more than the feature's documentation asks.
     rows: tuple[Conflict, ...] = HOST_CONFLICTS if flow else HOST_CONFLICTS + DIFFUSION_CONFLICTS
     if config.get("model_type", "full") == "full":
         rows += FULL_CONFLICTS
@@ -83,13 +82,12 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     if config.get("model_type") == "lora" and options.implementation == "paper":
         yield from _adapter_problems(config)
     yield from _dataset_problems(config.get("data_backend_config"))
-    # A model that is neither a flow nor bridged has had its line above.
+    # A model that is neither a flow nor bridged has its line above.
     if options.implementation == "paper" and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):
         yield reason
 
 
 def _adapter_problems(config: Config) -> Iterator[str]:
-    """What an adapter cannot be started as."""
     for conflict in ADAPTER_CONFLICTS:
         if conflict.applies(config.get(conflict.key)):
             yield _describe(conflict, config.get(conflict.key))
@@ -132,7 +130,7 @@ def _dataset_problems(path: Any) -> Iterator[str]:
 
 
 def _is_file(path: str) -> bool:
-    """Whether this names a file; what is too long for a path, or no path at all, does not."""
+    """Whether this names a file; a text that cannot be a path does not."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -147,7 +145,7 @@ def _describe(conflict: Conflict, value: Any) -> str:
 
 
 def _found(config: Config, key: str) -> str:
-    """What the user wrote; the host's switches are false where nothing is written."""
+    """A switch as the user wrote it; false where it is missing."""
     value = config.get(key)
     return "false" if value is None else shown(value)
 

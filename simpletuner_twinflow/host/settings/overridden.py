@@ -1,4 +1,4 @@
-"""The host's keys that a TwinFlow run takes another value for, or gives another effect: said once when it starts."""
+"""The host's keys that a TwinFlow run overrides or that have no or another effect in it: logged once at its start."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,8 +7,7 @@ from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
 from simpletuner_twinflow.options import TwinFlowOptions
 
-# Guidance and steps are TwinFlow's own, and what shapes guidance has nothing to act on; each with the values that say
-# no more than that.
+# Guidance and steps are TwinFlow's own, and settings of guidance have no effect; with the values that change nothing.
 SAMPLING_KEYS: dict[str, tuple[Any, ...]] = {
     "validation_guidance": (0.0, 1.0),
     "validation_guidance_real": (0.0, 1.0),
@@ -20,7 +19,7 @@ SAMPLING_KEYS: dict[str, tuple[Any, ...]] = {
 
 
 def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> list[str]:
-    """A line on each thing in a run's parsed configuration that TwinFlow overrides. Args: options: of the run."""
+    """A line on each of the host's keys in a run's parsed configuration that TwinFlow overrides."""
     return list(_lines(config, options))
 
 

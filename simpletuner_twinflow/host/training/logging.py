@@ -59,11 +59,11 @@ def name_terms_of_failure(module: ModuleType) -> None:
             return wrapped(*args, **kwargs)
         except RuntimeError as error:
             distiller = distiller_of(trainer)
-            # The host's words for it. After another error the device may answer nothing any more.
-            not_finite = distiller is not None and str(error).startswith("Non-finite")
-            if not_finite and (terms := distiller.meter.not_finite()):
-                named = ", ".join(f"twinflow/{name} is {value}" for name, value in terms.items())
-                error.add_note(f"simpletuner-twinflow: {named}.")
+            # Only after the host's error of this name: after another one the device may not answer.
+            if distiller is not None and str(error).startswith("Non-finite"):
+                named = [f"twinflow/{name} is {value}" for name, value in distiller.meter.not_finite().items()]
+                if named:
+                    error.add_note(f"simpletuner-twinflow: {', '.join(named)}.")
             raise
 
     wrap(module, "Trainer.train", train)
