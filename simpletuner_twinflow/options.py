@@ -1,6 +1,6 @@
-"""Every `twinflow_*` key: declared here, and what the objective needs of them in `method.settings`.
+"""Every `twinflow_*` key, declared here or, if the objective needs it, in `method.settings`.
 
-The host's fields, the checks, the objective's settings and docs/options.md are read off these declarations.
+The host's fields, the checks, the objective's settings and docs/options.md are made from these declarations.
 """
 
 import difflib
@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from simpletuner_twinflow.declaration import Option, RefusedSettingsError, cut, kind_of, option, shown
+from simpletuner_twinflow.declaration import RefusedSettingsError, cut, kind_of, option, shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
@@ -51,10 +51,7 @@ class TwinFlowOptions(ObjectiveSettings):
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Read the options from a run's parsed configuration.
-
-        Args:
-            values: the configuration; keys without the prefix and missing keys are passed over, None is "not set".
+        """The options in a run's parsed configuration; keys without the prefix are ignored, None is "not set".
 
         Raises:
             TwinFlowConfigError: A line for each problem: the key, the value found, the allowed range and the way out.
@@ -66,37 +63,30 @@ class TwinFlowOptions(ObjectiveSettings):
 
     @classmethod
     def read(cls, values: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> tuple[Self, dict[str, str]]:
-        """The options, with the default where a value cannot be taken.
+        """The options, with the default for values that are not allowed, and the errors of these values by key.
 
         Args:
-            values: as `from_mapping` takes them.
-            given: the same values as the user wrote them, as text for instance; the lines show these.
-
-        Returns:
-            The options, and for each key whose value cannot be taken a line that says so.
+            values: as for `from_mapping`.
+            given: the same values as the user wrote them, for instance as text; the errors show these.
         """
         taken = {name: values[PREFIX + name] for name in cls.names() if values.get(PREFIX + name) is not None}
         try:
             return cls(**taken), {}
         except RefusedSettingsError as error:
-            wrong = error.lines
-        as_given = given or values
-        lines = {
-            PREFIX + name: cls.refusal(name, as_given.get(PREFIX + name, taken[name]))
-            for name in cls.names()
-            if name in wrong
-        }
-        return cls(**{name: value for name, value in taken.items() if name not in wrong}), lines
+            wrong = {name: taken.pop(name) for name in cls.names() if name in error.lines}
+        keys = {PREFIX + name: name for name in wrong}
+        lines = {key: cls.refusal(name, (given or values).get(key, wrong[name])) for key, name in keys.items()}
+        return cls(**taken), lines
 
     @classmethod
     def refusal(cls, name: str, value: Any) -> str:
-        """The line that refuses a value: key, value, what is allowed, the way out."""
+        """The error of a value that is not allowed: key, value, what is allowed, the way out."""
         choices, json_text = cls.choices(name), not cls.choices(name) and cls.type_of(name) is str
         meant = next((choice for choice in choices if str(value).strip().lower() == choice), None)
         way_out = {bool: "true or false", str: "such a value"}.get(cls.type_of(name), "a value in that range")
         if choices:
             way_out = f'"{meant}"' if meant else "one of these"
-        # A text is JSON already where JSON is read, and is not quoted again.
+        # Where JSON is read, a text is JSON already and is not quoted again.
         found = cut(" ".join(value.split())) if json_text and isinstance(value, str) and value.strip() else shown(value)
         return (
             f"{PREFIX}{name} is {found}; allowed: {cls.allowed(name)}. Set it to {way_out} or remove it "
@@ -104,7 +94,7 @@ class TwinFlowOptions(ObjectiveSettings):
         )
 
     def contradictions(self) -> list[str]:
-        """A line on each contradiction among the options; none while TwinFlow does not train."""
+        """A line on each contradiction among the options of a run that this plugin trains."""
         if not self.enabled or self.implementation == "host":
             return []
         found = []
@@ -130,7 +120,7 @@ class TwinFlowOptions(ObjectiveSettings):
 
     @classmethod
     def names(cls) -> list[str]:
-        """All options; the documented ones first."""
+        """All options; those that SimpleTuner documents first."""
         own = [name for name in cls.model_fields if name not in ObjectiveSettings.model_fields]
         return sorted([*own, *ObjectiveSettings.model_fields], key=lambda name: not cls.info(name).documented)
 
@@ -140,21 +130,14 @@ class TwinFlowOptions(ObjectiveSettings):
         return tuple(PREFIX + name for name in cls.names())
 
     @classmethod
-    def info(cls, name: str) -> Option:
-        """The declaration of an option, by its name without prefix."""
-        option = cls.option(name)
-        assert option is not None, f"{name} is declared without an Option"
-        return option
-
-    @classmethod
     def default_text(cls, name: str) -> str:
-        """An option's default as a user would write it; "unset" for none."""
+        """An option's default as a user would write it."""
         default = cls.model_fields[name].default
         return default if isinstance(default, str) else "unset" if default is None else json.dumps(default)
 
     @classmethod
     def type_of(cls, name: str) -> type:
-        """bool, int, float or str; a JSON list or object is str, as which the host hands it over."""
+        """bool, int, float or str; str also for a list or object."""
         return kind_of(cls.model_fields[name])
 
 
@@ -162,16 +145,13 @@ def misspelt(keys: Iterable[str]) -> list[str]:
     """A line on each key that begins with the name and does not exist, with the nearest right one."""
     known = TwinFlowOptions.keys()
     wrong = [key for key in dict.fromkeys(keys) if key.lower().startswith(NAME) and key not in known]
-    nearest = {key: difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)[0] for key in wrong}
-    lines = [f"{key} is not a TwinFlow key; did you mean {near}? " for key, near in nearest.items()]
-    return [line + f"All keys: {', '.join(known)}" if line is lines[0] else line.strip() for line in lines]
+    nearest = [difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)[0] for key in wrong]
+    lines = [f"{key} is not a TwinFlow key; did you mean {near}?" for key, near in zip(wrong, nearest, strict=True)]
+    return [f"{line} All keys: {', '.join(known)}" for line in lines[:1]] + lines[1:]
 
 
 def from_text(key: str, text: str) -> Any:
-    """The value that a text stands for; the text itself where it is none of the key's type.
-
-    Config files, environment variables and command lines may all give a number or a switch as text.
-    """
+    """The value that a text from a config, the environment or the command line means; the text itself if none."""
     kind, stripped = TwinFlowOptions.type_of(key.removeprefix(PREFIX)), text.strip()
     if kind is bool and stripped.lower() in TRUE_WORDS + FALSE_WORDS:
         return stripped.lower() in TRUE_WORDS

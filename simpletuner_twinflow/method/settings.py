@@ -15,7 +15,7 @@ ADVERSARIAL = ("twinflow_enabled", "twinflow_adversarial_enabled")
 
 
 def _from_json(value: Any) -> Any:
-    """A JSON text's content; any other value as it is. Raises: ValueError: It is no JSON."""
+    """A JSON text's content; any other value unchanged. Raises: ValueError: It is not JSON."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except RecursionError as error:
@@ -23,7 +23,6 @@ def _from_json(value: Any) -> Any:
 
 
 def _read_range(value: Any) -> tuple[float, float]:
-    """Two times from a JSON list. Raises: ValueError: It is anything else."""
     found = _from_json(value)
     if not isinstance(found, list | tuple) or len(found) != 2 or not all(map(_is_number, found)):
         raise ValueError("not a list of two numbers")
@@ -34,11 +33,6 @@ def _read_range(value: Any) -> tuple[float, float]:
 
 
 def _read_shares(value: Any) -> Mapping[Role, float] | None:
-    """The share of each role from a JSON object; None for equal shares.
-
-    Raises:
-        ValueError: It is anything else, no role of real data has a share, or a share is too small.
-    """
     found = _from_json(value)
     if value is None:
         return None
@@ -116,7 +110,7 @@ class ObjectiveSettings(Settings):
     """
 
     def roles(self) -> Mapping[Role, float]:
-        """The share of each role: as set, else equal ones of all that are trained."""
+        """The share of each role: `role_shares`, or equal shares of all that are trained."""
         if self.role_shares is not None:
             return self.role_shares
         active = [role for role in Role if role is not Role.twin or self.adversarial_enabled]

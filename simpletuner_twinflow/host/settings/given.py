@@ -90,23 +90,23 @@ def as_mapping(arguments: Iterable[str]) -> dict[str, str | bool]:
     """Arguments `--key=value`, `--key value` and `--key` by key; as in argparse, the last of a key counts."""
     given: dict[str, str | bool] = {}
     key = None
-    for argument in arguments:
-        if argument.startswith("--"):
-            key, separator, text = argument[2:].partition("=")
+    for word in arguments:
+        if word.startswith("--"):
+            key, separator, text = word[2:].partition("=")
             given[key] = text if separator else True
             key = None if separator else key
         elif key is not None:
-            given[key], key = argument, None
+            given[key], key = word, None
     return given
 
 
 def _without(arguments: Iterable[str], keys: set[str]) -> Iterable[str]:
     dropped = False
-    for argument in arguments:
-        if argument.startswith("--"):
-            dropped = argument[2:].partition("=")[0] in keys
+    for word in arguments:
+        if word.startswith("--"):
+            dropped = word[2:].partition("=")[0] in keys
         if not dropped:
-            yield argument
+            yield word
 
 
 def _bare(key: str) -> str:

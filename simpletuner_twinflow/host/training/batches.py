@@ -41,12 +41,11 @@ def unconditional(batch: Mapping[str, Any], destinations: Mapping[str, Sequence[
     swapped[TEXT] = dict(given) | {name: _like(value, given.get(name)) for name, value in empty.items()}
     for name, value in empty.items():
         for path in destinations.get(name, ()):
-            *folder, key = path.split(".")
-            if not folder:
-                if key in batch:
-                    swapped[key] = _like(value, batch[key])
-            elif key in (batch.get(folder[0]) or {}):
-                swapped[folder[0]] = swapped[folder[0]] | {key: _like(value, batch[folder[0]][key])}
+            folder, _, key = path.rpartition(".")
+            entries = (swapped.get(folder) or {}) if folder else swapped
+            if key in entries:
+                changed = {key: _like(value, entries[key])}
+                swapped |= {folder: entries | changed} if folder else changed
     return swapped
 
 

@@ -26,7 +26,7 @@ class WindowMeter:
     """Collects the terms of the micro-batches of one optimizer step."""
 
     def __init__(self) -> None:
-        self._terms: dict[int, Mapping[str, Term]] = {}
+        self._terms: dict[int, Mapping[str, Term]] = {}  # by micro-batch, as are the positions
         self._positions: dict[int, Positions] = {}
 
     def add(self, micro_batch: int, terms: Mapping[str, Term], rows: RoleBatch) -> None:
