@@ -6,10 +6,6 @@ Called from `simpletuner_twinflow.pth` (and, on Python 3.15+, from `simpletuner_
 import os
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
-
 HOST = "simpletuner"
 DISABLE_VARIABLE = "SIMPLETUNER_TWINFLOW_DISABLED"
 
@@ -17,7 +13,7 @@ DISABLE_VARIABLE = "SIMPLETUNER_TWINFLOW_DISABLED"
 class HostFinder:
     """A `sys.meta_path` entry that finds nothing; the first import of the host makes it register the hooks."""
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> "ModuleSpec | None":
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         """Register the hooks when `fullname` is the host. Raises: SystemExit: see `refuse_early`."""
         if fullname == HOST:
             sys.meta_path.remove(self)
@@ -26,7 +22,6 @@ class HostFinder:
 
             register_hooks()
             refuse_early()
-        return None
 
 
 def register() -> None:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 from simpletuner_twinflow.declaration import Settings, option
 from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 
-MIN_SHARE = 1e-3  # of the largest share; a role with a smaller one would get no row for many steps
+MIN_SHARE = 1e-3  # of the largest share; a role with a smaller one would have no row for many steps
 ADVERSARIAL = ("twinflow_enabled", "twinflow_adversarial_enabled")
 
 
@@ -48,10 +48,9 @@ def _read_shares(value: Any) -> Mapping[Role, float] | None:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number that fits a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= sys.float_info.max  # false for NaN
+    """Whether a value is a number that fits a float; NaN does not."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 TimeRange = Annotated[tuple[float, float], BeforeValidator(_read_range)]

@@ -35,7 +35,6 @@ class Conflict(NamedTuple):
     applies: Callable[[Any], bool] = is_set
 
 
-FEW_STEP = "TwinFlow is its own few-step method"
 MOVED_TIMES = "scheduled sampling moves the time after TwinFlow has drawn it"
 OWN_LOSS = "TwinFlow replaces the training loss, so this term would be left out"
 OWN_WEIGHTS = "TwinFlow's terms have weights of their own"
@@ -48,7 +47,7 @@ NO_PARENT = "its parent target would be ignored"
 
 # What the feature's documentation asks, and so what the host's own implementation is checked for.
 DOCUMENTED_CONFLICTS = (
-    Conflict("distillation_method", FEW_STEP, "set distillation_method to null"),
+    Conflict("distillation_method", "TwinFlow is its own few-step method", "set distillation_method to null"),
     Conflict("scheduled_sampling_max_step_offset", MOVED_TIMES, "set it to 0", is_positive),
 )
 

@@ -78,10 +78,7 @@ def _config_field(module: ModuleType, name: str, order: int) -> Any:
     )
 
 
-@uses(
-    Seam("parse_cmdline_args", ("input_args", "exit_on_error")),
-    Seam("helpers", touch=Touch.replaced, module=LOADER),
-)
+@uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")), Seam("helpers", touch=Touch.replaced, module=LOADER))
 def check_arguments(module: ModuleType) -> None:
     """Check the keys among command line arguments before the host's parser sees them.
 

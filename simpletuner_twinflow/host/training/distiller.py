@@ -74,20 +74,13 @@ class TwinFlowDistiller(DistillationBase):
         self._micro_batch = self._micro_batch + 1 if window == self._window else 0
         self._window = window
         stream = _stream_seed(self._seed, self._rank, window, self._micro_batch)
-        x, z = batch["latents"].float(), batch["noise"].float()
-        roles = self._role_sampler.sample(
-            x.shape[0], window=window, window_rows=config.train_batch_size * config.gradient_accumulation_steps
-        )
+        x, z, t = batch["latents"].float(), batch["noise"].float(), self.family_model.sigma(batch)
+        window_rows = config.train_batch_size * config.gradient_accumulation_steps
+        roles = self._role_sampler.sample(x.shape[0], window=window, window_rows=window_rows)
+        student, generator = self.family_model.predict_with(batch), _generator(stream, x.device)
         with replay_rng(RngState.capture(x.device)):
             rows = prepare_role_batch(
-                x,
-                z,
-                self.family_model.sigma(batch),
-                roles,
-                self.options,
-                student=self.family_model.predict_with(batch),
-                generator=_generator(stream, x.device),
-                step_times=self.step_times,
+                x, z, t, roles, self.options, student=student, generator=generator, step_times=self.step_times
             )
         dtype = batch["latents"].dtype
         noise = rows.z.to(dtype)
@@ -103,14 +96,9 @@ class TwinFlowDistiller(DistillationBase):
         output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
         prediction = self.family_model.velocity(output, prepared_batch)
         passes = self.family_model.predict_with(prepared_batch)
-        losses = compute_losses(
-            rows,
-            prediction,
-            self.options,
-            _replaying(passes, student_rng),
-            self._teacher(passes, student_rng),
-            generator=_generator(stream + 1, device),
-        )
+        student, teacher = replay_rng(student_rng)(passes), self._teacher(passes, student_rng)
+        generator = _generator(stream + 1, device)
+        losses = compute_losses(rows, prediction, self.options, student, teacher, generator=generator)
         self.meter.add(micro_batch, losses.terms, rows)
         return losses.total
 
@@ -122,7 +110,7 @@ class TwinFlowDistiller(DistillationBase):
         """The same passes with EMA weights; with the student's where the run has no EMA."""
         ema = self.trainer.ema_model
         if ema is None:
-            return _replaying(passes, rng)
+            return replay_rng(rng)(passes)
 
         @cache  # copied for the first pass that needs them
         def weights() -> tuple[list, list]:
@@ -138,14 +126,6 @@ class TwinFlowDistiller(DistillationBase):
                 return passes(*args)
 
         return predict
-
-
-def _replaying(passes: Predict, rng: RngState) -> Predict:
-    def predict(*args: Any) -> Tensor:
-        with replay_rng(rng):
-            return passes(*args)
-
-    return predict
 
 
 def _stream_seed(*numbers: int) -> int:

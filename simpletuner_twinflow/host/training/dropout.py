@@ -1,4 +1,4 @@
-"""Adapters train without dropout, as under every distiller of the host's.
+"""Adapters train without dropout, as with the host's distillers.
 
 RCGM divides the difference between student and teacher by delta_t; dropout puts noise into that difference.
 """
@@ -31,7 +31,7 @@ def attach_to_safety_check(module: ModuleType) -> None:
 
 
 def without_dropout(config: Any) -> None:
-    """Set the host's lora_dropout to 0 and say so, unless its switch keeps the value."""
+    """Set the host's lora_dropout to 0, unless its switch keeps the value; log which."""
     if not config.lora_dropout:
         return
     if os.environ.get(KEPT_BY, "").strip().lower() in ("1", "true", "yes", "on"):

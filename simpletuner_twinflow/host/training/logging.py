@@ -47,10 +47,7 @@ def attach_to_trackers(module: ModuleType) -> None:
     wrap(module, "Trainer.init_trackers", init_trackers)
 
 
-@uses(
-    Seam("Trainer.train", ("self",)),
-    lost="the error of a loss that is not finite does not name the terms",
-)
+@uses(Seam("Trainer.train", ("self",)), lost="the error of a loss that is not finite does not name the terms")
 def name_terms_of_failure(module: ModuleType) -> None:
     """Have the host's error of a loss that is not finite name the terms that are not."""
 

@@ -81,7 +81,7 @@ class TimeConditionedClass:
         self._network_class, self._family = network_class, family
 
     def from_config(self, config: Any) -> nn.Module:
-        """As the network class's own."""
+        """A network made by the class's own `from_config`, with the modules."""
         network = self._network_class.from_config(config)
         add_modules(network, self._family)
         return network
