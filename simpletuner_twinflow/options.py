@@ -5,7 +5,7 @@ The host's fields, the checks, the objective's settings and docs/options.md are 
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Self
 
 from simpletuner_twinflow.declaration import RefusedSettingsError, cut, kind_of, option, shown
@@ -93,30 +93,28 @@ class TwinFlowOptions(ObjectiveSettings):
             f"(default {cls.default_text(name)})."
         )
 
-    def contradictions(self) -> list[str]:
+    def contradictions(self) -> Iterator[str]:
         """A line on each contradiction among the options of a run that this plugin trains."""
         if not self.enabled or self.implementation == "host":
-            return []
-        found = []
+            return
         twin = (self.role_shares or {}).get(Role.twin, 0.0)
         if self.role_shares is not None and (twin > 0) != self.adversarial_enabled:
-            found.append(
+            yield (
                 f"twinflow_role_shares gives twin {twin:g} while twinflow_adversarial_enabled is "
                 f"{shown(self.adversarial_enabled)}: twin rows are what the adversarial branch trains on. Set both or "
                 "neither."
             )
         if self.adversarial_enabled and self.time_conditioning == "none":
-            found.append(
+            yield (
                 'twinflow_time_conditioning is "none" while twinflow_adversarial_enabled is true: without a time sign '
                 'the real path would be trained on generated samples. Use "training_only" or "signed_time".'
             )
         if self.image_free and not self.adversarial_enabled:
-            found.append(
+            yield (
                 "twinflow_image_free is true while twinflow_adversarial_enabled is false: without that branch nothing "
                 "would tie the samples to what the base model knows. Set twinflow_adversarial_enabled to true or "
                 "twinflow_image_free to false."
             )
-        return found
 
     @classmethod
     def names(cls) -> list[str]:
@@ -150,8 +148,10 @@ def misspelt(keys: Iterable[str]) -> list[str]:
     return [f"{line} All keys: {', '.join(known)}" for line in lines[:1]] + lines[1:]
 
 
-def from_text(key: str, text: str) -> Any:
-    """The value that a text from a config, the environment or the command line means; the text itself if none."""
+def from_text(key: str, text: Any) -> Any:
+    """The value that a text from a config, the environment or the command line means; anything else unchanged."""
+    if not isinstance(text, str):
+        return text
     kind, stripped = TwinFlowOptions.type_of(key.removeprefix(PREFIX)), text.strip()
     if kind is bool and stripped.lower() in TRUE_WORDS + FALSE_WORDS:
         return stripped.lower() in TRUE_WORDS

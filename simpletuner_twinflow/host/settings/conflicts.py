@@ -15,7 +15,7 @@ from simpletuner_twinflow.options import TwinFlowOptions
 Config = Mapping[str, Any]
 
 
-def conflicts(config: Config, options: TwinFlowOptions) -> list[str]:
+def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     """A line on each of a TwinFlow run's settings that TwinFlow cannot be combined with.
 
     Args:
@@ -25,10 +25,7 @@ def conflicts(config: Config, options: TwinFlowOptions) -> list[str]:
     # The host's keys are not checked yet, and these two are looked up in tables, where a list or object cannot be.
     looked_up = ("model_family", "model_flavour")
     names = {key: shown(config[key]) for key in looked_up if isinstance(config.get(key), list | dict)}
-    return list(_problems({**config, **names}, options))
-
-
-def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
+    config = {**config, **names}
     flow = predicts_flow(config)
     use_ema = is_set(config.get("use_ema"))
     schnell = config.get("model_family") == "flux" and config.get("model_flavour") == "schnell"

@@ -62,9 +62,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     ours = {key: value for key, value in given.items() if _is_ours(key) and value is not None}
     problems = misspelt(ours)
-    values = {
-        key: from_text(key, value) if isinstance(value, str) else value for key, value in ours.items() if key in KEYS
-    }
+    values = {key: from_text(key, value) for key, value in ours.items() if key in KEYS}
     options, refused = TwinFlowOptions.read(values, ours)
     if ENABLED in values and ENABLED not in refused and not options.enabled:
         refused_while_off, refused = refused, {}
