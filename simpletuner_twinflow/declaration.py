@@ -20,8 +20,8 @@ class Option:
     """What is known of a user's key beside its type, range, default and help."""
 
     label: str
-    allowed: str = ""  # in words, where the range alone does not say it
-    note: str = ""  # explains the range, said after it
+    allowed: str = ""  # in words, where the range is not enough
+    note: str = ""  # explains the range, printed after it
     requires: tuple[str, ...] = ("twinflow_enabled",)
     documented: bool = False  # one of the feature's twelve documented keys; the others are ours
 

@@ -124,7 +124,7 @@ class TwinFlowOptions(ObjectiveSettings):
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
-        """All keys as they stand in a config."""
+        """All keys of a config."""
         return tuple(PREFIX + name for name in cls.names())
 
     @classmethod

@@ -9,7 +9,7 @@ OFF_WORDS = ("", "none", "0", "0.0", *FALSE_WORDS)
 
 
 def is_set(value: Any) -> bool:
-    """Whether a host value is anything but one of its ways to say "off"."""
+    """Whether a host value means anything but "off"."""
     return str(value).strip().lower() not in OFF_WORDS
 
 

@@ -19,7 +19,7 @@ class Refusal(NamedTuple):
 class Family:
     """What the host's classes do not tell of a family."""
 
-    time_embedding: str  # submodule of the network whose output embeds the time
+    time_embedding: str  # submodule of the network; its output embeds the time
     time_unit: int = 1000  # what the network calls the time of noise, 1 or 1000
     rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
     # Where time is 1 - t. "network": in network and pipeline, which the host's converter of times does not know.

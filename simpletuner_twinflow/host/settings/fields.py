@@ -20,7 +20,7 @@ from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
 PATIENCE = 15  # seconds; a launcher ends the other ranks within one second of the first one's end
 LOADER = "simpletuner.helpers.configuration.loader"
-FIRST_ORDER = 21  # the host's own two fields stand at 21 and 22 of the section "loss_functions"
+FIRST_ORDER = 21  # of the host's own two fields, 21 and 22 in the section "loss_functions"
 
 
 @uses(
@@ -51,7 +51,7 @@ def _config_field(module: ModuleType, name: str, order: int) -> Any:
     }[kind_of(field)]
     default = field.default
     if shown["field_type"] is field_type.SELECT and not shown["choices"]:
-        # The one field type whose lists and objects the host turns into text instead of dropping them.
+        # The one field type with which the host turns lists and objects into text; with others it drops them.
         shown, default = {"field_type": field_type.TEXT_JSON}, default and json.dumps(default)
     bounds = [(rules.MIN, low, "at least"), (rules.MAX, high, "below" if below else "at most")]
     required: dict[str, Any] = dict.fromkeys(info.requires, True)

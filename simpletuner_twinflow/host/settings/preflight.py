@@ -62,7 +62,7 @@ def read_configuration(argv: list[str]) -> None:
     else:
         launched = as_launched(argv)
         if launched is None:
-            return  # the host's command ends by itself and says why
+            return  # the host's command ends with a message of its own
         command, environment = launched
         script = next(place for place, word in enumerate(command) if word.endswith("train.py"))
         sys.argv = list(command[script:])

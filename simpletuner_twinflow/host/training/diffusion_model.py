@@ -13,7 +13,7 @@ from simpletuner_twinflow.sampling.diffusion_path import DiffusionPath
 from simpletuner_twinflow.sampling.diffusion_scheduler import TwinFlowDiffusionScheduler
 from simpletuner_twinflow.sampling.stock import stock_diffusion_scheduler
 
-# Batch key: the flow's time of each row. Beyond the ends of the model's schedule the timestep does not say it.
+# Batch key: the flow's time of each row, which the timestep does not give beyond the ends of the model's schedule.
 FLOW_TIME = "twinflow_flow_time"
 
 

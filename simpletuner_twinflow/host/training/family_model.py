@@ -22,10 +22,7 @@ from simpletuner_twinflow.sampling.stock import stock_scheduler
 
 
 class FamilyModel:
-    """Makes `predict` callables of the host's `model_predict`, and host batches of the objective's rows.
-
-    Args: model: the host's `ModelFoundation` of this run.
-    """
+    """`predict` callables made of a `ModelFoundation`'s `model_predict`, and host batches of the objective's rows."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -85,12 +82,12 @@ class FamilyModel:
         sigmas = per_sample(1 - t if self.family.invert_sigmas == "batch" else t, like=x_t)
         if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
             sigmas = sigmas.expand_as(x_t)
-        # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` asks the network at t - r / 2.
-        asked = sign * (t - r / 2) if self.time_conditioning_mode == "signed_time" else t
+        # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` calls the network at t - r / 2.
+        time = sign * (t - r / 2) if self.time_conditioning_mode == "signed_time" else t
         changes = {
             "noisy_latents": x_t.to(batch["noisy_latents"].dtype),
             "sigmas": sigmas,
-            "timesteps": self._timesteps(asked, batch),
+            "timesteps": self._timesteps(time, batch),
         }
         return dict(batch) | changes | self._time_keys(r, sign)
 

@@ -7,7 +7,7 @@ from typing import Any
 from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
-STEP_MARK = "train_loss"  # stands in the values the host logs once per optimizer step, and in no others
+STEP_MARK = "train_loss"  # a key of what the host logs once per optimizer step, and of nothing else
 MAX_CHARTS = 400  # of one run
 
 

@@ -47,7 +47,7 @@ def complete_pipelines(module: ModuleType) -> None:
     Seam("LoraLayer.scaling", touch=Touch.on_run, module="peft.tuners.lora.layer"),
 )
 def scale_loaded_adapters(module: ModuleType) -> None:
-    """Keep the scale alpha / rank of an adapter whose file names its alphas, as `lora_format` comfyui's does.
+    """Keep the scale alpha / rank of an adapter file with alphas, as `lora_format` comfyui writes.
 
     The host tests whether PEFT's table of rsLoRA flags is empty, which it never is, and takes alpha / sqrt(rank).
     """

@@ -135,7 +135,7 @@ def load_unconditional_embeddings(module: ModuleType) -> None:
         collating.outputs = []
         try:
             batch = wrapped(*args, **kwargs)
-            if len(collating.outputs) == 2:  # the prompts' and, if asked for, the empty prompt's
+            if len(collating.outputs) == 2:  # the prompts' and, if required, the empty prompt's
                 batch[EMPTY_PROMPT] = collating.outputs[1]
             return batch
         finally:
