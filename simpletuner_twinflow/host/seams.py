@@ -221,7 +221,7 @@ def refuse_broken_seams() -> None:
                 _record(hook, [f"{place} is missing"])
                 continue
             _record(hook, [found for seam in hook.seams if seam.module == place and (found := seam.problem(module))])
-    if broken or not versions.supported_range().contains(versions.host_version(), prereleases=True):
+    if broken or not versions.is_supported():
         reason = f": {'; '.join(broken)}" if broken else ""
         raise HostVersionError(
             f"twinflow_enabled is true, but simpletuner-twinflow does not support SimpleTuner "

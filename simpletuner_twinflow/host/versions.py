@@ -17,3 +17,8 @@ def supported_range() -> SpecifierSet:
     """The supported hosts, as stated in `pyproject.toml` (extra `host`) and nowhere else."""
     requirements = map(Requirement, requires(DISTRIBUTION) or ())
     return next(requirement.specifier for requirement in requirements if requirement.name == HOST)
+
+
+def is_supported() -> bool:
+    """Whether the installed host, which may be a pre-release, is in the supported range."""
+    return supported_range().contains(host_version(), prereleases=True)
