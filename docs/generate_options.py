@@ -39,7 +39,8 @@ def render() -> str:
     for name in TwinFlowOptions.names():
         info, default = TwinFlowOptions.info(name), TwinFlowOptions.default_text(name)
         mark = "" if info.documented else " *"
-        rows.append(f"| `{PREFIX}{name}`{mark} | `{default}` | {TwinFlowOptions.allowed(name)} | {info.help} |\n")
+        allowed, help = TwinFlowOptions.allowed(name), TwinFlowOptions.help(name)
+        rows.append(f"| `{PREFIX}{name}`{mark} | `{default}` | {allowed} | {help} |\n")
     return HEADING + "".join(rows) + OURS
 
 

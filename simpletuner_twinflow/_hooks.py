@@ -11,12 +11,12 @@ _registered: set[tuple[str, str]] = set()
 
 
 def hook_entry_points() -> tuple[EntryPoint, ...]:
-    """All hooks: name = host module waited for, value = function called with it; their order says nothing."""
+    """All hooks, unordered: name = host module waited for, value = function called with it."""
     return tuple(entry for entry in distribution(DISTRIBUTION).entry_points if entry.group.startswith(GROUP_PREFIX))
 
 
 def register_hooks() -> None:
-    """Register each hook once; its function is imported only when the host module it waits for has been."""
+    """Register each hook once; its function is imported after its host module."""
     for entry in hook_entry_points():
         key = (entry.name, entry.value)
         if key not in _registered:

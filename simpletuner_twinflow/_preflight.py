@@ -1,8 +1,7 @@
 """Refuse a training command's configuration before the host spends a minute on its imports.
 
-The host reads a configuration twice over: its command imports half of it to start a launcher, whose trainer imports the
-rest and only then parses. So the first of these processes starts a small one, `host.settings.preflight`, which reads
-the configuration as the trainer will, and ends with what that finds. The checks of the trainer stay in force.
+The host's command starts a launcher, and the launched trainer parses the configuration after all imports. So the first
+of these processes starts a small one, `host.settings.preflight`, which checks the configuration as the trainer will.
 """
 
 import os
@@ -15,7 +14,7 @@ REFUSED = 78  # exit code of the small process; sysexits' "configuration error"
 
 
 def refuse_early() -> None:
-    """End this process if it is a training command whose configuration is refused.
+    """End this process if it is a training command with a configuration that is refused.
 
     Raises:
         SystemExit: With a line for each problem.

@@ -1,29 +1,20 @@
-"""What runs at every interpreter start: register a finder that wakes when the host is first imported.
+"""Runs at every interpreter start, and so imports nothing that is not loaded already.
 
-Called from `simpletuner_twinflow.pth` (and, on Python 3.15+, from `simpletuner_twinflow.start`, PEP 829) in every
-process of the environment, also those that never train. It therefore imports nothing that is not loaded already.
+Called from `simpletuner_twinflow.pth` (and, on Python 3.15+, from `simpletuner_twinflow.start`, PEP 829).
 """
 
 import os
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
 
 HOST = "simpletuner"
 DISABLE_VARIABLE = "SIMPLETUNER_TWINFLOW_DISABLED"
 
 
 class HostFinder:
-    """A `sys.meta_path` entry that finds nothing: the host's first import only triggers the hooks' registration."""
+    """A `sys.meta_path` entry that finds nothing; the first import of the host makes it register the hooks."""
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> "ModuleSpec | None":
-        """Register the hooks when `fullname` is the host, then leave the import to the ordinary finders.
-
-        Raises:
-            SystemExit: This process is a training command whose configuration is refused.
-        """
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        """Register the hooks when `fullname` is the host. Raises: SystemExit: see `refuse_early`."""
         if fullname == HOST:
             sys.meta_path.remove(self)
             from simpletuner_twinflow._hooks import register_hooks
@@ -31,7 +22,6 @@ class HostFinder:
 
             register_hooks()
             refuse_early()
-        return None
 
 
 def register() -> None:

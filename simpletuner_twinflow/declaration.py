@@ -1,7 +1,4 @@
-"""Settings whose type, range, default and help are declared once and checked whenever a set of them is made.
-
-Pydantic does the checking; a refusal is one line that names the setting, the value found and what is allowed.
-"""
+"""Settings with type, range, default and help declared once; pydantic checks them, with one line for each error."""
 
 import json
 import types
@@ -20,27 +17,28 @@ MAX_SHOWN = 80  # characters of a value that an error shows
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What is known of a user's key beside its type, range and default."""
+    """What is known of a user's key beside its type, range, default and help."""
 
     label: str
-    help: str
-    allowed: str = ""  # in words, where the range alone does not say it
-    note: str = ""  # explains the range, said after it
+    allowed: str = ""  # in words, where the range is not enough
+    note: str = ""  # explains the range, printed after it
     requires: tuple[str, ...] = ("twinflow_enabled",)
     documented: bool = False  # one of the feature's twelve documented keys; the others are ours
 
 
-def option(default: Any, label: str, help: str, *, ge: Any = None, le: Any = None, lt: Any = None, **more: Any) -> Any:
-    """A field of `Settings` that is a user's key. Args: ge, le, lt: its range. more: of `Option`."""
-    extra: Any = {"option": Option(label=label, help=help, **more)}
+def option(default: Any, label: str, *, ge: Any = None, le: Any = None, lt: Any = None, **more: Any) -> Any:
+    """A field of `Settings` that is a user's key; the docstring below it is its help.
+
+    Args: default, label; ge, le, lt: its range; more: of `Option`.
+    """
+    extra: Any = {"option": Option(label=label, **more)}
     return Field(default, ge=ge, le=le, lt=lt, json_schema_extra=extra)
 
 
 class RefusedSettingsError(TwinFlowConfigError):
-    """Settings of a wrong type or out of range."""
+    """Settings of a wrong type or out of range. Args: lines: the error of each, by name."""
 
     def __init__(self, lines: Mapping[str, str]) -> None:
-        """Args: lines: by setting, the line that refuses its value."""
         self.lines = dict(lines)
         super().__init__(*self.lines.values())
 
@@ -49,13 +47,13 @@ class RefusedSettingsError(TwinFlowConfigError):
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and strict about types; a whole number is taken for a float.
+    """Base of all settings: immutable and of strict types, except that a float may be a whole number.
 
     Raises:
         RefusedSettingsError: A line for each setting of a wrong type or out of range.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -68,17 +66,17 @@ class Settings(BaseModel):
 
     @classmethod
     def refusal(cls, name: str, value: Any) -> str:
-        """The line that refuses a value."""
+        """The error of a value that is not allowed."""
         if name not in cls.model_fields:
             return f"{name} is no setting; there are: {', '.join(cls.model_fields)}."
         return f"{name} is {shown(value)}; allowed: {cls.allowed(name)}."
 
     @classmethod
     def allowed(cls, name: str) -> str:
-        """The allowed values in words, for errors and the documentation."""
-        field, option = cls.model_fields[name], cls.option(name)
-        if option and option.allowed:
-            return option.allowed
+        """The allowed values in words."""
+        field, info = cls.model_fields[name], cls.info(name)
+        if info.allowed:
+            return info.allowed
         if found := cls.choices(name):
             return " or ".join(f'"{choice}"' for choice in found)
         low, high, below = limits(field)
@@ -87,27 +85,32 @@ class Settings(BaseModel):
         whole = "a whole number " if kind_of(field) is int else ""
         least = f"from {low:.7g}" if low is not None and whole else "" if low is None else f"{low:.7g}"
         most = "" if high is None else f" to {'below ' if below else ''}{high:.7g}"
-        return f"{whole}{least}{most or ' up'}{option.note if option else ''}"
+        return f"{whole}{least}{most or ' up'}{info.note}"
 
     @classmethod
-    def option(cls, name: str) -> Option | None:
-        """The declaration of a user's key; None of a setting that is none."""
+    def info(cls, name: str) -> Option:
+        """What `option` declared of a setting."""
         extra: Any = cls.model_fields[name].json_schema_extra or {}
-        return extra.get("option")
+        return extra.get("option", Option(label=name))
+
+    @classmethod
+    def help(cls, name: str) -> str:
+        """What a setting does: the docstring below its declaration."""
+        return " ".join((cls.model_fields[name].description or "").split())
 
     @classmethod
     def choices(cls, name: str) -> tuple[str, ...]:
-        """The values of a setting that is one of several words."""
+        """The values of a `Literal` setting; none for others."""
         annotation = cls.model_fields[name].annotation
         return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
 
     def changed(self, **values: Any) -> Self:
-        """The same settings but for these, checked anew."""
+        """A copy with other values, checked."""
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | values)
 
 
 def kind_of(field: FieldInfo) -> type:
-    """bool, int, float or str; str for a list or object, which reaches us as JSON text."""
+    """bool, int, float or str; str also for a list or object, which the host passes as JSON text."""
     annotation: Any = field.annotation
     if isinstance(annotation, types.UnionType):
         annotation = next(part for part in annotation.__args__ if part is not type(None))
@@ -115,15 +118,13 @@ def kind_of(field: FieldInfo) -> type:
 
 
 def limits(field: FieldInfo) -> tuple[float | None, float | None, bool]:
-    """Lowest and highest value of a number, and whether the highest itself is left out."""
-    low = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
-    high = next((item.le for item in field.metadata if hasattr(item, "le")), None)
-    below = next((item.lt for item in field.metadata if hasattr(item, "lt")), None)
-    return low, high if below is None else below, below is not None
+    """Lowest and highest value of a number, and whether the highest itself is excluded."""
+    found = {name: getattr(item, name) for item in field.metadata for name in ("ge", "le", "lt") if hasattr(item, name)}
+    return found.get("ge"), found.get("le", found.get("lt")), "lt" in found
 
 
 def shown(value: Any) -> str:
-    """A value for an error, as it stands in a JSON config; a long one is cut."""
+    """A value for an error, as in a JSON config; a long one is cut."""
     try:
         text = json.dumps(value, default=str)
     except ValueError:  # a whole number of more digits than Python writes out
@@ -132,5 +133,4 @@ def shown(value: Any) -> str:
 
 
 def cut(text: str) -> str:
-    """The text, cut where it is long."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

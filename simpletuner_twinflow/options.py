@@ -1,14 +1,14 @@
-"""Every `twinflow_*` key: declared here, and what the objective needs of them in `method.settings`.
+"""Every `twinflow_*` key, declared here or, if the objective needs it, in `method.settings`.
 
-The host's fields, the checks, the objective's settings and docs/options.md are read off these declarations.
+The host's fields, the checks, the objective's settings and docs/options.md are made from these declarations.
 """
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Self
 
-from simpletuner_twinflow.declaration import Option, RefusedSettingsError, cut, kind_of, option, shown
+from simpletuner_twinflow.declaration import RefusedSettingsError, cut, kind_of, option, shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
@@ -21,74 +21,37 @@ TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", 
 class TwinFlowOptions(ObjectiveSettings):
     """The options of a run; the key in a config is the name with `twinflow_` in front."""
 
-    enabled: bool = option(
-        False,
-        "Enable TwinFlow",
-        "Train for 1 to 4 step generation at guidance 0 with the TwinFlow losses. Leave distillation_method "
-        "unset and scheduled sampling off.",
-        requires=(),
-        documented=True,
-    )
-    target_step_count: int = option(
-        1,
-        "Target steps",
-        "Number of sampling steps to train for, also used for validation (guidance is forced to 0). "
-        "Recommended: 1 to 4.",
-        ge=1,
-        le=8,
-        documented=True,
-    )
-    require_ema: bool = option(
-        True,
-        "Require EMA teacher",
-        "Refuse to start without use_ema. Set to false to accept the student as its own teacher.",
-        documented=True,
-    )
-    allow_no_ema_teacher: bool = option(
-        False,
-        "Allow student as teacher",
-        "Accept the student's own weights as the teacher when use_ema is off.",
-        documented=True,
-    )
-    allow_diff2flow: bool = option(
-        False,
-        "Allow diff2flow bridge",
-        "Together with diff2flow_enabled: train epsilon and v-prediction models through the flow bridge.",
-        documented=True,
-    )
-    time_conditioning: Literal["training_only", "signed_time", "none"] = option(
-        "training_only",
-        "Time conditioning",
-        "How target time and time sign reach the network. training_only: small modules beside the time "
-        "embedding, which sampling does not need. signed_time: one time t - r / 2, negative on the twin path, no "
-        "extra weights (the published LoRA recipe). none: not at all, so not with the adversarial branch.",
-    )
-    export_weights: Literal["auto", "ema", "student"] = option(
-        "auto",
-        "Exported weights",
-        'Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. '
-        "Checkpoints hold both.",
-    )
-    implementation: Literal["paper", "host"] = option(
-        "paper",
-        "Implementation",
-        '"paper": this plugin\'s TwinFlow. "host": SimpleTuner\'s own, for comparison runs.',
-    )
-    trajectory_interval: int = option(
-        500,
-        "Trajectory chart interval",
-        "Steps between experimental trajectory charts on W&B (sigma against target time against sign). 0: "
-        "none. Charts are thinned so that a run never logs more than 400 of them.",
-        ge=0,
-        le=1_000_000,
-    )
+    enabled: bool = option(False, "Enable TwinFlow", requires=(), documented=True)
+    """Train for 1 to 4 step generation at guidance 0 with the TwinFlow losses. Leave distillation_method unset and
+    scheduled sampling off.
+    """
+    target_step_count: int = option(1, "Target steps", ge=1, le=8, documented=True)
+    """Number of sampling steps to train for, also used for validation (guidance is forced to 0). Recommended: 1 to 4.
+    """
+    require_ema: bool = option(True, "Require EMA teacher", documented=True)
+    """Refuse to start without use_ema. Set to false to accept the student as its own teacher."""
+    allow_no_ema_teacher: bool = option(False, "Allow student as teacher", documented=True)
+    """Accept the student's own weights as the teacher when use_ema is off."""
+    allow_diff2flow: bool = option(False, "Allow diff2flow bridge", documented=True)
+    """Together with diff2flow_enabled: train epsilon and v-prediction models through the flow bridge."""
+    time_conditioning: Literal["training_only", "signed_time", "none"] = option("training_only", "Time conditioning")
+    """How target time and time sign reach the network. training_only: small modules beside the time embedding, which
+    sampling does not need. signed_time: one time t - r / 2, negative on the twin path, no extra weights (the published
+    LoRA recipe). none: not at all, so not with the adversarial branch.
+    """
+    export_weights: Literal["auto", "ema", "student"] = option("auto", "Exported weights")
+    """Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. Checkpoints hold both.
+    """
+    implementation: Literal["paper", "host"] = option("paper", "Implementation")
+    """ "paper": this plugin's TwinFlow. "host": SimpleTuner's own, for comparison runs."""
+    trajectory_interval: int = option(500, "Trajectory chart interval", ge=0, le=1_000_000)
+    """Steps between experimental trajectory charts on W&B (sigma against target time against sign). 0: none. Charts are
+    thinned so that a run never logs more than 400 of them.
+    """
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Read the options from a run's parsed configuration.
-
-        Args:
-            values: the configuration; keys without the prefix and missing keys are passed over, None is "not set".
+        """The options in a run's parsed configuration; keys without the prefix are ignored, None is "not set".
 
         Raises:
             TwinFlowConfigError: A line for each problem: the key, the value found, the allowed range and the way out.
@@ -100,95 +63,79 @@ class TwinFlowOptions(ObjectiveSettings):
 
     @classmethod
     def read(cls, values: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> tuple[Self, dict[str, str]]:
-        """The options, with the default where a value cannot be taken.
+        """The options, with the default for values that are not allowed, and the errors of these values by key.
 
         Args:
-            values: as `from_mapping` takes them.
-            given: the same values as the user wrote them, as text for instance; the lines show these.
-
-        Returns:
-            The options, and for each key whose value cannot be taken a line that says so.
+            values: as for `from_mapping`.
+            given: the same values as the user wrote them, for instance as text; the errors show these.
         """
         taken = {name: values[PREFIX + name] for name in cls.names() if values.get(PREFIX + name) is not None}
         try:
             return cls(**taken), {}
         except RefusedSettingsError as error:
-            wrong = error.lines
-        as_given = given or values
-        lines = {
-            PREFIX + name: cls.refusal(name, as_given.get(PREFIX + name, taken[name]))
-            for name in cls.names()
-            if name in wrong
-        }
-        return cls(**{name: value for name, value in taken.items() if name not in wrong}), lines
+            wrong = {name: taken.pop(name) for name in cls.names() if name in error.lines}
+        keys = {PREFIX + name: name for name in wrong}
+        lines = {key: cls.refusal(name, (given or values).get(key, wrong[name])) for key, name in keys.items()}
+        return cls(**taken), lines
 
     @classmethod
     def refusal(cls, name: str, value: Any) -> str:
-        """The line that refuses a value: key, value, what is allowed, the way out."""
+        """The error of a value that is not allowed: key, value, what is allowed, the way out."""
         choices, json_text = cls.choices(name), not cls.choices(name) and cls.type_of(name) is str
         meant = next((choice for choice in choices if str(value).strip().lower() == choice), None)
         way_out = {bool: "true or false", str: "such a value"}.get(cls.type_of(name), "a value in that range")
         if choices:
             way_out = f'"{meant}"' if meant else "one of these"
-        # A text is JSON already where JSON is read, and is not quoted again.
+        # Where JSON is read, a text is JSON already and is not quoted again.
         found = cut(" ".join(value.split())) if json_text and isinstance(value, str) and value.strip() else shown(value)
         return (
             f"{PREFIX}{name} is {found}; allowed: {cls.allowed(name)}. Set it to {way_out} or remove it "
             f"(default {cls.default_text(name)})."
         )
 
-    def contradictions(self) -> list[str]:
-        """A line on each contradiction among the options; none while TwinFlow does not train."""
+    def contradictions(self) -> Iterator[str]:
+        """A line on each contradiction among the options of a run that this plugin trains."""
         if not self.enabled or self.implementation == "host":
-            return []
-        found = []
+            return
         twin = (self.role_shares or {}).get(Role.twin, 0.0)
         if self.role_shares is not None and (twin > 0) != self.adversarial_enabled:
-            found.append(
+            yield (
                 f"twinflow_role_shares gives twin {twin:g} while twinflow_adversarial_enabled is "
                 f"{shown(self.adversarial_enabled)}: twin rows are what the adversarial branch trains on. Set both or "
                 "neither."
             )
         if self.adversarial_enabled and self.time_conditioning == "none":
-            found.append(
+            yield (
                 'twinflow_time_conditioning is "none" while twinflow_adversarial_enabled is true: without a time sign '
                 'the real path would be trained on generated samples. Use "training_only" or "signed_time".'
             )
         if self.image_free and not self.adversarial_enabled:
-            found.append(
+            yield (
                 "twinflow_image_free is true while twinflow_adversarial_enabled is false: without that branch nothing "
                 "would tie the samples to what the base model knows. Set twinflow_adversarial_enabled to true or "
                 "twinflow_image_free to false."
             )
-        return found
 
     @classmethod
     def names(cls) -> list[str]:
-        """All options; the documented ones first."""
+        """All options; those that SimpleTuner documents first."""
         own = [name for name in cls.model_fields if name not in ObjectiveSettings.model_fields]
         return sorted([*own, *ObjectiveSettings.model_fields], key=lambda name: not cls.info(name).documented)
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
-        """All keys as they stand in a config."""
+        """All keys of a config."""
         return tuple(PREFIX + name for name in cls.names())
 
     @classmethod
-    def info(cls, name: str) -> Option:
-        """The declaration of an option, by its name without prefix."""
-        option = cls.option(name)
-        assert option is not None, f"{name} is declared without an Option"
-        return option
-
-    @classmethod
     def default_text(cls, name: str) -> str:
-        """An option's default as a user would write it; "unset" for none."""
+        """An option's default as a user would write it."""
         default = cls.model_fields[name].default
         return default if isinstance(default, str) else "unset" if default is None else json.dumps(default)
 
     @classmethod
     def type_of(cls, name: str) -> type:
-        """bool, int, float or str; a JSON list or object is str, as which the host hands it over."""
+        """bool, int, float or str; str also for a list or object."""
         return kind_of(cls.model_fields[name])
 
 
@@ -196,16 +143,15 @@ def misspelt(keys: Iterable[str]) -> list[str]:
     """A line on each key that begins with the name and does not exist, with the nearest right one."""
     known = TwinFlowOptions.keys()
     wrong = [key for key in dict.fromkeys(keys) if key.lower().startswith(NAME) and key not in known]
-    nearest = {key: difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)[0] for key in wrong}
-    lines = [f"{key} is not a TwinFlow key; did you mean {near}? " for key, near in nearest.items()]
-    return [line + f"All keys: {', '.join(known)}" if line is lines[0] else line.strip() for line in lines]
+    nearest = [difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)[0] for key in wrong]
+    lines = [f"{key} is not a TwinFlow key; did you mean {near}?" for key, near in zip(wrong, nearest, strict=True)]
+    return [f"{line} All keys: {', '.join(known)}" for line in lines[:1]] + lines[1:]
 
 
-def from_text(key: str, text: str) -> Any:
-    """The value that a text stands for; the text itself where it is none of the key's type.
-
-    Config files, environment variables and command lines may all give a number or a switch as text.
-    """
+def from_text(key: str, text: Any) -> Any:
+    """The value that a text from a config, the environment or the command line means; anything else unchanged."""
+    if not isinstance(text, str):
+        return text
     kind, stripped = TwinFlowOptions.type_of(key.removeprefix(PREFIX)), text.strip()
     if kind is bool and stripped.lower() in TRUE_WORDS + FALSE_WORDS:
         return stripped.lower() in TRUE_WORDS

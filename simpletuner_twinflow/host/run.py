@@ -1,5 +1,6 @@
-"""The run's options: parsed once, asked by every hook."""
+"""What the hooks share: the run's options, parsed once; wrappers for TwinFlow runs alone; the log of mended faults."""
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
@@ -12,7 +13,7 @@ KEYS = TwinFlowOptions.keys()
 
 
 def options_of(config: Any) -> TwinFlowOptions:
-    """The options in the host's parsed configuration, which holds plain values only.
+    """The options in the host's parsed configuration; of None, the defaults.
 
     Raises:
         TwinFlowConfigError: A line for each value that cannot be taken.
@@ -21,7 +22,7 @@ def options_of(config: Any) -> TwinFlowOptions:
 
 
 def active_options(config: Any) -> TwinFlowOptions | None:
-    """The run's options where this plugin trains; None where TwinFlow is off or left to the host."""
+    """The run's options; None where TwinFlow is off or left to the host's own implementation."""
     options = options_of(config)
     return options if options.enabled and options.implementation == "paper" else None
 
@@ -33,12 +34,9 @@ def _parsed(values: tuple[Any, ...]) -> TwinFlowOptions:
 
 
 def wrap_active(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
-    """Wrap a method of the host's for TwinFlow runs alone; in any other the call goes straight through.
+    """Wrap a host method, "Class.method", for TwinFlow runs alone; in any other the call goes straight through.
 
-    Args:
-        module: of the host.
-        path: "Class.method"; the class holds the run's configuration as `config` or `args`.
-        wrapper: `wrapper(wrapped, instance, args, kwargs)`.
+    The class holds the run's configuration as `config` or `args`. `wrapper(wrapped, instance, args, kwargs)`.
     """
 
     def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -48,3 +46,14 @@ def wrap_active(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> N
         return wrapper(wrapped, instance, args, kwargs)
 
     wrap(module, path, call)
+
+
+def argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, position: int = 0, default: Any = None) -> Any:
+    """An argument of a wrapped call, which may have been passed by position or by name."""
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def log_mending(what: str, *values: Any) -> None:
+    """Log a fault of the host that a TwinFlow run mends; docs/mended.md lists them."""
+    # The host configures logging while it starts; a logger made earlier would be switched off.
+    logging.getLogger("simpletuner_twinflow").info(f"Mending SimpleTuner: {what}.", *values)

@@ -10,7 +10,6 @@ from simpletuner_twinflow._startup import HOST
 
 
 def host_version() -> str:
-    """The installed host's version."""
     return version(HOST)
 
 
@@ -21,5 +20,5 @@ def supported_range() -> SpecifierSet:
 
 
 def is_supported() -> bool:
-    """Whether the installed host lies in the supported range; its pre-releases count."""
+    """Whether the installed host, which may be a pre-release, is in the supported range."""
     return supported_range().contains(host_version(), prereleases=True)

@@ -10,12 +10,12 @@ from pydantic import BeforeValidator
 from simpletuner_twinflow.declaration import Settings, option
 from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 
-MIN_SHARE = 1e-3  # of the largest share; a role with a smaller one would get no row for many steps
+MIN_SHARE = 1e-3  # of the largest share; a role with a smaller one would have no row for many steps
 ADVERSARIAL = ("twinflow_enabled", "twinflow_adversarial_enabled")
 
 
 def _from_json(value: Any) -> Any:
-    """A JSON text's content; any other value as it is. Raises: ValueError: It is no JSON."""
+    """A JSON text's content; any other value unchanged. Raises: ValueError: It is not JSON."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except RecursionError as error:
@@ -23,7 +23,6 @@ def _from_json(value: Any) -> Any:
 
 
 def _read_range(value: Any) -> tuple[float, float]:
-    """Two times from a JSON list. Raises: ValueError: It is anything else."""
     found = _from_json(value)
     if not isinstance(found, list | tuple) or len(found) != 2 or not all(map(_is_number, found)):
         raise ValueError("not a list of two numbers")
@@ -34,11 +33,6 @@ def _read_range(value: Any) -> tuple[float, float]:
 
 
 def _read_shares(value: Any) -> Mapping[Role, float] | None:
-    """The share of each role from a JSON object; None for equal shares.
-
-    Raises:
-        ValueError: It is anything else, no role of real data has a share, or a share is too small.
-    """
     found = _from_json(value)
     if value is None:
         return None
@@ -54,10 +48,9 @@ def _read_shares(value: Any) -> Mapping[Role, float] | None:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number that fits a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= sys.float_info.max  # false for NaN
+    """Whether a value is a number that fits a float; NaN does not."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 TimeRange = Annotated[tuple[float, float], BeforeValidator(_read_range)]
@@ -67,100 +60,56 @@ RoleShares = Annotated[Mapping[Role, float] | None, BeforeValidator(_read_shares
 class ObjectiveSettings(Settings):
     """The settings of the objective; each is one of a run's options."""
 
-    estimate_order: int = option(
-        2,
-        "RCGM order",
-        "Jumps of the teacher's rollout in the RCGM target (N). Each costs one more teacher pass.",
-        ge=1,
-        le=8,
-        documented=True,
-    )
+    estimate_order: int = option(2, "RCGM order", ge=1, le=8, documented=True)
+    """Jumps of the teacher's rollout in the RCGM target (N). Each costs one more teacher pass."""
     enhanced_ratio: float = option(
         0.5,
         "Guidance ratio",
-        "Weight of the teacher's conditional minus unconditional velocity in the training target, so that "
-        "sampling needs no guidance: the trained-in guidance scale is 1 / (1 - ratio), so 0.5 is a scale of 2. "
-        "0 leaves it out and saves two teacher passes.",
         ge=0,
         lt=1,
         note=" (the trained-in guidance scale is 1 / (1 - ratio), which has no finite value from 1 on)",
         documented=True,
     )
-    delta_t: float = option(
-        0.01,
-        "RCGM delta t",
-        "Finite difference of the RCGM target, as a share of the path.",
-        ge=1e-4,
-        le=0.5,
-        documented=True,
-    )
-    target_clamp: float = option(
-        1.0,
-        "Target clamp",
-        "Largest correction, per element, that the RCGM target may make to the prediction.",
-        ge=1e-3,
-        le=100,
-        documented=True,
-    )
-    adversarial_enabled: bool = option(
-        False,
-        "Adversarial branch",
-        "Add the self-adversarial losses L_adv and L_rectify (full TwinFlow). No discriminator is trained.",
-        documented=True,
-    )
-    adversarial_weight: float = option(
-        1.0,
-        "L_adv weight",
-        "Weight of the velocity loss on generated samples, on negative time.",
-        ge=0,
-        le=100,
-        requires=ADVERSARIAL,
-        documented=True,
-    )
-    rectify_weight: float = option(
-        1.0,
-        "L_rectify weight",
-        "Weight of the distribution matching loss on one-step samples.",
-        ge=0,
-        le=100,
-        requires=ADVERSARIAL,
-        documented=True,
-    )
-    loss: Literal["l2", "barron"] = option(
-        "l2",
-        "Loss",
-        'Distance between prediction and target: "l2", or "barron", the robust loss of the published code '
-        "(alpha 1, scale 1e-3), which weighs large errors less.",
-    )
+    """Weight of the teacher's conditional minus unconditional velocity in the training target, so that sampling needs
+    no guidance: the trained-in guidance scale is 1 / (1 - ratio), so 0.5 is a scale of 2. 0 leaves it out and saves two
+    teacher passes.
+    """
+    delta_t: float = option(0.01, "RCGM delta t", ge=1e-4, le=0.5, documented=True)
+    """Finite difference of the RCGM target, as a share of the path."""
+    target_clamp: float = option(1.0, "Target clamp", ge=1e-3, le=100, documented=True)
+    """Largest correction, per element, that the RCGM target may make to the prediction."""
+    adversarial_enabled: bool = option(False, "Adversarial branch", documented=True)
+    """Add the self-adversarial losses L_adv and L_rectify (full TwinFlow). No discriminator is trained."""
+    adversarial_weight: float = option(1.0, "L_adv weight", ge=0, le=100, requires=ADVERSARIAL, documented=True)
+    """Weight of the velocity loss on generated samples, on negative time."""
+    rectify_weight: float = option(1.0, "L_rectify weight", ge=0, le=100, requires=ADVERSARIAL, documented=True)
+    """Weight of the distribution matching loss on one-step samples."""
+    loss: Literal["l2", "barron"] = option("l2", "Loss")
+    """Distance between prediction and target: "l2", or "barron", the robust loss of the published code (alpha 1, scale
+    1e-3), which weighs large errors less.
+    """
     enhanced_range: TimeRange = option(
-        (0.0, 1.0),
-        "Guidance range",
-        "Times, ends included, at which the guidance ratio is applied, as [low, high]; 1 is noise.",
-        allowed="a JSON list [low, high] with 0 <= low <= high <= 1",
+        (0.0, 1.0), "Guidance range", allowed="a JSON list [low, high] with 0 <= low <= high <= 1"
     )
-    time_weighting: bool = option(
-        False,
-        "Time weighting",
-        "Weigh real rows by tan((1 - (t - r)) pi / 2.5) + 1 as the published code does: short jumps count more.",
-    )
-    image_free: bool = option(
-        False,
-        "Image-free training",
-        "Train on the model's own one-step samples in place of the data; captions are still used. Needs the "
-        "adversarial branch.",
-        requires=ADVERSARIAL,
-    )
+    """Times, ends included, at which the guidance ratio is applied, as [low, high]; 1 is noise."""
+    time_weighting: bool = option(False, "Time weighting")
+    """Weigh real rows by tan((1 - (t - r)) pi / 2.5) + 1 as the published code does: short jumps count more."""
+    image_free: bool = option(False, "Image-free training", requires=ADVERSARIAL)
+    """Train on the model's own one-step samples in place of the data; captions are still used. Needs the adversarial
+    branch.
+    """
     role_shares: RoleShares = option(
         None,
         "Role shares",
-        "Proportions in which rows train the parts of the objective. Unset: equal shares of all that are "
-        "trained. A role left out gets no rows; twin belongs to the adversarial branch and is needed there.",
         allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one of the first "
         "three above 0, and none above 0 that is under a thousandth of the largest",
     )
+    """Proportions in which rows train the parts of the objective. Unset: equal shares of all that are trained. A role
+    left out gets no rows; twin belongs to the adversarial branch and is needed there.
+    """
 
     def roles(self) -> Mapping[Role, float]:
-        """The share of each role: as set, else equal ones of all that are trained."""
+        """The share of each role: `role_shares`, or equal shares of all that are trained."""
         if self.role_shares is not None:
             return self.role_shares
         active = [role for role in Role if role is not Role.twin or self.adversarial_enabled]

@@ -14,8 +14,8 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from torch import Tensor, nn
 
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
+from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from simpletuner_twinflow.host.training.family_model import FamilyModel
-from simpletuner_twinflow.host.training.models import family_model_for
 from testbed.host_models.tiny import cached_text
 
 REQUIRED = {

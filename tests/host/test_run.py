@@ -1,11 +1,12 @@
-"""Whether this plugin trains a run, asked of the host's configuration."""
+"""Whether this plugin trains a run, asked of the host's configuration; and the log line of what is mended."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
 
 from simpletuner_twinflow import TwinFlowOptions
-from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.run import active_options, log_mending
 from testbed.host_models.build import host_config
 
 
@@ -27,3 +28,9 @@ def test_options_are_those_of_the_parsed_configuration(folder, in_folder):
     options = active_options(host_config("sd3", folder, twinflow_target_step_count=4, twinflow_loss="barron"))
     assert isinstance(options, TwinFlowOptions)
     assert (options.target_step_count, options.loss, options.adversarial_enabled) == (4, "barron", True)
+
+
+def test_what_is_mended_is_said_in_one_line_with_its_values(caplog):
+    with caplog.at_level(logging.INFO, logger="simpletuner_twinflow"):
+        log_mending("%s of %s", "the scheduler", "sana")
+    assert caplog.messages == ["Mending SimpleTuner: the scheduler of sana."]

@@ -133,7 +133,7 @@ def test_ema_weights_asked_for_without_ema_are_refused_at_start_up():
     [problem] = conflicts(config, TwinFlowOptions.from_mapping(config))
     assert re.search(r'twinflow_export_weights is "ema".*use_ema.*"auto"', problem)
     config["twinflow_export_weights"] = "auto"
-    assert conflicts(config, TwinFlowOptions.from_mapping(config)) == []
+    assert [*conflicts(config, TwinFlowOptions.from_mapping(config))] == []
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def attach_to_ema(module: ModuleType) -> None:
     def init_ema_model(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
         ema = trainer.ema_model
-        if ema is None or trainer.twinflow_model.conditioning is None:
+        if ema is None or trainer.twinflow_model.time_conditioning is None:
             return
         set_on(ema, "model_cls", TimeConditionedClass(ema.model_cls, trainer.twinflow_model.family))
 

@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import options_of, wrap_active
+from simpletuner_twinflow.host.run import argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.families import FAMILIES
 from simpletuner_twinflow.host.training.trainer import distiller_of
@@ -23,7 +23,7 @@ REAL_GUIDANCE = {"guidance_scale_real", "true_cfg_scale"}  # 1: the prompt alone
     lost="SimpleTuner's documented import path gives its own scheduler",
 )
 def offer_scheduler(module: ModuleType) -> None:
-    """Make the documented import path give the scheduler that works; the host's own stays within reach."""
+    """Make the documented import path give this plugin's scheduler; the host's own is kept as HOSTS_OWN."""
     from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 
     set_on(module, HOSTS_OWN, vars(module)["TwinFlowScheduler"])
@@ -32,13 +32,10 @@ def offer_scheduler(module: ModuleType) -> None:
 
 @contextmanager
 def settled_pipeline_calls(model: Any) -> Iterator[None]:
-    """Have the model's pipeline called, inside this block, as a TwinFlow model is to be sampled.
+    """Inside this block the pipeline of a `ModelFoundation` is called with the steps and guidance of a TwinFlow run.
 
-    Steps and guidance are the run's also where a family replaces what validation asks for. A network that embeds the
-    guidance scale is given the scale it is trained with: scale 0 is one it has never seen.
-
-    Args:
-        model: the host's `ModelFoundation` of a TwinFlow run.
+    They also override those that a family sets itself. A network that embeds the guidance scale gets the scale of its
+    training: it has never seen scale 0.
     """
     family, network = FAMILIES.get(model.config.model_family), model.get_trained_component(unwrap_model=True)
     for name, value in (family.network_config if family else {}).items():
@@ -49,7 +46,7 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
     def update_pipeline_call_kwargs(pipeline_kwargs: dict) -> dict:
         updated = update(pipeline_kwargs)
         accepted = inspect.signature(model.pipeline.__call__).parameters
-        # A scale beside an embedded one has a default above 1 in some pipelines, so it is named even where nobody did.
+        # A scale beside an embedded one has a default above 1 in some pipelines, so it is always passed.
         settled = updated | dict.fromkeys(REAL_GUIDANCE & accepted.keys(), 1.0)
         settled |= dict.fromkeys(GUIDANCE & settled.keys(), 0.0)
         settled |= dict.fromkeys(STEPS & settled.keys(), steps)
@@ -64,7 +61,7 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
 
 
 def sampling_guidance(model: Any) -> float:
-    """The guidance scale to call a pipeline with: what the network is trained with if it embeds one, else none."""
+    """The guidance scale of a pipeline's call: that of training where the network embeds it, else the unguided one."""
     family, network = FAMILIES.get(model.config.model_family), model.get_trained_component(unwrap_model=True)
     if family is None:
         return 0.0
@@ -85,18 +82,17 @@ def sampling_guidance(model: Any) -> float:
     Seam("config.twinflow_enabled", touch=Touch.in_block),
 )
 def attach_to_validation(module: ModuleType) -> None:
-    """Keep the base-model benchmark what it is without TwinFlow, and the evaluation loss one of the velocity."""
+    """Validate in a few steps, the base-model benchmark as without TwinFlow; evaluate the loss at r = t."""
     from simpletuner.helpers.training import custom_schedule
 
-    # Here the name stands for the host's own implementation; ours comes from the distiller.
+    # In this module the name is the host's own implementation's; the plugin's scheduler comes from the distiller.
     names = vars(module)
     host_scheduler = getattr(custom_schedule, HOSTS_OWN, names["TwinFlowScheduler"])
     set_on(module, "TwinFlowScheduler", host_scheduler)
     set_on(module, "SCHEDULER_NAME_MAP", names["SCHEDULER_NAME_MAP"] | {"twinflow": host_scheduler})
 
     def run_validations(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
-        validation_type = args[1] if len(args) > 1 else kwargs.get("validation_type")
-        if validation_type != "base_model":
+        if argument(args, kwargs, "validation_type", 1) != "base_model":
             with settled_pipeline_calls(validation.model):
                 return wrapped(*args, **kwargs)
         # The host reads this flag for the scheduler, the steps and the guidance of every validation.
@@ -104,11 +100,8 @@ def attach_to_validation(module: ModuleType) -> None:
             return wrapped(*args, **kwargs)
 
     def execute_eval(wrapped: Callable, evaluation: Any, args: tuple, kwargs: dict) -> Any:
-        prepare_batch = args[0] if args else kwargs["prepare_batch"]
-        distiller = distiller_of(getattr(prepare_batch, "__self__", None))
-        if distiller is None:
-            return wrapped(*args, **kwargs)
-        with distiller.evaluating():
+        distiller = distiller_of(getattr(argument(args, kwargs, "prepare_batch"), "__self__", None))
+        with nullcontext() if distiller is None else distiller.evaluating():
             return wrapped(*args, **kwargs)
 
     wrap_active(module, "Validation.run_validations", run_validations)

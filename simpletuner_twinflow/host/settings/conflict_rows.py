@@ -1,4 +1,4 @@
-"""The host's keys that TwinFlow cannot be combined with, a row each; `conflicts` asks for them."""
+"""The host's keys that TwinFlow cannot be combined with, a row each; `conflicts` checks them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,12 +9,12 @@ OFF_WORDS = ("", "none", "0", "0.0", *FALSE_WORDS)
 
 
 def is_set(value: Any) -> bool:
-    """Whether a host value is anything but one of its ways to say "off"."""
+    """Whether a host value means anything but "off"."""
     return str(value).strip().lower() not in OFF_WORDS
 
 
 def is_positive(value: Any) -> bool:
-    """Whether a numeric host value is above 0; unset counts as 0, and on anything else the host has its own word."""
+    """Whether a host value is a number above 0; the host itself refuses what is no number."""
     return (as_number(value) or 0.0) > 0
 
 
@@ -35,7 +35,6 @@ class Conflict(NamedTuple):
     applies: Callable[[Any], bool] = is_set
 
 
-FEW_STEP = "TwinFlow is its own few-step method"
 MOVED_TIMES = "scheduled sampling moves the time after TwinFlow has drawn it"
 OWN_LOSS = "TwinFlow replaces the training loss, so this term would be left out"
 OWN_WEIGHTS = "TwinFlow's terms have weights of their own"
@@ -46,9 +45,9 @@ NO_SNR = "TwinFlow's terms are not weighted by the SNR"
 NO_MASK = "a masked loss is not part of TwinFlow's losses"
 NO_PARENT = "its parent target would be ignored"
 
-# All that the feature's documentation asks, also of the host's own implementation.
+# What the feature's documentation asks, and so what the host's own implementation is checked for.
 DOCUMENTED_CONFLICTS = (
-    Conflict("distillation_method", FEW_STEP, "set distillation_method to null"),
+    Conflict("distillation_method", "TwinFlow is its own few-step method", "set distillation_method to null"),
     Conflict("scheduled_sampling_max_step_offset", MOVED_TIMES, "set it to 0", is_positive),
 )
 
@@ -71,10 +70,7 @@ HOST_CONFLICTS = (
     Conflict("hidream_use_load_balancing_loss", OWN_LOSS),
     Conflict("hidream_load_balancing_loss_weight", OWN_LOSS, "remove it", is_positive),
     Conflict(
-        "snr_weight",
-        OWN_WEIGHTS,
-        "remove it, or scale learning_rate",
-        lambda value: as_number(value) not in (None, 1.0),
+        "snr_weight", OWN_WEIGHTS, "remove it, or scale learning_rate", lambda value: as_number(value) not in (None, 1)
     ),
     Conflict("input_perturbation", "TwinFlow needs the noise that the path was made with", "set it to 0", is_positive),
     Conflict("flow_custom_timesteps", WHOLE_PATH, "remove it"),
@@ -99,12 +95,12 @@ HOST_CONFLICTS = (
     ),
 )
 
-# What an accelerate config switches on behind the host's keys; variables that the launcher sets for the trainer.
+# Environment variables that the launcher sets for what an accelerate config switches on.
 LAUNCHER_CONFLICTS = tuple(
     Conflict(f"ACCELERATE_USE_{engine}", SHARDED, WITHOUT_SHARDS) for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 )
 
-# Of a full fine-tune. An adapter's frozen base is never swapped, so it may be quantised.
+# Of a full fine-tune. An adapter's frozen base may be quantised, since teacher and student share it.
 FULL_CONFLICTS = (
     Conflict(
         "base_model_precision",
@@ -123,7 +119,7 @@ DIFFUSION_CONFLICTS = (
     Conflict("refiner_training", "a refiner knows a part of the times, TwinFlow needs all"),
 )
 
-# Of a LoRA, in which the host itself fails; see host/checkpoints/adapter_file.py for those that can be trained.
+# Of a LoRA: the host itself fails. See host/checkpoints/adapter_file.py for those that can be trained.
 ADAPTER_CONFLICTS = (
     Conflict(
         "lora_init_type",
@@ -139,7 +135,7 @@ ADAPTER_CONFLICTS = (
 )
 MOVES_BASE = ("pissa", "olora")  # the values of lora_init_type that change the frozen base weights
 
-# The host reads a data config's switches as Python does: any text is "on".
+# In a data config the host takes any text for true.
 DATASET_CONFLICTS = (
     Conflict("is_regularisation_data", NO_PARENT, "remove the dataset", bool),
     Conflict("is_regularization_data", NO_PARENT, "remove the dataset", bool),

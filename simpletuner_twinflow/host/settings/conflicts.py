@@ -1,44 +1,31 @@
-"""What of a configuration TwinFlow cannot honour, in lines, found before a model loads."""
+"""The settings of a run that TwinFlow cannot be combined with, found before a model loads."""
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
-from simpletuner_twinflow.host.settings.conflict_rows import (
-    ADAPTER_CONFLICTS,
-    DATASET_CONFLICTS,
-    DIFFUSION_CONFLICTS,
-    DOCUMENTED_CONFLICTS,
-    FULL_CONFLICTS,
-    HOST_CONFLICTS,
-    LAUNCHER_CONFLICTS,
-    MOVES_BASE,
-    Conflict,
-    is_set,
-)
+from simpletuner_twinflow.host.settings import conflict_rows
+from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_set
 from simpletuner_twinflow.host.settings.families import predicts_flow, unsupported_reason
 from simpletuner_twinflow.options import TwinFlowOptions
 
 Config = Mapping[str, Any]
-LOOKED_UP = ("model_family", "model_flavour")
 
 
-def conflicts(config: Config, options: TwinFlowOptions) -> list[str]:
-    """A line on each thing in a TwinFlow run's configuration that TwinFlow cannot honour.
+def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
+    """A line on each of a TwinFlow run's settings that TwinFlow cannot be combined with.
 
     Args:
-        config: the host's keys, parsed or as they stand in a config; a key that is missing has the host's default.
+        config: the host's keys, parsed or as they are in a config; a missing key has the host's default.
         options: of the run.
     """
-    # The host's keys come here unchecked, and these two are looked up in tables, which takes no list or object.
-    names = {key: shown(config[key]) for key in LOOKED_UP if isinstance(config.get(key), list | dict)}
-    return list(_problems({**config, **names}, options))
-
-
-def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
+    # The host's keys are not checked yet, and these two are looked up in tables, where a list or object cannot be.
+    looked_up = ("model_family", "model_flavour")
+    names = {key: shown(config[key]) for key in looked_up if isinstance(config.get(key), list | dict)}
+    config = {**config, **names}
     flow = predicts_flow(config)
     use_ema = is_set(config.get("use_ema"))
     schnell = config.get("model_family") == "flux" and config.get("model_flavour") == "schnell"
@@ -61,14 +48,13 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             f'twinflow_export_weights is "ema", but use_ema is {_found(config, "use_ema")}: there will be no EMA '
             'weights to export. Set use_ema to true, or twinflow_export_weights to "auto" or "student".'
         )
-    # The host's own implementation is asked no more than the feature's documentation asks.
-    rows: tuple[Conflict, ...] = HOST_CONFLICTS if flow else HOST_CONFLICTS + DIFFUSION_CONFLICTS
-    if config.get("model_type", "full") == "full":
-        rows += FULL_CONFLICTS
-    for conflict in rows if options.implementation == "paper" else DOCUMENTED_CONFLICTS:
-        value = config.get(conflict.key)
-        if conflict.applies(value) and not (schnell and conflict.key == "flux_fast_schedule"):
-            yield _describe(conflict, value)
+    ours = options.implementation == "paper"
+    rows: tuple[Conflict, ...] = conflict_rows.HOST_CONFLICTS if ours else conflict_rows.DOCUMENTED_CONFLICTS
+    if ours and not flow:
+        rows += conflict_rows.DIFFUSION_CONFLICTS
+    if ours and config.get("model_type", "full") == "full":
+        rows += conflict_rows.FULL_CONFLICTS
+    yield from _met([row for row in rows if not (schnell and row.key == "flux_fast_schedule")], config)
     if schnell and (is_set(config.get("flux_fast_schedule")) or not is_set(config.get("i_know_what_i_am_doing"))):
         yield (
             f'model_flavour is "schnell" while flux_fast_schedule is {_found(config, "flux_fast_schedule")}: '
@@ -76,25 +62,20 @@ def _problems(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             "out: set flux_fast_schedule to false and i_know_what_i_am_doing to true, which SimpleTuner asks for "
             'then, or use model_flavour "dev".'
         )
-    if options.implementation == "paper":
-        for conflict in LAUNCHER_CONFLICTS:
-            if conflict.applies(value := os.environ.get(conflict.key, "")):
-                yield _describe(conflict, value)
-    if config.get("model_type") == "lora" and options.implementation == "paper":
+    if ours:
+        yield from _met(conflict_rows.LAUNCHER_CONFLICTS, os.environ)
+    if ours and config.get("model_type") == "lora":
         yield from _adapter_problems(config)
     yield from _dataset_problems(config.get("data_backend_config"))
-    # A model that is neither a flow nor bridged has had its line above.
-    if options.implementation == "paper" and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):
+    # A model that is neither a flow nor bridged has its line above.
+    if ours and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):
         yield reason
 
 
 def _adapter_problems(config: Config) -> Iterator[str]:
-    """What an adapter cannot be started as."""
-    for conflict in ADAPTER_CONFLICTS:
-        if conflict.applies(config.get(conflict.key)):
-            yield _describe(conflict, config.get(conflict.key))
+    yield from _met(conflict_rows.ADAPTER_CONFLICTS, config)
     init = config.get("lora_init_type")
-    if init not in MOVES_BASE:
+    if init not in conflict_rows.MOVES_BASE:
         return
     if is_set(precision := config.get("base_model_precision")) and precision != "no_change":
         yield (
@@ -111,7 +92,7 @@ def _adapter_problems(config: Config) -> Iterator[str]:
 
 
 def _dataset_problems(path: Any) -> Iterator[str]:
-    if not isinstance(path, str) or not _is_file(path):
+    if not isinstance(path, str) or not os.path.isfile(path):
         return  # the host has its own message for that
     where = f"data_backend_config is {shown(path)}"
     try:
@@ -124,30 +105,23 @@ def _dataset_problems(path: Any) -> Iterator[str]:
         return
     for dataset in datasets:
         if dataset.get("disabled") or dataset.get("disable"):
-            continue  # either word, as the host asks
-        for conflict in DATASET_CONFLICTS:
-            value = dataset.get(conflict.key)
-            if conflict.applies(value):
-                yield f"{_describe(conflict, value)} (dataset {dataset.get('id')!r} in {path})"
+            continue  # the host reads both
+        for line in _met(conflict_rows.DATASET_CONFLICTS, dataset):
+            yield f"{line} (dataset {dataset.get('id')!r} in {path})"
 
 
-def _is_file(path: str) -> bool:
-    """Whether this names a file; what is too long for a path, or no path at all, does not."""
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _describe(conflict: Conflict, value: Any) -> str:
-    return (
-        f"{conflict.key} is {shown(value)}, which cannot be combined with twinflow_enabled: {conflict.reason}. "
-        f"Way out: {conflict.way_out}."
-    )
+def _met(rows: Iterable[Conflict], values: Config) -> Iterator[str]:
+    """A line on each conflict that these values have."""
+    for conflict in rows:
+        if conflict.applies(value := values.get(conflict.key)):
+            yield (
+                f"{conflict.key} is {shown(value)}, which cannot be combined with twinflow_enabled: {conflict.reason}. "
+                f"Way out: {conflict.way_out}."
+            )
 
 
 def _found(config: Config, key: str) -> str:
-    """What the user wrote; the host's switches are false where nothing is written."""
+    """A switch as the user wrote it; false where it is missing."""
     value = config.get(key)
     return "false" if value is None else shown(value)
 

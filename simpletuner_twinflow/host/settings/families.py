@@ -1,7 +1,4 @@
-"""What the plugin needs to know of the host's model families, one row a family that TwinFlow has been proven on.
-
-The host's own classes say the rest: direction, timesteps, latents, conditioning.
-"""
+"""The host's model families that TwinFlow is tested with, and what the host's classes do not tell of them."""
 
 import re
 from collections.abc import Mapping
@@ -20,22 +17,22 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What the host's classes do not say of a family."""
+    """What the host's classes do not tell of a family."""
 
-    time_embedding: str  # submodule of the network whose output embeds the time
+    time_embedding: str  # submodule of the network; its output embeds the time
     time_unit: int = 1000  # what the network calls the time of noise, 1 or 1000
     rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
-    # Whose time is 1 - t. "network": the network's and the pipeline's, which the host's converter of times leaves out.
-    # "batch": also batch["sigmas"], which the host's converter takes into account.
+    # Where time is 1 - t. "network": in network and pipeline, which the host's converter of times does not know.
+    # "batch": also in batch["sigmas"], which it knows.
     invert_sigmas: Literal["no", "network", "batch"] = "no"
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
-    text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see host/batches.py
+    text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
-    prompt_length: int | None = None  # tokens of a prompt, where the host encodes with others than its config says
+    prompt_length: int | None = None  # tokens of a prompt, where the host ignores its config
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
     network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
-    refusals: tuple[Refusal, ...] = ()  # what of the family cannot be trained
+    refusals: tuple[Refusal, ...] = ()
 
 
 FAMILIES = {
@@ -53,11 +50,7 @@ FAMILIES = {
             ),
         ),
     ),
-    "flux2": Family(
-        time_embedding="time_guidance_embed.timestep_embedder",
-        time_unit=1,
-        embeds_guidance=True,
-    ),
+    "flux2": Family(time_embedding="time_guidance_embed.timestep_embedder", time_unit=1, embeds_guidance=True),
     # Qwen-Image 2.1 embeds the time 0 for its prompt after the batch's times.
     "qwen_image": Family(time_embedding="time_text_embed.timestep_embedder", time_unit=1, rows_first=True),
     "z_image": Family(time_embedding="t_embedder.mlp", time_unit=1),
@@ -134,7 +127,6 @@ DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
     ),
 }
 
-
 REFUSED = {  # the host's other families, and why
     "longcat_video": "its pipeline takes no prompt embeddings, so that validation could not draw with it",
     "ltxvideo2": "it makes picture and sound at once, each with noise and a loss of its own",
@@ -168,7 +160,7 @@ ASSISTED = {
     "qwen_image": Assisted("v2.1", {"v2.0": None, "v2.1": "SimpleTuner/Qwen-Image-2.1-training-assistant-v3"}),
     "z_image": Assisted("turbo-ostris-v2", {"turbo": _Z_IMAGE, "turbo-ostris-v2": _Z_IMAGE}),
 }
-# How far off: docs/families.md.
+# Measured in docs/families.md.
 ASSISTANT = (
     "assistant_lora_path is {path!r} (the host's default for some flavours): a frozen adapter that is on in training "
     "and off in drawing, so that the few-step model would be learnt on one network and drawn with another. "
@@ -177,40 +169,42 @@ ASSISTANT = (
 
 
 def predicts_flow(config: Mapping[str, Any]) -> bool:
-    """Whether the run's model predicts a flow velocity; a family that is not trained at all counts as one that does."""
+    """Whether the run's model predicts a flow velocity; an unknown family counts as one that does."""
     overridden = config.get("prediction_type") in ("epsilon", "v_prediction", "sample")
     return config.get("model_family") not in DIFFUSION_FAMILIES and not overridden
 
 
 def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
     """Why this run's model cannot be trained; None when it can."""
-    name = str(config.get("model_family"))
-    if not flow:
-        return _diffusion_reason(config)
-    if name not in FAMILIES:
-        reason = REFUSED.get(name, "it has not been proven")
+    name, kind = config.get("model_family"), config.get("prediction_type")
+    if flow and name not in FAMILIES:
+        reason = REFUSED.get(str(name), "it has not been proven")
         return (
-            f"model_family is {name!r}, which TwinFlow does not train: {reason}. Use one of: "
+            f"model_family is {str(name)!r}, which TwinFlow does not train: {reason}. Use one of: "
             f'{", ".join(sorted(FAMILIES))}; or SimpleTuner\'s own TwinFlow with twinflow_implementation: "host".'
         )
-    if (refusal := _refusal(config, FAMILIES[name])) is not None:
-        return refusal
-    path = _assistant(config)
-    return None if path is None else ASSISTANT.format(path=path)
-
-
-def _refusal(config: Mapping[str, Any], family: Family) -> str | None:
-    for refusal in family.refusals:
+    if not flow and name not in DIFFUSION_FAMILIES:
+        return (
+            f"model_family is {name!r} with diff2flow_enabled, which TwinFlow has not been proven on yet. "
+            f"Use one of: {', '.join(sorted(DIFFUSION_FAMILIES))}; or a flow-matching family."
+        )
+    if not flow and kind not in (None, "", "epsilon", "v_prediction"):
+        return (
+            f"prediction_type is {kind!r}, which diff2flow cannot turn into a flow. "
+            'Set it to "epsilon" or "v_prediction", as the base model predicts, or remove it.'
+        )
+    for refusal in (FAMILIES if flow else DIFFUSION_FAMILIES)[str(name)].refusals:
         if re.fullmatch(refusal.value, str(config.get(refusal.key))):
             return (
                 f"{refusal.key} is {config[refusal.key]!r} with model_family {config['model_family']!r}, which "
                 f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."
             )
-    return None
+    path = _assistant(config) if flow else None
+    return None if path is None else ASSISTANT.format(path=path)
 
 
 def _assistant(config: Mapping[str, Any]) -> str | None:
-    """The frozen adapter that the host would train this run with, if it would."""
+    """The frozen adapter that the host would train this run with, if any."""
     assisted = ASSISTED.get(str(config.get("model_family")))
     disabled = str(config.get("disable_assistant_lora")).lower() in ("true", "1", "yes", "on")  # as given or parsed
     if assisted is None or config.get("model_type") != "lora" or disabled:
@@ -221,18 +215,3 @@ def _assistant(config: Mapping[str, Any]) -> str | None:
     if flavour not in assisted.paths:
         return None
     return config.get("assistant_lora_path") or assisted.paths[flavour]
-
-
-def _diffusion_reason(config: Mapping[str, Any]) -> str | None:
-    family, kind = config.get("model_family"), config.get("prediction_type")
-    if family not in DIFFUSION_FAMILIES:
-        return (
-            f"model_family is {family!r} with diff2flow_enabled, which TwinFlow has not been proven on yet. "
-            f"Use one of: {', '.join(sorted(DIFFUSION_FAMILIES))}; or a flow-matching family."
-        )
-    if kind not in (None, "", "epsilon", "v_prediction"):
-        return (
-            f"prediction_type is {kind!r}, which diff2flow cannot turn into a flow. "
-            'Set it to "epsilon" or "v_prediction", as the base model predicts, or remove it.'
-        )
-    return _refusal(config, DIFFUSION_FAMILIES[family])

@@ -11,15 +11,16 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import kind_of, limits
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
+from simpletuner_twinflow.host.run import argument
 from simpletuner_twinflow.host.seams import Seam, Touch, refuse_broken_seams, set_on, uses, warn_of_broken_seams, wrap
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.host.settings.given import checked_arguments
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
-PATIENCE = 15  # seconds; a launcher ends the other ranks within one of the first one's end
+PATIENCE = 15  # seconds; a launcher ends the other ranks within one second of the first one's end
 LOADER = "simpletuner.helpers.configuration.loader"
-FIRST_ORDER = 21  # the host's own two fields stand at 21 and 22 of the section "loss_functions"
+FIRST_ORDER = 21  # of the host's own two fields, 21 and 22 in the section "loss_functions"
 
 
 @uses(
@@ -50,18 +51,12 @@ def _config_field(module: ModuleType, name: str, order: int) -> Any:
     }[kind_of(field)]
     default = field.default
     if shown["field_type"] is field_type.SELECT and not shown["choices"]:
-        # The one field type whose lists and objects the host turns into text instead of dropping them.
+        # The one field type with which the host turns lists and objects into text; with others it drops them.
         shown, default = {"field_type": field_type.TEXT_JSON}, default and json.dumps(default)
-    bounds = [
-        (rules.MIN, low, "at least"),
-        (rules.MAX, high, "below" if below else "at most"),
-    ]
-    dependencies = [module.FieldDependency(field=key, operator="equals", value=True) for key in info.requires]
+    bounds = [(rules.MIN, low, "at least"), (rules.MAX, high, "below" if below else "at most")]
+    required: dict[str, Any] = dict.fromkeys(info.requires, True)
     if name == "enabled":
-        dependencies = [
-            module.FieldDependency(field="distillation_method", operator="equals", value=None),
-            module.FieldDependency(field="scheduled_sampling_max_step_offset", operator="equals", value=0),
-        ]
+        required = {"distillation_method": None, "scheduled_sampling_max_step_offset": 0}
     return module.ConfigField(
         name=PREFIX + name,
         arg_name=f"--{PREFIX}{name}",
@@ -74,28 +69,24 @@ def _config_field(module: ModuleType, name: str, order: int) -> Any:
             for rule, limit, words in bounds
             if limit is not None
         ],
-        dependencies=dependencies,
-        help_text=f"{info.help} Allowed: {TwinFlowOptions.allowed(name)}.",
-        tooltip=info.help,
+        dependencies=[module.FieldDependency(field=key, operator="equals", value=it) for key, it in required.items()],
+        help_text=f"{TwinFlowOptions.help(name)} Allowed: {TwinFlowOptions.allowed(name)}.",
+        tooltip=TwinFlowOptions.help(name),
         importance=module.ImportanceLevel.EXPERIMENTAL,
         order=order,
         **shown,
     )
 
 
-@uses(
-    Seam("parse_cmdline_args", ("input_args", "exit_on_error")),
-    Seam("helpers", touch=Touch.replaced, module=LOADER),
-)
+@uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")), Seam("helpers", touch=Touch.replaced, module=LOADER))
 def check_arguments(module: ModuleType) -> None:
     """Check the keys among command line arguments before the host's parser sees them.
 
-    The parser would answer a wrong one with its whole usage or a traceback, or silently take a unique prefix of a key
-    for that key.
+    It would answer a wrong one with its whole usage or a traceback, and take a unique prefix of a key for that key.
     """
 
     def parse(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
-        given = args[0] if args else kwargs.get("input_args")
+        given = argument(args, kwargs, "input_args")
         arguments = sys.argv[1:] if given is None else given
         taken = checked_arguments(arguments)
         if taken == list(arguments):
@@ -103,17 +94,17 @@ def check_arguments(module: ModuleType) -> None:
         return wrapped(taken, *args[1:], **{key: value for key, value in kwargs.items() if key != "input_args"})
 
     wrap(module, "parse_cmdline_args", parse)
-    # A loader that has been imported before holds the parser in its table.
+    # A loader that was imported before has the parser in its table.
     if (loader := sys.modules.get(LOADER)) is not None and "cmd" in getattr(loader, "helpers", {}):
         set_on(loader, "helpers", loader.helpers | {"cmd": module.parse_cmdline_args})
 
 
 @uses(Seam("load_config", ("args",)))
 def validate_at_start_up(module: ModuleType) -> None:
-    """Check the keys and their conflicts as soon as a run's configuration has been parsed, before any model loads."""
+    """Check a run's configuration as soon as it has been parsed, before any model loads."""
 
     def load(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
-        from_command_line = not (args[0] if args else kwargs.get("args"))
+        from_command_line = not argument(args, kwargs, "args")
         if from_command_line and isinstance(refused := sys.exception(), TwinFlowError):
             raise refused  # the trainer would go on with a saved configuration in place of the one it was given
         try:
@@ -132,19 +123,16 @@ def validate_at_start_up(module: ModuleType) -> None:
 
 
 def let_the_first_rank_speak() -> None:
-    """Wait on every rank but a machine's first, which says the same: its end ends the others, and one message stands.
-
-    Where it does not, because it was given another configuration, this rank goes on to say what it found itself.
-    """
+    """Wait on every rank but a machine's first: its end ends the others, so that a common error is printed once."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(PATIENCE)
 
 
 def validate(config: Any) -> None:
-    """Check a parsed configuration, and say once what of it a TwinFlow run overrides; nothing while TwinFlow is off.
+    """Check the parsed configuration of a TwinFlow run, and log what the run overrides.
 
     Raises:
-        TwinFlowConfigError: A line for each key whose value, or whose conflict with another key, cannot be honoured.
+        TwinFlowConfigError: A line for each value and each combination that cannot be trained with.
         HostVersionError: This host cannot run TwinFlow.
     """
     if not config.twinflow_enabled:

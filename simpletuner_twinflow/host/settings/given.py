@@ -1,7 +1,7 @@
-"""The keys as the user gave them: read and checked before the host makes command line arguments of a config.
+"""The keys as the user wrote them, checked before the host turns a config into command line arguments.
 
-The host drops a config's objects and its texts "false" and "" there and keeps the last item of a list, so afterwards
-nobody can tell what stood in the file; and its parser answers a wrong type with its own traceback.
+There the host drops objects and the texts "false" and "", and keeps a list's last item only; its parser answers a wrong
+type with a traceback.
 """
 
 import os
@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.run import argument
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
@@ -18,26 +19,22 @@ KEYS = TwinFlowOptions.keys()
 ENABLED = f"{PREFIX}enabled"
 
 
-@uses(
-    Seam("mapping_to_cli_args", ("mapping",)),
-    Seam("resolve_value_placeholders", ("value",), Touch.read),
-)
+@uses(Seam("mapping_to_cli_args", ("mapping",)), Seam("resolve_value_placeholders", ("value",), Touch.read))
 def check_config_values(module: ModuleType) -> None:
-    """Check what a JSON or TOML config or the web UI gives, and hand it on in a form that the host passes through."""
+    """Check the values of a JSON or TOML config or the web UI, and pass them on in a form that the host keeps."""
 
     def convert(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> list[str]:
-        mapping = args[0] if args else kwargs.pop("mapping")
-        resolved = {_bare(key): module.resolve_value_placeholders(value) for key, value in mapping.items()}
-        taken = checked(resolved)
+        mapping = argument(args, kwargs, "mapping")
+        taken = checked({_bare(key): module.resolve_value_placeholders(value) for key, value in mapping.items()})
         settled = {key: value for key, value in mapping.items() if not _is_ours(key)} | taken
-        return wrapped(settled, *args[1:], **kwargs)
+        return wrapped(settled, *args[1:], **{key: value for key, value in kwargs.items() if key != "mapping"})
 
     wrap(module, "mapping_to_cli_args", convert)
 
 
 @uses(Seam("load_env_config"), lost="a config.env cannot name its keys")
 def read_environment(module: ModuleType) -> None:
-    """Let a `config.env` name the keys as it names the host's, in capitals; the host's list of names is fixed."""
+    """Let a `config.env` name the keys in capitals, like the host's own."""
 
     def load(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> list[str]:
         found = {key: os.environ[key.upper()] for key in KEYS if key.upper() in os.environ}
@@ -47,11 +44,7 @@ def read_environment(module: ModuleType) -> None:
 
 
 def checked_arguments(arguments: Sequence[str]) -> list[str]:
-    """Command line arguments as the host's parser may take them, checked as a config's values are.
-
-    Raises:
-        TwinFlowConfigError: As `checked`.
-    """
+    """Command line arguments for the host's parser, checked as `checked` does. Raises: TwinFlowConfigError."""
     given = as_mapping(arguments)
     taken = checked(given)
     left_out = {key for key in given if _is_ours(key)} - taken.keys()
@@ -59,7 +52,7 @@ def checked_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the plugin's keys, of their types; while TwinFlow is switched off, wrong ones are left out.
+    """The values of the plugin's keys, converted to their types; while TwinFlow is off, wrong ones are left out.
 
     Args:
         given: a whole configuration as its user wrote it, keys without dashes.
@@ -69,9 +62,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     ours = {key: value for key, value in given.items() if _is_ours(key) and value is not None}
     problems = misspelt(ours)
-    values = {
-        key: from_text(key, value) if isinstance(value, str) else value for key, value in ours.items() if key in KEYS
-    }
+    values = {key: from_text(key, value) for key, value in ours.items() if key in KEYS}
     options, refused = TwinFlowOptions.read(values, ours)
     if ENABLED in values and ENABLED not in refused and not options.enabled:
         refused_while_off, refused = refused, {}
@@ -84,7 +75,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
             "Set twinflow_enabled to true, or to false to train without it, or remove what is set."
         )
     if ENABLED in refused:
-        options = options.changed(enabled=True)  # whatever was meant, the other problems can be told at once
+        options = options.changed(enabled=True)  # whatever was meant: so that all problems are reported at once
     problems += options.contradictions()
     if options.enabled:
         problems += conflicts(given, options)
@@ -94,26 +85,26 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_mapping(arguments: Iterable[str]) -> dict[str, str | bool]:
-    """Arguments `--key=value`, `--key value` and `--key` by key, as argparse reads them: the last of a key counts."""
+    """Arguments `--key=value`, `--key value` and `--key` by key; as in argparse, the last of a key counts."""
     given: dict[str, str | bool] = {}
     key = None
-    for argument in arguments:
-        if argument.startswith("--"):
-            key, separator, text = argument[2:].partition("=")
+    for word in arguments:
+        if word.startswith("--"):
+            key, separator, text = word[2:].partition("=")
             given[key] = text if separator else True
             key = None if separator else key
         elif key is not None:
-            given[key], key = argument, None
+            given[key], key = word, None
     return given
 
 
 def _without(arguments: Iterable[str], keys: set[str]) -> Iterable[str]:
     dropped = False
-    for argument in arguments:
-        if argument.startswith("--"):
-            dropped = argument[2:].partition("=")[0] in keys
+    for word in arguments:
+        if word.startswith("--"):
+            dropped = word[2:].partition("=")[0] in keys
         if not dropped:
-            yield argument
+            yield word
 
 
 def _bare(key: str) -> str:

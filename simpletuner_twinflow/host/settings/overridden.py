@@ -1,14 +1,13 @@
-"""The host's keys that a TwinFlow run takes another value for, or gives another effect: said once when it starts."""
+"""The host's keys that a TwinFlow run overrides or that have no or another effect in it: logged once at its start."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
-from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
+from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_positive, is_set
 from simpletuner_twinflow.options import TwinFlowOptions
 
-# Guidance and steps are TwinFlow's own, and what shapes guidance has nothing to act on; each with the values that say
-# no more than that.
+# Guidance and steps are TwinFlow's own, and settings of guidance have no effect; with the values that change nothing.
 SAMPLING_KEYS: dict[str, tuple[Any, ...]] = {
     "validation_guidance": (0.0, 1.0),
     "validation_guidance_real": (0.0, 1.0),
@@ -19,21 +18,13 @@ SAMPLING_KEYS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> list[str]:
-    """A line on each thing in a run's parsed configuration that TwinFlow overrides. Args: options: of the run."""
-    return list(_lines(config, options))
-
-
-def _lines(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[str]:
+def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[str]:
+    """A line on each of the host's keys in a run's parsed configuration that TwinFlow overrides."""
     steps = options.target_step_count
     if not is_set(config.get("validation_disable")):
         keys = SAMPLING_KEYS | {"validation_num_inference_steps": (steps,)}
-        replaced = [
-            f"{key} {shown(config[key])}"
-            for key, same in keys.items()
-            if is_set(config.get(key)) and config[key] not in same
-        ]
-        if replaced:
+        given = {key: config[key] for key in keys if is_set(config.get(key))}
+        if replaced := [f"{key} {shown(value)}" for key, value in given.items() if value not in keys[key]]:
             yield (
                 f"TwinFlow validates with its own sampler, {steps} step{'s' * (steps > 1)} without guidance. "
                 f"Overridden: {', '.join(replaced)}. The base model's benchmark keeps them."
@@ -43,14 +34,12 @@ def _lines(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[str]
     if is_set(config.get("use_ema")):
         decay, interval = as_number(config.get("ema_decay")), as_number(config.get("ema_update_interval"))
         if decay is not None and not 0 <= decay <= 1:
+            effect = f"takes {'(1 + step) / (10 + step)' if decay > 1 else '0, no average at all,'} in its place."
+            if is_positive(config.get("ema_warmup_steps")):
+                effect = "takes it as it stands after ema_warmup_steps, and the EMA teacher will diverge."
             yield (
-                f"ema_decay is {shown(config['ema_decay'])}, outside of 0 to 1: SimpleTuner "
-                + (
-                    "takes it as it stands after ema_warmup_steps, and the EMA teacher will diverge."
-                    if (as_number(config.get("ema_warmup_steps")) or 0) > 0
-                    else f"takes {'(1 + step) / (10 + step)' if decay > 1 else '0, no average at all,'} in its place."
-                )
-                + " Set it between 0 and 1; the default is 0.995."
+                f"ema_decay is {shown(config['ema_decay'])}, outside of 0 to 1: SimpleTuner {effect} "
+                "Set it between 0 and 1; the default is 0.995."
             )
         if interval is not None and interval > 1:
             yield (

@@ -1,7 +1,7 @@
-"""Reads the configuration of a training command as the host does, checks it, and exits: nothing is trained or loaded.
+"""Reads a training command's configuration as the host does, checks it, and exits; nothing is loaded or trained.
 
-Started by `simpletuner_twinflow._preflight` with that command's arguments. The host's own command and loader say which
-files count, so no rule of theirs is copied here; only the modules that import torch are stood in for.
+Started by `simpletuner_twinflow._preflight` with that command's arguments. The host's own command and loader find and
+read the files; only modules that import torch are replaced.
 """
 
 import contextlib
@@ -27,26 +27,17 @@ SEAMS = (  # touched in this process alone, which trains nothing
 
 
 class LauncherStarted(BaseException):
-    """The host's command has come to the start of its launcher; it catches any Exception there itself."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Args: command, environment: what the launcher would be started with."""
-        super().__init__()
-        self.command, self.environment = command, environment
+    """Raised with the command and environment of the launcher; the host's command itself catches any Exception."""
 
 
 def main(argv: list[str]) -> int:
-    """Check the configuration that a command would train with.
-
-    Args:
-        argv: the command's: `simpletuner train ...` or `.../train.py ...`.
+    """Check the configuration of `simpletuner train ...` or `.../train.py ...`.
 
     Returns:
         The exit code: `REFUSED` after the problems have been written to stdout, else 0.
     """
-    chatter = io.StringIO()
     try:
-        with contextlib.redirect_stdout(chatter):
+        with contextlib.redirect_stdout(io.StringIO()):
             read_configuration(argv)
     except TwinFlowError as error:
         print(f"simpletuner-twinflow: {error}")
@@ -55,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 
 def read_configuration(argv: list[str]) -> None:
-    """Read a command's configuration through the host, which comes by the plugin's checks.
+    """Have the host read a command's configuration, and the plugin check it.
 
     Raises:
         TwinFlowError: What the checks found.
@@ -71,18 +62,19 @@ def read_configuration(argv: list[str]) -> None:
     else:
         launched = as_launched(argv)
         if launched is None:
-            return  # the host's command ends by itself and says why
-        script = next(place for place, word in enumerate(launched.command) if word.endswith("train.py"))
-        sys.argv = list(launched.command[script:])
+            return  # the host's command ends with a message of its own
+        command, environment = launched
+        script = next(place for place, word in enumerate(command) if word.endswith("train.py"))
+        sys.argv = list(command[script:])
         os.environ.clear()
-        os.environ.update(launched.environment)
+        os.environ.update(environment)
     from simpletuner.helpers.configuration import loader
 
     loader.load_config.__wrapped__(None)  # without the plugin's own end of the process
 
 
-def as_launched(argv: list[str]) -> LauncherStarted | None:
-    """What the host's command would start its launcher with; None where it does not come so far."""
+def as_launched(argv: list[str]) -> tuple[Sequence[str], Mapping[str, str]] | None:
+    """Command and environment that the host's command would start its launcher with; None where it starts none."""
     import simpletuner.cli
     from simpletuner.cli import train
 
@@ -94,7 +86,7 @@ def as_launched(argv: list[str]) -> LauncherStarted | None:
     try:
         simpletuner.cli.main()
     except LauncherStarted as launched:
-        return launched
+        return launched.args
     return None
 
 

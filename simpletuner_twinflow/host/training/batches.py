@@ -1,17 +1,17 @@
-"""Copies of a host batch: with some of its rows, or with the empty prompt in the place of the prompt."""
+"""Copies of a host batch: some of its rows, or the empty prompt for the prompts."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.transfer import on_device, row_index
 
-EMPTY_PROMPT = "twinflow_empty_prompt"  # batch key: what the text encoders make of the empty prompt, a row a sample
-TEXT = "text_encoder_output"  # the host's batch key of the same on the rows' own prompts
-SIZES = ("batch_time_ids", "time_ids")  # of the image, although they travel with the text
+EMPTY_PROMPT = "twinflow_empty_prompt"  # batch key: the text encoders' output for the empty prompt, repeated per row
+TEXT = "text_encoder_output"  # the host's batch key: the same for the rows' own prompts
+SIZES = ("batch_time_ids", "time_ids")  # of the image; the host keeps them with the text
 
 # Where the host's `prepare_batch` puts each entry of the text encoders' output; "a.b" is key b of the dict a.
 DESTINATIONS = {
@@ -24,11 +24,10 @@ DESTINATIONS = {
 
 
 def unconditional(batch: Mapping[str, Any], destinations: Mapping[str, Sequence[str]] = DESTINATIONS) -> dict[str, Any]:
-    """A copy of the host batch in which the empty prompt stands for the prompt, in every tensor that conditions.
+    """A copy of a prepared host batch with the empty prompt's embeddings for the prompts'.
 
     Args:
-        batch: prepared by the host.
-        destinations: where the family keeps each entry of its text encoders' output, beside the output itself.
+        destinations: batch keys to which the family copies each entry of the text encoders' output.
 
     Raises:
         TwinFlowError: the batch has no embedding of the empty prompt, or lacks an entry that the prompts have.
@@ -42,41 +41,36 @@ def unconditional(batch: Mapping[str, Any], destinations: Mapping[str, Sequence[
     swapped[TEXT] = dict(given) | {name: _like(value, given.get(name)) for name, value in empty.items()}
     for name, value in empty.items():
         for path in destinations.get(name, ()):
-            *folder, key = path.split(".")
-            if not folder:
-                if key in batch:
-                    swapped[key] = _like(value, batch[key])
-            elif key in (batch.get(folder[0]) or {}):
-                swapped[folder[0]] = swapped[folder[0]] | {key: _like(value, batch[folder[0]][key])}
+            folder, _, key = path.rpartition(".")
+            entries = (swapped.get(folder) or {}) if folder else swapped
+            if key in entries:
+                changed = {key: _like(value, entries[key])}
+                swapped |= {folder: entries | changed} if folder else changed
     return swapped
 
 
 def without_words(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the host batch with empty prompts, for a family that reads the words themselves when it predicts."""
+    """A copy of the host batch with empty prompts, for a family that reads the words when it predicts."""
     return dict(batch) | {"prompts": [""] * len(batch["prompts"])}
 
 
 def _like(value: Any, counterpart: Any) -> Any:
-    """The value on the device and in the dtype of what it stands for."""
+    """The value on the device and in the dtype of what it replaces."""
     if isinstance(value, Tensor) and isinstance(counterpart, Tensor):
         return on_device(value, counterpart.device).to(counterpart.dtype)
     return value
 
 
 def select_rows(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """The host batch with these rows only, in this order; repeated rows are repeated."""
+    """The host batch with these rows, in this order, repetitions included."""
     size = batch["latents"].shape[0]
     if tuple(rows) == tuple(range(size)):
         return dict(batch)
-    places: dict[torch.device, Tensor] = {}  # the rows as an index, made once for each device
+    index = cache(lambda device: row_index(rows, device))
 
     def select(value: Any) -> Any:
         if isinstance(value, Tensor):
-            if value.ndim == 0 or value.shape[0] != size:
-                return value
-            if value.device not in places:
-                places[value.device] = row_index(rows, value.device)
-            return value[places[value.device]]
+            return value[index(value.device)] if value.ndim and value.shape[0] == size else value
         if isinstance(value, dict):
             return {key: select(item) for key, item in value.items()}
         if type(value) in (list, tuple) and len(value) == size:

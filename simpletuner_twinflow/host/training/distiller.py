@@ -1,8 +1,9 @@
-"""TwinFlow in the host's own distiller protocol: what the trainer asks, and when, is in `DistillationBase`."""
+"""TwinFlow as one of the host's distillers; `DistillationBase` documents when the trainer calls which method."""
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,18 @@ ROWS, STREAM = "twinflow_rows", "twinflow_stream"  # batch keys: the objective's
 
 
 class TwinFlowDistiller(DistillationBase):
-    """The state of one TwinFlow run; it belongs to its trainer."""
+    """The state of one TwinFlow run, owned by its trainer.
+
+    Args: trainer: the host's; options: of this run; family_model: of its model, time conditioning attached.
+    """
 
     def __init__(self, trainer: Any, options: TwinFlowOptions, family_model: FamilyModel) -> None:
-        """Args:
-        trainer: the host's trainer.
-        options: of this run.
-        family_model: of its model, time conditioning attached.
-        """
         super().__init__(teacher_model=trainer.model)
         self.trainer, self.options, self.family_model = trainer, options, family_model
         self.step_times = family_model.scheduler().step_times(options.target_step_count)
         self.meter = WindowMeter()
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
-        self._rank = int(trainer.accelerator.process_index)
-        ranks = int(trainer.accelerator.num_processes)
+        self._rank, ranks = int(trainer.accelerator.process_index), int(trainer.accelerator.num_processes)
         self._role_sampler = RoleSampler(options.roles(), seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
@@ -47,15 +45,14 @@ class TwinFlowDistiller(DistillationBase):
         return self.family_model.scheduler()
 
     def supports_special_scheduler_validation(self) -> bool:
-        """Few-step validation also replaces the scheduler that a family's pipeline brings."""
+        """Whether validation replaces a pipeline's own scheduler too."""
         return True
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside this block the host's batches stay as they are, and its passes ask the network for the velocity.
+        """Inside this block batches are not prepared, and passes are at r = t.
 
-        The host's evaluation loss is plain flow matching: it compares with the velocity, which is what the network
-        returns at r = t.
+        There the network predicts the velocity, with which the host's evaluation loss compares.
         """
         model, predict = self.trainer.model, self.trainer.model.model_predict
 
@@ -70,27 +67,20 @@ class TwinFlowDistiller(DistillationBase):
             self._paused = False
 
     def prepare_batch(self, batch: dict, model: Any, state: dict) -> dict:
-        """Give each row of the host's batch its role: a copy of the batch whose samples and times say so."""
+        """A copy of the host's batch with a role for each row, and the samples, noise and times of these roles."""
         if self._paused:
             return batch
         window, config = int(state["global_step"]), self.trainer.config
         self._micro_batch = self._micro_batch + 1 if window == self._window else 0
         self._window = window
         stream = _stream_seed(self._seed, self._rank, window, self._micro_batch)
-        x, z = batch["latents"].float(), batch["noise"].float()
-        roles = self._role_sampler.sample(
-            x.shape[0], window=window, window_rows=config.train_batch_size * config.gradient_accumulation_steps
-        )
+        x, z, t = batch["latents"].float(), batch["noise"].float(), self.family_model.sigma(batch)
+        window_rows = config.train_batch_size * config.gradient_accumulation_steps
+        roles = self._role_sampler.sample(x.shape[0], window=window, window_rows=window_rows)
+        student, generator = self.family_model.predict_with(batch), _generator(stream, x.device)
         with replay_rng(RngState.capture(x.device)):
             rows = prepare_role_batch(
-                x,
-                z,
-                self.family_model.sigma(batch),
-                roles,
-                self.options,
-                student=self.family_model.predict_with(batch),
-                generator=_generator(stream, x.device),
-                step_times=self.step_times,
+                x, z, t, roles, self.options, student=student, generator=generator, step_times=self.step_times
             )
         dtype = batch["latents"].dtype
         noise = rows.z.to(dtype)
@@ -99,21 +89,16 @@ class TwinFlowDistiller(DistillationBase):
         return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch)}
 
     def training_loss(self, prepared_batch: dict) -> Tensor:
-        """The sum of TwinFlow's terms on a prepared batch; the same whenever it is asked."""
+        """The sum of TwinFlow's terms on a prepared batch, a scalar; repeated calls give the same."""
         rows, (stream, micro_batch) = prepared_batch[ROWS], prepared_batch[STREAM]
         device = rows.x_t.device
         student_rng = RngState.capture(device)
         output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
         prediction = self.family_model.velocity(output, prepared_batch)
         passes = self.family_model.predict_with(prepared_batch)
-        losses = compute_losses(
-            rows,
-            prediction,
-            self.options,
-            _replaying(passes, student_rng),
-            self._teacher(passes, student_rng),
-            generator=_generator(stream + 1, device),
-        )
+        student, teacher = replay_rng(student_rng)(passes), self._teacher(passes, student_rng)
+        generator = _generator(stream + 1, device)
+        losses = compute_losses(rows, prediction, self.options, student, teacher, generator=generator)
         self.meter.add(micro_batch, losses.terms, rows)
         return losses.total
 
@@ -125,33 +110,26 @@ class TwinFlowDistiller(DistillationBase):
         """The same passes with EMA weights; with the student's where the run has no EMA."""
         ema = self.trainer.ema_model
         if ema is None:
-            return _replaying(passes, rng)
-        lent: list[tuple[list, list]] = []  # parameters and shadows, copied for the first pass that needs them
+            return replay_rng(rng)(passes)
+
+        @cache  # copied for the first pass that needs them
+        def weights() -> tuple[list, list]:
+            parameters = list(self.trainer._get_trainable_parameters())
+            shadows = [
+                shadow.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
+                for shadow, parameter in zip(ema.shadow_params, parameters, strict=True)
+            ]
+            return parameters, shadows
 
         def predict(*args: Any) -> Tensor:
-            if not lent:
-                parameters = list(self.trainer._get_trainable_parameters())
-                shadows = [
-                    shadow.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
-                    for shadow, parameter in zip(ema.shadow_params, parameters, strict=True)
-                ]
-                lent.append((parameters, shadows))
-            with teacher_weights(*lent[0]), replay_rng(rng):
+            with teacher_weights(*weights()), replay_rng(rng):
                 return passes(*args)
 
         return predict
 
 
-def _replaying(passes: Predict, rng: RngState) -> Predict:
-    def predict(*args: Any) -> Tensor:
-        with replay_rng(rng):
-            return passes(*args)
-
-    return predict
-
-
 def _stream_seed(*numbers: int) -> int:
-    """A seed for torch from whole numbers; unlike `hash` it is the same in every process and on resume."""
+    """A seed made of whole numbers; unlike `hash`, the same in every process."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")
 

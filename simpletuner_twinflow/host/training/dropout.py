@@ -1,4 +1,4 @@
-"""Adapters train without dropout, as under every distiller of the host's.
+"""Adapters train without dropout, as with the host's distillers.
 
 RCGM divides the difference between student and teacher by delta_t; dropout puts noise into that difference.
 """
@@ -9,11 +9,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.run import active_options, argument
 from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
 
-KEPT_BY = "SIMPLETUNER_LORA_DROPOUT_FORCE_ENABLED"  # the host's own switch, and what it takes for "on"
-ON = ("1", "true", "yes", "on")
+KEPT_BY = "SIMPLETUNER_LORA_DROPOUT_FORCE_ENABLED"  # the host's own switch
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -23,7 +22,7 @@ def attach_to_safety_check(module: ModuleType) -> None:
     """Set lora_dropout to 0 where the host does it for a distillation method."""
 
     def safety_check(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-        config = args[0] if args else kwargs["args"]
+        config = argument(args, kwargs, "args")
         if active_options(config) is not None and config.model_type == "lora":
             without_dropout(config)
         return wrapped(*args, **kwargs)
@@ -32,20 +31,16 @@ def attach_to_safety_check(module: ModuleType) -> None:
 
 
 def without_dropout(config: Any) -> None:
-    """Set the host's lora_dropout to 0 and say so, unless its switch keeps the value."""
+    """Set the host's lora_dropout to 0, unless its switch keeps the value; log which."""
     if not config.lora_dropout:
         return
-    if os.environ.get(KEPT_BY, "").strip().lower() in ON:
+    if os.environ.get(KEPT_BY, "").strip().lower() in ("1", "true", "yes", "on"):
         logger.warning(
-            "lora_dropout stays %s because %s is set: it puts noise into TwinFlow's targets.",
-            config.lora_dropout,
-            KEPT_BY,
+            f"lora_dropout stays {config.lora_dropout} because {KEPT_BY} is set: it puts noise into TwinFlow's targets."
         )
         return
     logger.warning(
-        "lora_dropout is %s and becomes 0, as under SimpleTuner's distillers: dropout puts noise into TwinFlow's "
-        "targets. %s=1 keeps it.",
-        config.lora_dropout,
-        KEPT_BY,
+        f"lora_dropout is {config.lora_dropout} and becomes 0, as under SimpleTuner's distillers: dropout puts noise "
+        f"into TwinFlow's targets. {KEPT_BY}=1 keeps it."
     )
     set_on(config, "lora_dropout", 0.0)

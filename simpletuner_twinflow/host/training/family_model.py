@@ -1,4 +1,4 @@
-"""Between the objective's tensors and one of the host's model families: the family's batch, times and direction."""
+"""Between the objective's tensors and a host model: the family's batches, times and direction."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.host.training.batches import DESTINATIONS, select_rows, unconditional, without_words
-from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING, attach, batch_keys, hidden
+from simpletuner_twinflow.host.training.time_conditioning import SIGN, TARGET_TIME, TIME_CONDITIONING, attach, hidden
 from simpletuner_twinflow.method.batch_layout import on_whole_batch
 from simpletuner_twinflow.method.flow import per_sample
 from simpletuner_twinflow.method.objective import PromptRows
@@ -22,31 +22,30 @@ from simpletuner_twinflow.sampling.stock import stock_scheduler
 
 
 class FamilyModel:
-    """Makes `predict` callables of the host's `model_predict`, and host batches of the objective's rows."""
+    """`predict` callables made of a `ModelFoundation`'s `model_predict`, and host batches of the objective's rows."""
 
     def __init__(self, model: Any) -> None:
-        """Args: model: the host's `ModelFoundation` of this run."""
         self.model = model
         self.family = (FAMILIES | DIFFUSION_FAMILIES)[model.config.model_family]
-        self.time_conditioning = options_of(model.config).time_conditioning
+        self.time_conditioning_mode = options_of(model.config).time_conditioning
         self.text_destinations = {**DESTINATIONS, **self.family.text_destinations}
-        self.conditioning: TimeConditioning | None = None
+        self.time_conditioning: TimeConditioning | None = None
         self._reference_timesteps: Tensor | None = None
 
     def attach_time_conditioning(self) -> None:
-        """Attach the conditioning's modules, if any; must run after the host has loaded and frozen its components.
+        """Attach the modules of the time conditioning, if any, to the network that the host has loaded and frozen.
 
         Raises:
-            TwinFlowConfigError: The network has a frozen adapter that it is not drawn with.
+            TwinFlowConfigError: The network has a frozen adapter that is off in sampling.
         """
         if self.model.assistant_lora_loaded:
             raise TwinFlowConfigError(ASSISTANT.format(path=self.model.config.assistant_lora_path))
-        if self.time_conditioning == "training_only":
-            self.conditioning = attach(self.model, self.family, self.sigma)
+        if self.time_conditioning_mode == "training_only":
+            self.time_conditioning = attach(self.model, self.family, self.sigma)
 
     def time_conditioning_modules(self) -> dict[str, nn.Module]:
         """The network's modules that only training needs, by name."""
-        if self.conditioning is None:
+        if self.time_conditioning is None:
             return {}
         network = self.model.get_trained_component(unwrap_model=True)
         return {name: network.get_submodule(name) for name in TIME_CONDITIONING}
@@ -60,12 +59,12 @@ class FamilyModel:
         }
 
     def time_conditioning_hidden(self) -> AbstractContextManager[None]:
-        """A block in which the network does not show these modules, to whoever adapts what it finds."""
+        """A block in which the network does not have these modules, so that PEFT cannot adapt or save them."""
         network = self.model.get_trained_component(unwrap_model=True)
         return hidden(network, self.time_conditioning_modules())
 
     def train_time_conditioning(self) -> None:
-        """Train the conditioning beside an adapter; PEFT, which freezes all but its own weights, must be through."""
+        """Train these modules beside an adapter; PEFT, which freezes all but its own weights, must come before."""
         for module in self.time_conditioning_modules().values():
             module.requires_grad_(True)
 
@@ -75,30 +74,34 @@ class FamilyModel:
         return 1 - sigmas if self.family.invert_sigmas == "batch" else sigmas
 
     def velocity(self, output: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
-        """The average velocity, noise-ward and in float32, that a family's output on this batch stands for."""
+        """The average velocity, data to noise, of a family's output on this batch; float32."""
         return self.model.prediction_to_noiseward_flow(output["model_prediction"]).float()
 
     def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
-        """A copy of the host batch that asks the network for the velocity at (x_t, t, r); negative time at sign < 0."""
+        """A copy of the host batch for the velocity at (x_t, t, r); negative time at sign < 0."""
         sigmas = per_sample(1 - t if self.family.invert_sigmas == "batch" else t, like=x_t)
         if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
             sigmas = sigmas.expand_as(x_t)
-        # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` asks the network at t - r / 2.
-        asked = sign * (t - r / 2) if self.time_conditioning == "signed_time" else t
-        there = dict(batch) | {
+        # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` calls the network at t - r / 2.
+        time = sign * (t - r / 2) if self.time_conditioning_mode == "signed_time" else t
+        changes = {
             "noisy_latents": x_t.to(batch["noisy_latents"].dtype),
             "sigmas": sigmas,
-            "timesteps": self._timesteps(asked, batch),
+            "timesteps": self._timesteps(time, batch),
         }
-        return there if self.conditioning is None else there | batch_keys(r, sign)
+        return dict(batch) | changes | self._time_keys(r, sign)
 
     def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of the host batch that asks the network for the velocity, r = t, at the times that it has."""
+        """A copy of the host batch for the velocity at r = t and the batch's own times."""
         t = self.sigma(batch)
-        there = dict(batch)
-        if self.time_conditioning == "signed_time":
+        there = dict(batch) | self._time_keys(t, torch.ones_like(t))
+        if self.time_conditioning_mode == "signed_time":
             there["timesteps"] = self._timesteps(t / 2, batch)
-        return there if self.conditioning is None else there | batch_keys(t, torch.ones_like(t))
+        return there
+
+    def _time_keys(self, r: Tensor, sign: Tensor) -> dict[str, Any]:
+        """The batch keys that the modules of the time conditioning read; r and sign (B,)."""
+        return {} if self.time_conditioning is None else {TARGET_TIME: r, SIGN: sign}
 
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""
@@ -115,12 +118,12 @@ class FamilyModel:
         return on_whole_batch(predict, len(batch["latents"])) if self.family.whole_batch else predict
 
     def scheduler(self) -> SchedulerMixin:
-        """The few-step sampler for this run's model, which asks at times that the run's dtype can hold."""
+        """The few-step sampler for this run's model, at times that the run's dtype can hold."""
         return TwinFlowScheduler(**self.sampling_times)
 
     @property
     def sampling_times(self) -> dict[str, Any]:
-        """The settings of the sampler that say how the network is given its times, as far as not the default."""
+        """The sampler's settings for the network's times, where they are not the default."""
         times: dict[str, Any] = {}
         if self.family.invert_sigmas != "no":
             times |= {"invert_sigmas": True, "num_train_timesteps": 1}
@@ -131,16 +134,16 @@ class FamilyModel:
         return times
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
-        """The closest to it in stock diffusers, for this many steps; None where there is nothing close."""
+        """The stock diffusers scheduler closest to it, for this many steps; None where none is close."""
         return stock_scheduler(steps) if self.family.invert_sigmas == "no" else None
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """The family's own timesteps of the times t; the family is asked, never `1000 t` assumed."""
+        """The family's own timesteps of the times t."""
         if self.family.invert_sigmas == "network":
             return 1 - t
         if self._reference_timesteps is None:
-            # The host tells its [0, 1] from its [0, 1000] families by a batch's largest timestep. Their ratio to sigma
-            # says so for any batch; read once and kept on the CPU, since asking the device would wait for it.
+            # The host tells its [0, 1] from its [0, 1000] families by a batch's largest timestep. The ratio to sigma is
+            # the same in any batch; it is read once and kept on the CPU, since reading the device waits for it.
             ratio = batch["timesteps"].float().reshape(-1).max() / batch["sigmas"].float().max()
             self._reference_timesteps = ratio.round().reshape(1).cpu()
         return self.model.flow_matching_timesteps_from_sigmas(t, reference_timesteps=self._reference_timesteps)

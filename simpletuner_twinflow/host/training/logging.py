@@ -5,10 +5,10 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
-from simpletuner_twinflow.host.training.chart_schedule import ChartSchedule
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
-STEP_MARK = "train_loss"  # stands in the values the host logs once per optimizer step, and in no others
+STEP_MARK = "train_loss"  # a key of what the host logs once per optimizer step, and of nothing else
+MAX_CHARTS = 400  # of one run
 
 
 @uses(
@@ -25,30 +25,29 @@ def attach_to_trackers(module: ModuleType) -> None:
         distiller = distiller_of(trainer)
         if distiller is None or already:
             return
-        charts = ChartSchedule(distiller.options.trajectory_interval, max_steps=int(trainer.config.max_train_steps))
-        log = trainer.accelerator.log
+        interval, max_steps = distiller.options.trajectory_interval, int(trainer.config.max_train_steps)
+        accelerator = trainer.accelerator
+        log = accelerator.log
 
         def log_with_terms(values: dict, step: int | None = None, **log_kwargs: Any) -> None:
-            if STEP_MARK not in values or step is None or not trainer.accelerator.log_with:
+            if STEP_MARK not in values or step is None or not accelerator.log_with:
                 log(values, step=step, **log_kwargs)
                 return
-            means = distiller.meter.means(trainer.accelerator)
+            means = distiller.meter.means(accelerator)
             log(values | {f"twinflow/{name}": mean for name, mean in means.items()}, step=step, **log_kwargs)
             # After the values, so that a chart that cannot be drawn takes none of them along.
-            if trainer.accelerator.is_main_process and wandb_is_used(trainer) and charts.is_due(step):
+            with_wandb = any(tracker.name == "wandb" for tracker in accelerator.trackers)
+            if accelerator.is_main_process and with_wandb and chart_is_due(step, interval, max_steps):
                 from simpletuner_twinflow.host.training.wandb_chart import trajectory_chart
 
                 log(trajectory_chart(distiller.meter.positions(), step=step), step=step, **log_kwargs)
 
-        set_on(trainer.accelerator, "log", log_with_terms)
+        set_on(accelerator, "log", log_with_terms)
 
     wrap(module, "Trainer.init_trackers", init_trackers)
 
 
-@uses(
-    Seam("Trainer.train", ("self",)),
-    lost="the error of a loss that is not finite does not name the terms",
-)
+@uses(Seam("Trainer.train", ("self",)), lost="the error of a loss that is not finite does not name the terms")
 def name_terms_of_failure(module: ModuleType) -> None:
     """Have the host's error of a loss that is not finite name the terms that are not."""
 
@@ -57,16 +56,19 @@ def name_terms_of_failure(module: ModuleType) -> None:
             return wrapped(*args, **kwargs)
         except RuntimeError as error:
             distiller = distiller_of(trainer)
-            # The host's words for it. After another error the device may answer nothing any more.
-            not_finite = distiller is not None and str(error).startswith("Non-finite")
-            if not_finite and (terms := trainer.distiller.meter.not_finite()):
-                named = ", ".join(f"twinflow/{name} is {value}" for name, value in terms.items())
-                error.add_note(f"simpletuner-twinflow: {named}.")
+            # Only after the host's error of this name: after another one the device may not answer.
+            if distiller is not None and str(error).startswith("Non-finite"):
+                named = [f"twinflow/{name} is {value}" for name, value in distiller.meter.not_finite().items()]
+                if named:
+                    error.add_note(f"simpletuner-twinflow: {', '.join(named)}.")
             raise
 
     wrap(module, "Trainer.train", train)
 
 
-def wandb_is_used(trainer: Any) -> bool:
-    """Whether one of the run's trackers is W&B."""
-    return any(tracker.name == "wandb" for tracker in trainer.accelerator.trackers)
+def chart_is_due(step: int, interval: int, max_steps: int) -> bool:
+    """Whether a step (counted from 1) logs a chart: the first, and each `interval` that leaves at most MAX_CHARTS."""
+    if interval == 0:
+        return False
+    thinned = -(-max_steps // MAX_CHARTS)
+    return step == 1 or step % (-(-thinned // interval) * interval) == 0

@@ -1,7 +1,4 @@
-"""Faults of the host that end a run before TwinFlow could train: mended while the flag is on, left while it is off.
-
-Each is named in the log when it is met, and in docs/mended.md.
-"""
+"""Faults of the host that end a run before TwinFlow could train, mended in TwinFlow runs; each is logged when met."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -10,8 +7,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.run import argument, log_mending, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses
 
 NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"
@@ -31,14 +27,14 @@ MENDED = {  # family -> what the host alone cannot do with it
     lost="families that SimpleTuner alone cannot encode prompts for end there",
 )
 def complete_pipelines(module: ModuleType) -> None:
-    """Give a pipeline that the host makes to encode prompts what its class asks for and the host leaves out."""
+    """Give the pipelines that the host makes to encode prompts the parts that it leaves out."""
 
     def load_scheduler(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
         scheduler = wrapped(*args, **kwargs)
         return _own_scheduler(model) if scheduler is None else scheduler
 
     def load_pipeline(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
-        kind = args[0] if args else kwargs.get("pipeline_type", module.PipelineTypes.TEXT2IMG)
+        kind = argument(args, kwargs, "pipeline_type", default=module.PipelineTypes.TEXT2IMG)
         with _without_optional_parts(model.PIPELINE_CLASSES[kind]):
             return wrapped(*args, **kwargs)
 
@@ -51,21 +47,19 @@ def complete_pipelines(module: ModuleType) -> None:
     Seam("LoraLayer.scaling", touch=Touch.on_run, module="peft.tuners.lora.layer"),
 )
 def scale_loaded_adapters(module: ModuleType) -> None:
-    """Keep the scale alpha / rank of an adapter whose file names its alphas, as `lora_format` comfyui's does.
+    """Keep the scale alpha / rank of an adapter file with alphas, as `lora_format` comfyui writes.
 
-    The host asks whether PEFT's table of who uses rsLoRA is empty, which it never is, and takes alpha / sqrt(rank).
+    The host tests whether PEFT's table of rsLoRA flags is empty, which it never is, and takes alpha / sqrt(rank).
     """
 
     def apply(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> None:
         from peft.tuners.lora import LoraLayer
 
         wrapped(*args, **kwargs)
-        network = args[0] if args else kwargs["module"]
-        name = args[2] if len(args) > 2 else kwargs.get("adapter_name", "default")
-        if network is None:
-            return
+        network = argument(args, kwargs, "module")
+        name = argument(args, kwargs, "adapter_name", 2, "default")
         wrong: set[float] = set()
-        for layer in network.modules():
+        for layer in () if network is None else network.modules():
             if not isinstance(layer, LoraLayer) or name not in layer.scaling:
                 continue
             rank = layer.r[name]
@@ -84,15 +78,15 @@ def scale_loaded_adapters(module: ModuleType) -> None:
     lost="Sana-Video's validation draws nothing",
 )
 def read_negative_prompts(module: ModuleType) -> None:
-    """Let Sana-Video's validation draw: the host asks whether a tensor is true, to find its negative prompt."""
+    """Let Sana-Video's validation draw: to find its negative prompt, the host takes the truth value of a tensor."""
 
     def convert(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
-        given = args[0] if args else kwargs["text_embedding"]
+        given = argument(args, kwargs, "text_embedding")
 
         def first(*names: str) -> Any:
             return next((given[name] for name in names if given.get(name) is not None), None)
 
-        # Under the names that the host looks at last, so that it asks nothing of a tensor.
+        # Under the names that the host looks up last.
         found = {
             "prompt_embeds": first("negative_prompt_embeds", "prompt_embeds"),
             "attention_mask": first("negative_prompt_attention_mask", "prompt_attention_mask", "attention_mask"),
@@ -115,14 +109,10 @@ def _own_scheduler(model: Any) -> Any:
 
 @contextmanager
 def _without_optional_parts(pipeline_class: Any) -> Iterator[None]:
-    """Inside this block the class can be called without the parts that it names optional: they are None then."""
+    """Inside this block the class can be called without its optional components: they are None then."""
     init = pipeline_class.__init__
-    asked = inspect.signature(init).parameters
-    optional = {
-        name
-        for name in getattr(pipeline_class, "_optional_components", ())
-        if name in asked and asked[name].default is inspect.Parameter.empty
-    }
+    required = {name for name, each in inspect.signature(init).parameters.items() if each.default is each.empty}
+    optional = required.intersection(getattr(pipeline_class, "_optional_components", ()))
 
     @wraps(init)  # the host reads the signature
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,9 +1,8 @@
-"""A TwinFlow run ends: the host's scan of an image set leaves nothing in a queue that its process would wait for.
+"""The host's scan of an image set: it loses no image, and the process ends after training.
 
-The scan's workers are threads by default, and they report through `multiprocessing.Queue`. Such a queue hands its
-entries to a thread of its own, so it can look empty while some are still on their way. The host then stops reading: of
-a large image set a part of the metadata is lost, and at exit the process waits for ever for that thread, whose pipe is
-full. Between threads `queue.Queue` does the same without either.
+The scan's workers are threads by default, and they report through `multiprocessing.Queue`. Its own thread writes the
+entries to a pipe, so it can look empty while some are on their way. The host then stops reading: a part of a large
+set's metadata is lost, and at exit the process waits forever for that thread, since the pipe is full.
 """
 
 import queue
@@ -11,8 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import active_options
+from simpletuner_twinflow.host.run import active_options, log_mending
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 
 
@@ -23,16 +21,16 @@ from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 )
 def attach_to_scan(module: ModuleType) -> None:
     """Have the scan's threads of a TwinFlow run report through a queue for threads."""
-    said: list[bool] = []
+    logged: list[bool] = []
 
     def make_queue(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
         from simpletuner.helpers.training.state_tracker import StateTracker
 
         config = StateTracker.get_args()
-        if config is None or active_options(config) is None or config.enable_multiprocessing:
+        if active_options(config) is None or config.enable_multiprocessing:
             return wrapped(*args, **kwargs)
-        if not said:
-            said.append(True)
+        if not logged:
+            logged.append(True)
             log_mending("the scan of image sets reports through queues for threads, so that it loses nothing and ends")
         return queue.Queue()
 

@@ -1,4 +1,4 @@
-"""Per-term sums over an accumulation window, kept on the device until the host logs."""
+"""The terms of one optimizer step, kept on the device until the host logs."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ NAMES = ("rcgm", "real_velocity", "adversarial", "rectify")
 
 
 class Positions(NamedTuple):
-    """Where a micro-batch's rows were on the path: what is kept of them."""
+    """Where a micro-batch's rows were on the path."""
 
     roles: tuple[Role, ...]
     t: Tensor  # (B,), as are the following
@@ -26,7 +26,7 @@ class WindowMeter:
     """Collects the terms of the micro-batches of one optimizer step."""
 
     def __init__(self) -> None:
-        self._terms: dict[int, Mapping[str, Term]] = {}
+        self._terms: dict[int, Mapping[str, Term]] = {}  # by micro-batch, as are the positions
         self._positions: dict[int, Positions] = {}
 
     def add(self, micro_batch: int, terms: Mapping[str, Term], rows: RoleBatch) -> None:
@@ -37,11 +37,11 @@ class WindowMeter:
         self._positions[micro_batch] = Positions(rows.roles, rows.t, rows.r, rows.sign)
 
     def positions(self) -> list[Positions]:
-        """Of the rows of each micro-batch of the window so far."""
+        """Where the rows of each micro-batch of the step were."""
         return list(self._positions.values())
 
     def not_finite(self) -> dict[str, float]:
-        """The terms of this rank that are NaN or infinite in the window so far; reads from the device."""
+        """This rank's terms that are NaN or infinite; reads from the device."""
         return {
             name: value
             for terms in self._terms.values()
@@ -50,12 +50,11 @@ class WindowMeter:
         }
 
     def means(self, accelerator: Any) -> dict[str, float]:
-        """Each term's mean over the window's rows on all ranks; a term without rows is left out.
+        """Each term's mean over the step's rows on all ranks, which must all call it; terms without rows are left out.
 
-        Reads from the device, so it is called where the host logs. All ranks must call it.
+        Reads from the device, so it is called where the host logs.
         """
-        device = accelerator.device
-        totals = torch.zeros(2, len(NAMES), device=device)
+        totals = torch.zeros(2, len(NAMES), device=accelerator.device)
         for terms in self._terms.values():
             for name, term in terms.items():
                 totals[0, NAMES.index(name)] += term.total

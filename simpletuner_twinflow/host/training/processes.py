@@ -1,6 +1,6 @@
-"""A TwinFlow run in several processes: ranks that make different numbers of passes, and a checkpoint all get past.
+"""A TwinFlow run in several processes: no pass and no checkpoint may wait for the other ranks.
 
-Ranks draw different roles, and a role's passes are its own. So nothing in a pass may wait for the other ranks.
+Ranks draw different roles, and so make different numbers of passes.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,7 @@ from typing import Any
 
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
-from simpletuner_twinflow.host.mending import log_mending
-from simpletuner_twinflow.host.run import wrap_active
+from simpletuner_twinflow.host.run import log_mending, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses
 
 
@@ -20,10 +19,7 @@ from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses
     Seam("DistributedDataParallelKwargs.broadcast_buffers", touch=Touch.on_run, module="accelerate.utils.dataclasses"),
 )
 def attach_to_data_parallel(module: ModuleType) -> None:
-    """Have DDP leave buffers alone: it would broadcast them in the first pass after one with gradient, on every rank.
-
-    The networks' buffers are tables that each rank computes alike, so there is nothing to broadcast.
-    """
+    """Have DDP not broadcast buffers, which it does in a pass; each rank computes the same ones."""
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
@@ -32,20 +28,18 @@ def attach_to_data_parallel(module: ModuleType) -> None:
             set_on(accelerator, "ddp_handler", DistributedDataParallelKwargs())
         set_on(accelerator.ddp_handler, "broadcast_buffers", False)
         if accelerator.num_processes > 1 and accelerator.is_main_process:
-            log_mending(
-                "DDP leaves buffers alone, and checkpoints of a full model do not wait for ranks that have gone on"
-            )
+            what = "DDP leaves buffers alone, and checkpoints of a full model do not wait for ranks that have gone on"
+            log_mending(what)
 
     wrap_active(module, "Trainer.init_distillation", init_distillation)
 
 
 @uses(Seam("SaveHookManager._save_full_model", ("is_main_process", "distributed_type")))
 def attach_to_full_checkpoints(module: ModuleType) -> None:
-    """Have the main process save a full model without waiting for ranks that the host has sent on already."""
+    """Have the main process save a full model without waiting for the ranks, which have gone on already."""
 
     def save_full_model(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
-        waits = kwargs["distributed_type"].value.startswith("MULTI_")
-        if waits:
+        if kwargs["distributed_type"].value.startswith("MULTI_"):
             kwargs = kwargs | {"distributed_type": DistributedType.NO}
         return wrapped(*args, **kwargs)
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import active_options, options_of, wrap_active
+from simpletuner_twinflow.host.run import active_options, argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
 
-UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for what a distiller may ask of a batch
-HOST_SIGN_EMBED = "enable_time_sign_embed"  # what the host loads a network with, to have its sign embedding
+UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for them, in what a distiller requires of a batch
+HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for its own sign embedding
 
 
 @uses(
@@ -33,7 +33,7 @@ def attach_to_trainer(module: ModuleType) -> None:
     """Install the distiller of a TwinFlow run, and take its loss instead of the host's."""
 
     def init_adapter_modules(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        from simpletuner_twinflow.host.training.models import family_model_for
+        from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 
         wrapped(*args, **kwargs)
         trainer.twinflow_model = trainer.model.twinflow_model = family_model_for(trainer.model)
@@ -51,10 +51,10 @@ def attach_to_trainer(module: ModuleType) -> None:
         set_on(trainer, "distiller", TwinFlowDistiller(trainer, options_of(trainer.config), trainer.twinflow_model))
 
     def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
-        loss = trainer.distiller.training_loss(args[0] if args else kwargs["prepared_batch"])
+        loss = trainer.distiller.training_loss(argument(args, kwargs, "prepared_batch"))
         forget_expert_losses(trainer.config)
         # As the host returns them: loss, its logs, the diffusion loss, auxiliary logs, distiller's logs. The terms are
-        # logged where the host logs, so that nothing waits for the device here.
+        # logged by logging.py, so that nothing waits for the device here.
         return loss, None, loss, None, {}
 
     wrap_active(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
@@ -64,7 +64,7 @@ def attach_to_trainer(module: ModuleType) -> None:
 
 
 def forget_expert_losses(config: Any) -> None:
-    """Empty the list in which HiDream's experts note a loss at each pass; the host's loss, replaced here, would."""
+    """Empty the list to which HiDream's experts add a loss at each pass; the host's own loss would empty it."""
     if config.model_family == "hidream":
         from simpletuner.helpers.models.hidream.transformer import clear_load_balancing_loss
 
@@ -84,35 +84,32 @@ def distiller_of(trainer: Any) -> Any | None:
     Seam("ModelFoundation.pretrained_load_args", ("pretrained_load_args",)),
 )
 def hold_back_host_implementation(module: ModuleType) -> None:
-    """Keep the host's own TwinFlow out of a run that this plugin trains: exactly one implementation runs."""
-
-    def twinflow_active(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> bool:
-        return False
+    """Keep the host's own TwinFlow out of a run that this plugin trains."""
 
     def pretrained_load_args(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
-        given = dict(args[0] if args else kwargs["pretrained_load_args"])
+        given = dict(argument(args, kwargs, "pretrained_load_args"))
         loaded = wrapped(*args, **kwargs)
         if HOST_SIGN_EMBED not in given:
-            loaded.pop(HOST_SIGN_EMBED, None)  # TwinFlow's sign goes its own way (host/conditioning.py)
+            loaded.pop(HOST_SIGN_EMBED, None)  # the plugin has its own: time_conditioning.py
         return loaded
 
-    wrap_active(module, "ModelFoundation._twinflow_active", twinflow_active)
+    wrap_active(module, "ModelFoundation._twinflow_active", lambda *_: False)
     wrap_active(module, "ModelFoundation.pretrained_load_args", pretrained_load_args)
 
 
-def _needs_empty_prompt(config: Any) -> bool:
-    options = active_options(config)
-    return options is not None and options.enhanced_ratio > 0
+def _requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
+    """The host's requirements of a batch, and the empty prompt's embeddings when guidance is trained in."""
+    from simpletuner.helpers.training.state_tracker import StateTracker
+
+    options = active_options(StateTracker.get_args())
+    guided = options is not None and options.enhanced_ratio > 0
+    return wrapped(*args, **kwargs) | ({UNCONDITIONAL} if guided else set())
 
 
 @uses(Seam("DistillerFactory.training_batch_requirements", ("method", "config")))
 def ask_for_unconditional_embeddings(module: ModuleType) -> None:
     """Have the text cache encode the empty prompt when guidance is trained in."""
-
-    def requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
-        return wrapped(*args, **kwargs) | _empty_prompt_of_this_run()
-
-    wrap(module, "DistillerFactory.training_batch_requirements", requirements)
+    wrap(module, "DistillerFactory.training_batch_requirements", _requirements)
 
 
 @uses(
@@ -124,12 +121,9 @@ def ask_for_unconditional_embeddings(module: ModuleType) -> None:
 def load_unconditional_embeddings(module: ModuleType) -> None:
     """Have the collator put the empty prompt's embeddings into each batch when guidance is trained in.
 
-    The host itself passes four entries of them on, which for a family with more text encoders is not all of them.
+    The host passes on four entries of them, and families with more text encoders have more.
     """
     collating = threading.local()
-
-    def requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
-        return wrapped(*args, **kwargs) | _empty_prompt_of_this_run()
 
     def embeddings(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> dict:
         found = wrapped(*args, **kwargs)
@@ -141,19 +135,12 @@ def load_unconditional_embeddings(module: ModuleType) -> None:
         collating.outputs = []
         try:
             batch = wrapped(*args, **kwargs)
-            if len(collating.outputs) == 2:  # the prompts' and, if asked for, the empty prompt's
+            if len(collating.outputs) == 2:  # the prompts' and, if required, the empty prompt's
                 batch[EMPTY_PROMPT] = collating.outputs[1]
             return batch
         finally:
             collating.outputs = None
 
-    wrap(module, "_distillation_training_batch_requirements", requirements)
+    wrap(module, "_distillation_training_batch_requirements", _requirements)
     wrap(module, "compute_prompt_embeddings", embeddings)
     wrap(module, "collate_fn", collate)
-
-
-def _empty_prompt_of_this_run() -> set[str]:
-    from simpletuner.helpers.training.state_tracker import StateTracker
-
-    config = StateTracker.get_args()
-    return {UNCONDITIONAL} if config is not None and _needs_empty_prompt(config) else set()

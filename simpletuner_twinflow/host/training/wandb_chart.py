@@ -2,35 +2,24 @@
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import wandb
-from torch import Tensor
 
-from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.host.training.meter import Positions
 
 TITLE = "TwinFlow trajectory: sigma, target time, time sign (experimental/theory unverified)"
 COLUMNS = ("step", "role", "sigma", "target_time", "time_sign")
 CHART_KEY = "twinflow/trajectory"
-MAX_ROWS = 48  # of one chart; with ChartSchedule.MAX_CHARTS below 2 MB of tables however long the run
-
-
-class Positions(Protocol):
-    """RoleBatch of a batch on the path; the tensors are (B,)."""
-
-    roles: Sequence[Role]
-    t: Tensor
-    r: Tensor
-    sign: Tensor
+MAX_ROWS = 48  # of one chart; with MAX_CHARTS below 2 MB of tables however long the run
 
 
 def trajectory_chart(window: Sequence[Positions], *, step: int) -> dict[str, object]:
-    """The chart of one optimizer step's rows, as W&B values; a sample of them where there are many.
+    """The chart of one optimizer step's rows, of MAX_ROWS sampled ones if there are more, as W&B values.
 
     Args:
-        window: The rows of each micro-batch.
-        step: The optimizer step, which also seeds the sample.
+        window: where each micro-batch's rows were on the path.
+        step: the optimizer step; it also seeds the sample.
     """
     points = [
         [step, str(role), round(t, 4), round(r, 4), int(sign)]

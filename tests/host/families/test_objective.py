@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from simpletuner_twinflow.host.training.models import family_model_for
+from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from simpletuner_twinflow.method.objective import ObjectiveSettings
 from testbed.host_models.build import family_model_of
 from testbed.host_models.flow import PROMPTS, host_batch, host_model

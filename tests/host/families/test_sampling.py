@@ -10,7 +10,7 @@ from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training.validation import Validation
 
 from simpletuner_twinflow.host.drawing.validation import settled_pipeline_calls
-from simpletuner_twinflow.host.training.models import family_model_for
+from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from testbed.host_models.build import family_model_of
 from testbed.host_models.flow import host_batch, host_model
 from testbed.host_models.oracle import install, named

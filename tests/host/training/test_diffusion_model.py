@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host.training.models import family_model_for
+from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from simpletuner_twinflow.method.flow import interpolate
 from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows
 from simpletuner_twinflow.sampling.diffusion_path import flow_state

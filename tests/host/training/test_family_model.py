@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowScheduler
-from simpletuner_twinflow.host.training.diffusion_model import DiffusionFamilyModel
+from simpletuner_twinflow.host.training.diffusion_model import DiffusionFamilyModel, family_model_for
 from simpletuner_twinflow.host.training.family_model import FamilyModel
-from simpletuner_twinflow.host.training.models import family_model_for
 from simpletuner_twinflow.method.objective import PromptRows
 from testbed.host_models import diffusion
 from testbed.host_models.build import family_model_of

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from simpletuner_twinflow.host.training.logging import MAX_CHARTS, chart_is_due
 from simpletuner_twinflow.host.training.wandb_chart import CHART_KEY
 from testbed.host_models.trainer import training_step
 
@@ -71,3 +72,29 @@ def test_error_of_a_loss_that_is_not_finite_names_the_terms_and_others_are_left_
     with pytest.raises(RuntimeError) as error:
         trainer.train()
     assert getattr(error.value, "__notes__", []) == ["simpletuner-twinflow: twinflow/rcgm is nan."] * noted
+
+
+def due(interval, max_steps):
+    return [step for step in range(1, max_steps + 1) if chart_is_due(step, interval, max_steps)]
+
+
+@pytest.mark.parametrize("interval", [1, 7, 500, 100_000])
+@pytest.mark.parametrize("max_steps", [1, 399, 400, 401, 100_000])
+def test_run_of_any_length_has_a_chart_and_no_more_than_the_bound(interval, max_steps):
+    """The first step's is one more than the bound where that step is not one of the interval's."""
+    charts = due(interval, max_steps)
+    assert charts[0] == 1
+    assert len(charts) <= MAX_CHARTS + 1
+
+
+@pytest.mark.parametrize("interval", [7, 500])
+def test_thinned_charts_are_at_multiples_of_the_interval_asked_for(interval):
+    assert all(step % interval == 0 for step in due(interval, 100_000)[1:])
+
+
+def test_chart_interval_is_kept_where_it_is_long_enough():
+    assert due(500, 10_000) == [1, *range(500, 10_001, 500)]
+
+
+def test_chart_interval_zero_means_no_chart():
+    assert due(0, 100) == []

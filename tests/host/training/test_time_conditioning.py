@@ -5,7 +5,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from simpletuner.helpers.training.trainer import Trainer
 
-from simpletuner_twinflow.host.training.models import family_model_for
+from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from simpletuner_twinflow.host.training.time_conditioning import hidden
 from testbed.host_models.flow import host_batch, host_model
 from tests.host.steps import velocity
