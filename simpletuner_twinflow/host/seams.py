@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache, wraps
+from functools import cache, update_wrapper
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any
 
 import wrapt
 
@@ -79,61 +79,51 @@ class Seam:
         return self.path.rpartition(".")[0]
 
 
-class Hook(Protocol):
-    """A function that `uses` has decorated."""
-
-    seams: tuple[Seam, ...]
-    lost: str | None
-    __name__: str
-    __qualname__: str
-
-    def __call__(self, module: ModuleType) -> None: ...
-
-
 broken: list[str] = []  # problems of needed seams
 lost: dict[str, str] = {}  # problem of an optional seam -> what a TwinFlow run does without
 _attached: set[tuple[str, str]] = set()
 
 
+class Hook:
+    """A function that attaches the plugin to a host module: called once a module, if its seams are as declared."""
+
+    def __init__(self, attach: Callable[[ModuleType], None], seams: tuple[Seam, ...], lost: str | None) -> None:
+        """See `uses`."""
+        update_wrapper(self, attach)
+        self.attach, self.seams, self.lost = attach, seams, lost
+
+    def __call__(self, module: ModuleType) -> None:
+        """Attach to this module, or record what is wrong with its seams."""
+        key = (module.__name__, self.attach.__qualname__)
+        if key not in _attached and self._fits(module):
+            _attached.add(key)
+            self.attach(module)
+
+    def _fits(self, module: ModuleType) -> bool:
+        hooks = [self]
+        if self.lost is None:  # needed hooks are applied all or none
+            hooks += [other for name, other in all_hooks() if name == module.__name__ and other.lost is None]
+        seams = dict.fromkeys(seam for each in hooks for seam in each.seams if seam.module in ("", module.__name__))
+        problems = [problem for seam in seams if (problem := seam.problem(module))]
+        self.record(problems)
+        return not problems
+
+    def record(self, problems: list[str]) -> None:
+        """Record problems of the hook's seams."""
+        if self.lost is None:
+            broken.extend(problem for problem in problems if problem not in broken)
+        else:
+            lost.update(dict.fromkeys(problems, self.lost))
+
+
 def uses(*seams: Seam, lost: str | None = None) -> Callable[[Callable[[ModuleType], None]], Hook]:
-    """Declare the seams of a hook. It is applied once per module, and only if they are as expected.
+    """Declare the seams of a hook.
 
     Args:
         seams: all that the hook and the code it installs touch.
         lost: of an optional hook, what a TwinFlow run lacks without it; None for a needed one.
     """
-
-    def decorate(hook: Callable[[ModuleType], None]) -> Hook:
-        @wraps(hook)
-        def checked(module: ModuleType) -> None:
-            key = (module.__name__, hook.__qualname__)
-            if key not in _attached and _is_as_declared(module, made):
-                _attached.add(key)
-                hook(module)
-
-        made = cast(Hook, checked)
-        made.seams, made.lost = seams, lost
-        return made
-
-    return decorate
-
-
-def _is_as_declared(module: ModuleType, hook: Hook) -> bool:
-    """Whether a hook can be applied to this module; problems are recorded."""
-    hooks = [hook]
-    if hook.lost is None:
-        hooks += [other for name, other in all_hooks() if name == module.__name__ and other.lost is None]
-    seams = dict.fromkeys(seam for each in hooks for seam in each.seams if seam.module in ("", module.__name__))
-    return not _record(hook, [problem for seam in seams if (problem := seam.problem(module))])
-
-
-def _record(hook: Hook, problems: list[str]) -> bool:
-    """Record problems of a hook's seams; returns whether there are any."""
-    if hook.lost is None:
-        broken.extend(problem for problem in problems if problem not in broken)
-    else:
-        lost.update(dict.fromkeys(problems, hook.lost))
-    return bool(problems)
+    return lambda attach: Hook(attach, seams, lost)
 
 
 def all_hooks() -> list[tuple[str, Hook]]:
@@ -215,10 +205,10 @@ def refuse_broken_seams() -> None:
             except ModuleNotFoundError as error:
                 if error.name is None or not place.startswith(error.name):
                     raise  # a dependency of the host is missing
-                _record(hook, [f"{place} is missing"])
+                hook.record([f"{place} is missing"])
             else:
                 seams = [seam for seam in hook.seams if seam.module == place]
-                _record(hook, [problem for seam in seams if (problem := seam.problem(module))])
+                hook.record([problem for seam in seams if (problem := seam.problem(module))])
     if broken or not versions.is_supported():
         reason = f": {'; '.join(broken)}" if broken else ""
         raise HostVersionError(
