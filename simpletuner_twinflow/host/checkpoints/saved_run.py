@@ -69,13 +69,9 @@ class SavedRun:
 
     def changes(self, config: Any, processes: int) -> list[str]:
         """What differs in a run with this configuration, as "key old -> new"."""
-        now = settings_of(config, processes)
-        keys = [*self.settings, *(key for key in now if key not in self.settings)]
-        return [
-            f"{key} {json.dumps(self.settings.get(key))} -> {json.dumps(now.get(key))}"
-            for key in keys
-            if self.settings.get(key) != now.get(key)
-        ]
+        before, now = self.settings, settings_of(config, processes)
+        changed = (key for key in {**before, **now} if before.get(key) != now.get(key))
+        return [f"{key} {json.dumps(before.get(key))} -> {json.dumps(now.get(key))}" for key in changed]
 
 
 def settings_of(config: Any, processes: int) -> dict[str, Any]:
