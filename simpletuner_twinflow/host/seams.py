@@ -1,8 +1,8 @@
-"""The places in the host that the plugin touches: declared by the hook that does it, and checked before it does.
+"""Seams: the places in the host that the plugin touches. Each hook declares its own, and they are checked first.
 
 A hook is needed or optional. A module's needed hooks are applied all or none: if one of their seams is missing or lacks
 a parameter, the host runs untouched, and a run that asks for TwinFlow is refused at start-up (`refuse_broken_seams`).
-Without an optional hook a TwinFlow run goes on, and the log says what is lost. docs/architecture.md lists all seams.
+Without an optional hook a TwinFlow run goes on, and the log names what is lost. docs/architecture.md lists all seams.
 """
 
 import inspect
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache, wraps
+from functools import cache, update_wrapper
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any
 
 import wrapt
 
@@ -49,7 +49,7 @@ class Seam:
     def problem(self, module: ModuleType) -> str | None:
         """What is wrong with this seam in `module`; None when it is as expected."""
         if self.owner == CONFIG:
-            return None  # a key that the host does not have is a key that nobody sets
+            return None  # a key that the host lacks can be set all the same
         where = f"{module.__name__}.{self.path}"
         found: Any = module
         for part in self.path.split("."):
@@ -59,15 +59,13 @@ class Seam:
             found = vars(found)[part]
         if not self.parameters:
             return None
-        function = found.__func__ if isinstance(found, staticmethod | classmethod) else found
-        accepted = inspect.signature(function).parameters
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-            return None
+        accepted = inspect.signature(getattr(found, "__func__", found)).parameters
         lacking = [name for name in self.parameters if name not in accepted]
-        return f"{where} lacks the parameter {', '.join(lacking)}" if lacking else None
+        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+        return f"{where} lacks the parameter {', '.join(lacking)}" if lacking and not any_name else None
 
     def _is_made_by(self, owner: Any) -> bool:
-        """Whether this is an attribute that a class gives its objects when they are made, or that we give them."""
+        """Whether this is an attribute that the class sets in `__init__`, or that the plugin sets."""
         if self.touch is Touch.given or self.path.endswith(".__init__"):
             return True
         if not isinstance(owner, type) or self.parameters or self.touch is Touch.wrapped:
@@ -81,62 +79,51 @@ class Seam:
         return self.path.rpartition(".")[0]
 
 
-class Hook(Protocol):
-    """A function that `uses` has decorated."""
-
-    seams: tuple[Seam, ...]
-    lost: str | None
-    __name__: str
-    __qualname__: str
-
-    def __call__(self, module: ModuleType) -> None: ...
-
-
 broken: list[str] = []  # problems of needed seams
 lost: dict[str, str] = {}  # problem of an optional seam -> what a TwinFlow run does without
 _attached: set[tuple[str, str]] = set()
 
 
+class Hook:
+    """A function that attaches the plugin to a host module: called once a module, if its seams are as declared."""
+
+    def __init__(self, attach: Callable[[ModuleType], None], seams: tuple[Seam, ...], lost: str | None) -> None:
+        """See `uses`."""
+        update_wrapper(self, attach)
+        self.attach, self.seams, self.lost = attach, seams, lost
+
+    def __call__(self, module: ModuleType) -> None:
+        """Attach to this module, or record what is wrong with its seams."""
+        key = (module.__name__, self.attach.__qualname__)
+        if key not in _attached and self._fits(module):
+            _attached.add(key)
+            self.attach(module)
+
+    def _fits(self, module: ModuleType) -> bool:
+        hooks = [self]
+        if self.lost is None:  # needed hooks are applied all or none
+            hooks += [other for name, other in all_hooks() if name == module.__name__ and other.lost is None]
+        seams = dict.fromkeys(seam for each in hooks for seam in each.seams if seam.module in ("", module.__name__))
+        problems = [problem for seam in seams if (problem := seam.problem(module))]
+        self.record(problems)
+        return not problems
+
+    def record(self, problems: list[str]) -> None:
+        """Record problems of the hook's seams."""
+        if self.lost is None:
+            broken.extend(problem for problem in problems if problem not in broken)
+        else:
+            lost.update(dict.fromkeys(problems, self.lost))
+
+
 def uses(*seams: Seam, lost: str | None = None) -> Callable[[Callable[[ModuleType], None]], Hook]:
-    """Declare the seams of a hook. It is applied once per module, and only if they are as expected.
+    """Declare the seams of a hook.
 
     Args:
-        seams: all that the hook, and what it sets going, touches.
+        seams: all that the hook and the code it installs touch.
         lost: of an optional hook, what a TwinFlow run lacks without it; None for a needed one.
     """
-
-    def decorate(hook: Callable[[ModuleType], None]) -> Hook:
-        @wraps(hook)
-        def checked(module: ModuleType) -> None:
-            key = (module.__name__, hook.__qualname__)
-            if key in _attached or _problems(module, made):
-                return
-            _attached.add(key)
-            hook(module)
-
-        made = cast(Hook, checked)
-        made.seams, made.lost = seams, lost
-        return made
-
-    return decorate
-
-
-def _problems(module: ModuleType, hook: Hook) -> bool:
-    """Whether a hook must not be applied to this module; what is wrong is recorded."""
-    hooks = [hook]
-    if hook.lost is None:
-        hooks += [other for name, other in all_hooks() if name == module.__name__ and other.lost is None]
-    seams = dict.fromkeys(seam for each in hooks for seam in each.seams if seam.module in ("", module.__name__))
-    found = [problem for seam in seams if (problem := seam.problem(module))]
-    _record(hook, found)
-    return bool(found)
-
-
-def _record(hook: Hook, problems: list[str]) -> None:
-    if hook.lost is None:
-        broken.extend(problem for problem in problems if problem not in broken)
-    else:
-        lost.update(dict.fromkeys(problems, hook.lost))
+    return lambda attach: Hook(attach, seams, lost)
 
 
 def all_hooks() -> list[tuple[str, Hook]]:
@@ -150,10 +137,10 @@ def wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
 
 
 def set_on(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute of a host's object, class, module or configuration, at a seam that is declared.
+    """Set an attribute of a host's object, class, module or configuration.
 
     Raises:
-        TwinFlowError: It is not declared.
+        TwinFlowError: No hook declares it as a seam.
     """
     kinds = owner.__mro__ if isinstance(owner, type) else type(owner).__mro__
     owners = {owner.__name__} if isinstance(owner, ModuleType) else {kind.__name__ for kind in kinds}
@@ -167,7 +154,7 @@ def set_on(owner: Any, name: str, value: Any) -> None:
 
 @contextmanager
 def changed(owner: Any, **values: Any) -> Iterator[None]:
-    """Set attributes as `set_on` does, for the length of the block; also one that only the owner's class had."""
+    """Set attributes as `set_on` does, for the length of the block."""
     before = {name: vars(owner)[name] for name in values if name in vars(owner)}
     for name, value in values.items():
         set_on(owner, name, value)
@@ -183,7 +170,7 @@ def changed(owner: Any, **values: Any) -> Iterator[None]:
 
 @cache
 def _owners_of(name: str) -> frozenset[str]:
-    """The classes and modules at which a hook declares that it sets this name."""
+    """The classes and modules on which a hook declares that it sets this name."""
     return frozenset(
         seam.owner or seam.module or module
         for module, hook in all_hooks()
@@ -193,7 +180,7 @@ def _owners_of(name: str) -> frozenset[str]:
 
 
 def warn_of_broken_seams() -> None:
-    """Say once, in a run without TwinFlow, that it could not be had here; the host runs untouched."""
+    """Log, in a run without TwinFlow, that this host does not support it; the host runs untouched."""
     if broken:
         # The host configures logging while it starts; a logger made earlier would be switched off.
         logging.getLogger("simpletuner_twinflow").warning(
@@ -204,9 +191,9 @@ def warn_of_broken_seams() -> None:
 
 
 def refuse_broken_seams() -> None:
-    """End a run that asks for TwinFlow on a host where it cannot work as promised; say what is lost where it can.
+    """Refuse TwinFlow on a host whose needed seams are broken, and log what is lost with broken optional ones.
 
-    Imports every hooked host module first, so that a seam in a module which the host loads late is known at start-up.
+    Imports every hooked host module first, so that seams in modules which the host loads late are checked too.
 
     Raises:
         HostVersionError: Names the host's version, the seam (if one is missing) and the supported range.
@@ -217,10 +204,11 @@ def refuse_broken_seams() -> None:
                 module = import_module(place)
             except ModuleNotFoundError as error:
                 if error.name is None or not place.startswith(error.name):
-                    raise  # a dependency of the host is missing, which is not about this plugin
-                _record(hook, [f"{place} is missing"])
-                continue
-            _record(hook, [found for seam in hook.seams if seam.module == place and (found := seam.problem(module))])
+                    raise  # a dependency of the host is missing
+                hook.record([f"{place} is missing"])
+            else:
+                seams = [seam for seam in hook.seams if seam.module == place]
+                hook.record([problem for seam in seams if (problem := seam.problem(module))])
     if broken or not versions.is_supported():
         reason = f": {'; '.join(broken)}" if broken else ""
         raise HostVersionError(

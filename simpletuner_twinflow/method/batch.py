@@ -1,4 +1,4 @@
-"""From data, noise and roles to the rows of a training step: their points on the path, times and signs."""
+"""The rows of a training step, from data, noise and roles: points on the path, times and signs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from simpletuner_twinflow.method.transfer import numbers, on_device, row_index
 
 @dataclass(frozen=True)
 class PromptRows:
-    """The prompts of a pass: those of these rows of the batch, in this order, rows possibly repeated."""
+    """The rows of the batch whose prompts a pass uses, in this order, possibly repeated."""
 
     rows: tuple[int, ...]
     unconditional: bool = False  # the empty prompt in place of the rows' own
@@ -30,7 +30,7 @@ t and r are (n,) float32 in [0, 1] and never negative; sign is (n,) of +1 or -1:
 
 @dataclass(frozen=True, eq=False)
 class RoleBatch:
-    """The inputs of the student's pass with gradient: one entry per row, tensors in float32 at least."""
+    """The inputs of the student's pass with gradient, one entry a row; tensors in float32 at least."""
 
     roles: tuple[Role, ...]
     x: Tensor  # (B, ...), data; a generated sample on twin rows
@@ -49,7 +49,7 @@ class RoleBatch:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of a training step, from a generator of its own: no global stream moves."""
+    """Random numbers of a training step, from its own generator; global streams are left alone."""
 
     generator: torch.Generator
     device: torch.device
@@ -65,7 +65,7 @@ class Draws:
         return on_device(noise, self.device)
 
     def cycled(self, values: tuple[float, ...], count: int) -> Tensor:
-        """(count,) of the values in turn, from a random one on: counts differ by one at most, and none is preferred."""
+        """(count,) of the values in turn, starting at a random one."""
         first = torch.randint(len(values), (1,), generator=self.generator, device=self.generator.device)
         turn = (torch.arange(count, device=self.device) + on_device(first, self.device)) % len(values)
         return numbers(values, self.device)[turn]
@@ -85,7 +85,7 @@ def call(predict: Predict, x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, prom
     """One pass, its result in float32 at least.
 
     Raises:
-        TwinFlowError: if the result has another shape than x_t: it would broadcast into a wrong loss silently.
+        TwinFlowError: if the result has another shape than x_t, which would broadcast to a wrong loss.
     """
     prediction = predict(x_t, t, r, sign, prompts)
     if prediction.shape != x_t.shape:
@@ -107,9 +107,8 @@ def prepare_role_batch(
 ) -> RoleBatch:
     """Give each row its times, sign and point on the path, by its role.
 
-    one_step rows have one of the sampler's times and r = 0; near rows r = t; any_step rows r uniform below t. twin rows
-    are a generated sample with new noise at a new time, r = t and sign -1. One pass of the student generates the
-    samples of all rows.
+    one_step rows have one of the sampler's times and r = 0; near rows r = t; any_step rows r uniform below t; twin rows
+    a generated sample, new noise, a new time, r = t and sign -1. One pass of the student generates all samples.
 
     Args:
         x: data, (B, ...).
@@ -117,7 +116,7 @@ def prepare_role_batch(
         t: times in [0, 1] of near and any_step rows, (B,).
         roles: B roles, as sampled.
         options: of the run.
-        student: the weights being trained; called without gradient, and only if a sample is to be generated.
+        student: the weights being trained; called, without gradient, only where a sample is to be generated.
         generator: source of every random number drawn here.
         step_times: the K times in (0, 1] at which the sampler calls the network.
 
@@ -139,9 +138,8 @@ def prepare_role_batch(
 
     generated = tuple(range(len(roles))) if options.image_free else rows_having(roles, Role.twin)
     if generated:
-        x = x.index_copy(
-            0, index(generated, x), _generate(x, generated, step_times, options.image_free, student, draws)
-        )
+        samples = _generate(x, generated, step_times, options.image_free, student, draws)
+        x = x.index_copy(0, index(generated, x), samples)
     if rows := rows_having(roles, Role.twin):
         at = index(rows, x)
         z = z.index_copy(0, at, draws.normal(z[at]))
@@ -153,17 +151,11 @@ def prepare_role_batch(
 
 
 def _generate(
-    x: Tensor,
-    rows: tuple[int, ...],
-    step_times: tuple[float, ...],
-    image_free: bool,
-    student: Predict,
-    draws: Draws,
+    x: Tensor, rows: tuple[int, ...], step_times: tuple[float, ...], image_free: bool, student: Predict, draws: Draws
 ) -> Tensor:
     """One-step samples from one of the sampler's times s: `x_s - s F(x_s, s, 0)`.
 
-    At the sampler's first time x_s is pure noise, as in sampling; at a later one it is on the path of the row's data.
-    Image-free training has no data, so it always starts from noise.
+    At the sampler's first time, the only one of image-free training, x_s is noise; later it is on the data's path.
     """
     data = x[index(rows, x)]
     noise = draws.normal(data)
@@ -176,12 +168,7 @@ def _generate(
 
 
 def _check_rows(
-    x: Tensor,
-    z: Tensor,
-    t: Tensor,
-    roles: tuple[Role, ...],
-    step_times: tuple[float, ...],
-    options: ObjectiveSettings,
+    x: Tensor, z: Tensor, t: Tensor, roles: tuple[Role, ...], step_times: tuple[float, ...], options: ObjectiveSettings
 ) -> None:
     if not step_times or not all(0 < time <= 1 for time in step_times):
         raise TwinFlowError(f"step_times is {step_times}; allowed: at least one time in (0, 1].")

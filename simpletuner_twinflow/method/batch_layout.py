@@ -1,7 +1,7 @@
 """Passes on some rows of a batch, laid out like the pass on all of them.
 
-For networks whose output for a sample depends on its place or its neighbours in the batch: outputs of student and
-teacher are compared, so a sample must have the same place in both passes.
+For networks whose output for a sample depends on its place in the batch: student and teacher are compared, so a sample
+must have the same place in both passes.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from simpletuner_twinflow.method.batch import Predict, PromptRows, index
 
 
 def on_whole_batch(predict: Predict, size: int) -> Predict:
-    """The same passes, each on a batch of `size` rows in which every row asked for has its own place.
+    """The same passes on batches of `size` rows, each row in its own place and zeros at time 0 in the others.
 
-    The other rows are zeros at time 0, computed and thrown away. A row that is asked for twice takes two passes.
+    A row that is asked for twice takes two passes.
 
     Args:
         predict: passes on any rows, each of which restarts the random numbers.

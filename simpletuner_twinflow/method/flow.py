@@ -1,7 +1,7 @@
 """The path between data and noise, and how an average velocity moves a sample along it.
 
-The convention, stated here and held everywhere (it is the host's, SD3's and TwinFlow's): data `x`, noise `z`, time `t`
-in [0, 1] with t = 1 noise, `x_t = t z + (1 - t) x`, velocity `v = z - x`. The network is an average velocity
+The convention everywhere (the host's, SD3's and TwinFlow's): data `x`, noise `z`, time `t` in [0, 1] with t = 1
+noise, `x_t = t z + (1 - t) x`, velocity `v = z - x`. The network is an average velocity
 `F(x_t, t, r)` from t down to a target time r, 0 <= r <= t: `x_r = x_t - (t - r) F`. At r = t it is the velocity.
 
 Times are tensors of shape (B,), one for each sample; data has any shape (B, ...).
@@ -41,7 +41,7 @@ class Rollout(NamedTuple):
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if that is what it is."""
+    """The tensor in float32; float64 stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -85,8 +85,7 @@ def rollout(predict: AverageVelocity, x_s: Tensor, s: Tensor, r: Tensor, steps: 
         steps: the number N of jumps, at least 1.
 
     Returns:
-        The displacement and x_r, both in float32 at least. The displacement is summed jump by jump, since `x_s - x_r`
-        would lose digits to cancellation.
+        Both in float32 at least; the displacement is the sum of the jumps, more exact than `x_s - x_r`.
 
     Raises:
         TwinFlowError: if `steps` is below 1.

@@ -25,8 +25,7 @@ def guided_velocity(velocity: Tensor, conditional: Tensor, unconditional: Tensor
 def guided_velocities(rows: RoleBatch, real: tuple[int, ...], options: ObjectiveSettings, teacher: Predict) -> Tensor:
     """The velocities of all rows, (B, ...): guided on real rows whose time lies in `enhanced_range`, else z - x.
 
-    Takes two passes over all real rows. Which of them lie in the range is known on the device only; leaving the others
-    out would mean waiting for it.
+    Takes two passes over all real rows: leaving out those outside the range would mean waiting for the device.
     """
     at = index(real, rows.t)
     x_t, t = rows.x_t[at], rows.t[at]

@@ -1,7 +1,7 @@
 """One training step of TwinFlow, from tensors and a `predict` callable to named losses.
 
-Each row of the batch has the terms of its role (see `roles`), so one pass of the student with gradient serves all
-terms. The total is the mean over rows, so the micro-batches of an accumulation window add up to one big batch.
+Each row has the terms of its role (see `roles`), so one pass of the student with gradient serves all terms. The total
+is the mean over rows, so the micro-batches of an accumulation window add up to one large batch.
 
 | role     | terms                                                       | passes beside the student's |
 |----------|-------------------------------------------------------------|------------------------------|
@@ -20,15 +20,7 @@ import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.method.batch import (
-    Draws,
-    Predict,
-    PromptRows,
-    RoleBatch,
-    call,
-    index,
-    prepare_role_batch,
-)
+from simpletuner_twinflow.method.batch import Draws, Predict, PromptRows, RoleBatch, call, index, prepare_role_batch
 from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
 from simpletuner_twinflow.method.guidance import guided_velocities
 from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, squared_error, time_weight
@@ -64,9 +56,8 @@ class Losses:
 
     total: Tensor  # scalar with graph: the weighted terms, summed and divided by the number of rows
     terms: dict[str, Term]  # "rcgm", "real_velocity", "adversarial", "rectify"; those with rows in this batch
-    forwards: dict[
-        str, int
-    ]  # rows passed through the network: "student", "generated", "guidance", "rollout", "rectify"
+    # Rows passed through the network: "student", "generated", "guidance", "rollout", "rectify".
+    forwards: dict[str, int]
 
 
 def compute_losses(

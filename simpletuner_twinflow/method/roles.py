@@ -1,8 +1,7 @@
 """Which terms of the objective each row of a training step trains.
 
-Each row has one role, so one pass with gradient serves every term. Roles are sampled for a *window*: the rows of all
-micro-batches of one optimizer step on all ranks. So a batch of one row trains all terms if gradients are accumulated
-or there are several processes.
+Each row has one role. Roles are sampled for a *window*, the rows of all micro-batches of one optimizer step on all
+ranks, so batches of one row train all terms too if gradients are accumulated or there are several processes.
 """
 
 import math
@@ -16,7 +15,6 @@ from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 
 # Shares are read as fractions of the largest with denominators up to this, so that thirds and tenths are exact.
 _FINEST_SHARE = 10**6
-_OFFSET_BITS = 53
 
 
 class Role(StrEnum):
@@ -34,18 +32,15 @@ REAL_ROLES = (Role.one_step, Role.near, Role.any_step)  # train on the data
 class RoleSampler:
     """Samples roles in given shares, window by window.
 
-    A window's roles are a function of (seed, ranks, window, window_rows, shares) and nothing else: a resumed run
-    samples what the uninterrupted run did, and no other random stream moves. Counts come from systematic sampling over
-    the rows of all ranks: each role gets its share exactly where that is a whole number, within one row otherwise, and
-    without bias over windows. The rows of a role are spread evenly over the ranks, so that none waits long for another;
-    the order within a rank is a random permutation.
+    A window's roles depend on (seed, ranks, window, window_rows, shares) alone: a resumed run samples what the
+    uninterrupted run did, and no other random stream moves. Counts come from systematic sampling over the rows of all
+    ranks: each role gets its share to within one row, exactly where that is a whole number, and without bias over
+    windows. A role's rows are spread evenly over the ranks; the order within a rank is a random permutation.
     """
 
     def __init__(self, shares: Mapping[Role, float], seed: int, rank: int = 0, ranks: int = 1) -> None:
-        """Set the shares; they need not add up to one, only their proportions count.
-
-        Args:
-            shares: weight of each role, at least 0, one of them above.
+        """Args:
+            shares: weight of each role, at least 0, one of them above; only the proportions count.
             seed: the run's seed.
             rank: of the process, from 0.
             ranks: number of processes that a window's rows are spread over.
@@ -67,8 +62,7 @@ class RoleSampler:
         weights = {role: (Fraction(shares.get(role, 0)) / largest).limit_denominator(_FINEST_SHARE) for role in Role}
         whole = sum(weights.values())
         self._shares = {role: weight / whole for role, weight in weights.items()}
-        self._seed = seed
-        self._rank, self._ranks = rank, ranks
+        self._seed, self._rank, self._ranks = seed, rank, ranks
         self._window: int | None = None
         self._offset = 0
         self._drawn: dict[tuple[int, int], tuple[Role, ...]] = {}
@@ -81,11 +75,8 @@ class RoleSampler:
         Args:
             batch_size: rows of this micro-batch, at least 1.
             window: index of the optimizer step.
-            window_rows: nominal rows of the window on one rank, train_batch_size times accumulation steps. A window
-                that turns out longer goes on with another sample of as many rows.
-
-        Returns:
-            One role a row.
+            window_rows: nominal rows of the window on one rank, train_batch_size times accumulation steps. A longer
+                window goes on with another sample of as many rows.
 
         Raises:
             TwinFlowError: if `batch_size` or `window_rows` is below 1.
@@ -113,7 +104,7 @@ class RoleSampler:
 
     def _counts(self, rows: int, stream: random.Random) -> dict[Role, int]:
         """Systematic sampling: role i gets `floor(c_i + u) - floor(c_{i-1} + u)` rows, c the cumulative share."""
-        edge = Fraction(stream.getrandbits(_OFFSET_BITS), 2**_OFFSET_BITS)
+        edge = Fraction(stream.getrandbits(53), 2**53)
         edges = [edge] + [edge := edge + share * rows for share in self._shares.values()]
         floors = [math.floor(edge) for edge in edges]
         return {role: after - before for role, (before, after) in zip(self._shares, pairwise(floors), strict=True)}

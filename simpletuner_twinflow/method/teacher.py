@@ -14,13 +14,12 @@ from simpletuner_twinflow.errors import TwinFlowError
 _swapped: set[int] = set()
 
 
-def _which(device: torch.device) -> tuple[torch.device, ...]:
-    """The arguments by which a device module knows which of its devices is meant; MPS has one and takes none."""
-    return () if device.type == "mps" else (device,)
+def _index_arguments(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # MPS has one device, and its functions take none
 
 
 def _device_rng(device: torch.device) -> Tensor:
-    state: Tensor = torch.get_device_module(device).get_rng_state(*_which(device))
+    state: Tensor = torch.get_device_module(device).get_rng_state(*_index_arguments(device))
     return state
 
 
@@ -41,12 +40,12 @@ class RngState:
         """Set the streams to this state."""
         torch.set_rng_state(self.cpu)
         for device, state in self.devices.items():
-            torch.get_device_module(device).set_rng_state(state, *_which(device))
+            torch.get_device_module(device).set_rng_state(state, *_index_arguments(device))
 
 
 @contextmanager
 def replay_rng(state: RngState) -> Iterator[None]:
-    """Run the block with the random numbers that followed `state`; outside, the streams go on undisturbed."""
+    """Run the block with the random numbers that followed `state`, and restore the streams after it."""
     outside = RngState.capture(*state.devices)
     state.restore()
     try:
@@ -59,9 +58,8 @@ def replay_rng(state: RngState) -> Iterator[None]:
 def teacher_weights(parameters: Iterable[Parameter], shadows: Iterable[Tensor]) -> Iterator[None]:
     """Run the block with the shadow tensors in place of the parameters' weights.
 
-    Only pointers move. Nothing is copied unless a shadow has another dtype or device than its parameter; then a cast
-    copy lives as long as the block. No version counter moves, so the block may come between the student's forward pass
-    and its backward pass, also with gradient checkpointing: by then the student's weights are back.
+    A shadow is copied for the block only where its dtype or device is not its parameter's. No version counter moves,
+    so the block may come between the student's forward and backward pass, also with gradient checkpointing.
 
     Args:
         parameters: the trainable parameters.

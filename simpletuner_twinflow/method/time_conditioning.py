@@ -65,10 +65,7 @@ class Times(NamedTuple):
 
 
 class TimeConditioning:
-    """Adds the modules' terms to the output of a network's time embedding inside `times(...)`.
-
-    Outside of it, in validation or in the host's own passes, the hook leaves the output as it is.
-    """
+    """Adds the modules' terms to the output of a network's time embedding inside `times(...)`, and only there."""
 
     def __init__(
         self,
@@ -108,8 +105,7 @@ class TimeConditioning:
 
     def _condition(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         times = self._times
-        # Gradient checkpointing may compute the time embedding again in the backward pass, outside of the block: always
-        # that of the last pass with gradient.
+        # Gradient checkpointing may recompute the last pass with gradient in the backward pass, outside of the block.
         if times is None and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             times = self._with_grad
         if times is None:

@@ -1,7 +1,7 @@
-"""Copies of numbers from Python and of CPU tensors to the device, without waiting for it.
+"""Copies of numbers and CPU tensors to the device, without waiting for it.
 
-`torch.tensor(values, device="cuda")` and `tensor.to("cuda")` copy from pageable memory: both return only when the
-device has finished all earlier work. A copy from pinned memory is queued behind that work instead.
+`torch.tensor(values, device="cuda")` and `tensor.to("cuda")` copy from pageable memory and wait for all earlier work
+of the device. A copy from pinned memory is queued behind that work instead.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """A trained LoRA as a file that means the same to every reader: `W + B A`, where W is the base model's own weight.
 
-Training keeps two things beside the factors A and B that many readers never see. The scale alpha / rank stands in the
-file's header only, which ComfyUI, LightX2V and sd.cpp do not read. And `lora_init_type` pissa and olora take the
-product that the factors start with out of the frozen base weights, which no reader does to its own copy of the base.
-So the file holds the whole change of the weights: the scale is in B, and what was taken from the base is given back.
+Two parts of the change are not in the factors A and B. The scale alpha / rank stands in the file's header only, which
+ComfyUI, LightX2V and sd.cpp do not read. And `lora_init_type` pissa and olora subtract the factors' initial product
+from the frozen base weights, which no reader does to its own base. So the file holds the whole change: B includes the
+scale, and the initial product is subtracted from `B A`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,12 +26,9 @@ class Factors(NamedTuple):
 
 
 def taken_from_base(network: Any) -> dict[str, Factors]:
-    """What the adapter's initialisation has taken out of the frozen base weights, layer by layer; on the CPU.
+    """What the adapter's initialisation has subtracted from the frozen base weights, by layer; on the CPU.
 
-    It must be asked before the adapter is trained or loaded, while its factors are those of the initialisation.
-
-    Args:
-        network: with the adapter, in the state that PEFT left it in.
+    Must be called before the adapter is trained or loaded, while its factors are those of the initialisation.
     """
     if not str(network.peft_config[ADAPTER].init_lora_weights).startswith(MOVES_BASE):
         return {}
@@ -45,7 +42,7 @@ def taken_from_base(network: Any) -> dict[str, Factors]:
 
 
 def scale(layer: LoraLayer) -> float:
-    """What the layer multiplies its `B A` with; PEFT's own record of it moves while an adapter is switched off."""
+    """The factor of the layer's `B A`; PEFT's own record of it changes while an adapter is switched off."""
     rank = layer.r[ADAPTER]
     return layer.lora_alpha[ADAPTER] / (rank**0.5 if layer.use_rslora[ADAPTER] else rank)
 
@@ -60,8 +57,8 @@ def lora_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
 def whole_change(network: nn.Module, weights: Mapping[str, Tensor], taken: Mapping[str, Factors]) -> dict[str, Tensor]:
     """The adapter's weights as the whole change of the untouched base: a reader adds `B A` and nothing else.
 
-    All layers get one rank, the largest, the others filled up with zeros: where ranks differ, diffusers without the
-    header takes the commonest for the alpha of all, and other readers have rules of their own.
+    All layers are padded with zeros to the largest rank: where ranks differ, diffusers without the header takes the
+    commonest for the alpha of all, and other readers have rules of their own.
 
     Args:
         network: with the adapter.
@@ -72,20 +69,20 @@ def whole_change(network: nn.Module, weights: Mapping[str, Tensor], taken: Mappi
     for name, layer in lora_layers(network):
         a, b = (weights[key] for key in _keys(name, weights))
         change = Factors(a, (b.float() * scale(layer)).to(b.dtype))
-        changes[name] = _joined(change, taken[name]) if name in taken else change
+        changes[name] = _difference(change, taken[name]) if name in taken else change
     rank = max(change.down.shape[0] for change in changes.values())
     whole = dict(weights)
     for name, change in changes.items():
         down, up = _keys(name, weights)
-        whole[down] = _filled(change.down, 0, rank).contiguous()
-        whole[up] = _filled(change.up, 1, rank).contiguous()
+        whole[down] = _padded(change.down, 0, rank).contiguous()
+        whole[up] = _padded(change.up, 1, rank).contiguous()
     return whole
 
 
 def described(network: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The header of a file with these weights, for PEFT: rank, alpha equal to it, and nothing else that draws.
+    """The header of a file with these weights, for PEFT: rank and an alpha equal to it.
 
-    It says no dropout, which a loader would apply when it draws, and none of the initialisations that change a base.
+    Without dropout, which a loader would apply when it draws, and without an initialisation that changes the base.
     """
     name, _ = next(lora_layers(network))
     rank = weights[_keys(name, weights)[0]].shape[0]
@@ -108,11 +105,11 @@ def _keys(name: str, weights: Mapping[str, Tensor]) -> tuple[str, str]:
     return f"{name}.lora_A.weight", f"{name}.lora_B.weight"
 
 
-def _joined(change: Factors, taken: Factors) -> Factors:
-    """One change less another, of a linear layer, as factors of twice the rank.
+def _difference(change: Factors, taken: Factors) -> Factors:
+    """The difference of two changes of a linear layer, as factors of twice the rank with equal singular values.
 
-    Both are large and nearly equal after a short training, so they are subtracted here, in float64, and not left to a
-    reader in bf16 as two halves of the factors. The factors share the singular values evenly.
+    Subtracted in float64: after a short training both are large and nearly equal, and a reader in bf16 would lose the
+    difference.
     """
     up_basis, up = torch.linalg.qr(torch.cat([change.up.double(), -taken.up.double()], dim=1))
     down_basis, down = torch.linalg.qr(torch.cat([change.down.double(), taken.down.double()]).T)
@@ -124,8 +121,7 @@ def _joined(change: Factors, taken: Factors) -> Factors:
     )
 
 
-def _filled(factor: Tensor, dim: int, rank: int) -> Tensor:
-    """The factor with zeros behind it in its axis of the rank."""
+def _padded(factor: Tensor, dim: int, rank: int) -> Tensor:
     shape = list(factor.shape)
     shape[dim] = rank - shape[dim]
     return torch.cat([factor, factor.new_zeros(shape)], dim=dim)

@@ -1,7 +1,7 @@
-"""The averages of a TwinFlow run in its checkpoints, and in those of other runs.
+"""The averages (EMA) of a TwinFlow run in its checkpoints, and in those of other runs.
 
-With TwinFlow a network has a few parameters more, the time conditioning. A full fine-tune saves their averages with the
-others. A LoRA run keeps them in a file of their own, so that its EMA loads wherever that of a plain run does.
+A full fine-tune saves the averages of the time conditioning with the others. A LoRA run keeps them in a file of their
+own, so that its EMA loads wherever that of a plain run does.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.host.checkpoints.files import read_tensors
+from simpletuner_twinflow.host.checkpoints.files import CheckpointError, read_tensors
 from simpletuner_twinflow.host.checkpoints.saved_run import Trained
 from simpletuner_twinflow.host.run import active_options, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
@@ -24,6 +24,7 @@ from simpletuner_twinflow.host.training.time_conditioning import TimeConditioned
 logger = logging.getLogger("simpletuner_twinflow")
 
 EMA = "simpletuner.helpers.training.ema"
+OF_ANOTHER_RUN = "it belongs to another run. Resume from another checkpoint"
 EMA_STEP = "optimization_step"
 EMA_SETTINGS = ("decay", "min_decay", "update_after_step", "warmup_steps", "use_ema_warmup", "inv_gamma", "power")
 EMA_SEAMS = (
@@ -43,16 +44,15 @@ def attach_to_ema(module: ModuleType) -> None:
 
     def init_ema_model(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        ema = trainer.ema_model
-        if ema is None or trainer.twinflow_model.time_conditioning is None:
-            return
-        set_on(ema, "model_cls", TimeConditionedClass(ema.model_cls, trainer.twinflow_model.family))
+        ema, family_model = trainer.ema_model, trainer.twinflow_model
+        if ema is not None and family_model.time_conditioning is not None:
+            set_on(ema, "model_cls", TimeConditionedClass(ema.model_cls, family_model.family))
 
     def load_initial_lora_ema_state(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         if trainer.ema_model is None or not trainer.config.init_lora_ema:
             return wrapped(*args, **kwargs)
         ema, file = trainer.ema_model, trainer.config.init_lora_ema
-        # As in a resumed run: the file says where the average stands, and the config how it goes on.
+        # As in a resumed run: the step comes from the file, decay and warm-up from the config.
         settings = {key: getattr(ema, key) for key in EMA_SETTINGS}
         try:
             with shadows_without_time_conditioning(ema, trainer.twinflow_model):
@@ -70,7 +70,7 @@ def attach_to_ema(module: ModuleType) -> None:
 
 @uses(Seam("SaveHookManager._save_ema_state", ("checkpoint_dir", "is_main_process")), *EMA_SEAMS)
 def attach_to_saving(module: ModuleType) -> None:
-    """Have an adapter's EMA saved as a plain run's; the conditioning's averages go into our file."""
+    """Have an adapter's EMA saved as a plain run's; the averages of the time conditioning go into our file."""
 
     def save_ema_state(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         if manager.args.model_type != "lora" or manager.ema_model is None:
@@ -83,32 +83,26 @@ def attach_to_saving(module: ModuleType) -> None:
 
 @contextmanager
 def shadows_without_time_conditioning(ema: Any, family_model: FamilyModel) -> Iterator[None]:
-    """Inside this block the EMA has the averages that a plain run's has, and no others."""
+    """Inside this block the EMA has no averages of the time conditioning."""
     ours = {id(shadow) for shadow in time_conditioning_averages(ema, family_model).values()}
     with changed(ema, shadow_params=[shadow for shadow in ema.shadow_params if id(shadow) not in ours]):
         yield
 
 
 def time_conditioning_averages(ema: Any, family_model: FamilyModel) -> dict[str, Tensor]:
-    """The conditioning's averages by the parameters' names; they are the EMA's own tensors."""
-    network = family_model.model.get_trained_component(unwrap_model=True)
-    ours = {id(parameter): name for name, parameter in family_model.time_conditioning_parameters().items()}
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return {
-        ours[id(parameter)]: shadow
-        for parameter, shadow in zip(trained, ema.shadow_params, strict=True)
-        if id(parameter) in ours
-    }
+    """The averages of the time conditioning by the parameters' names; they are the EMA's own tensors."""
+    network, ours = (
+        family_model.model.get_trained_component(unwrap_model=True),
+        family_model.time_conditioning_parameters(),
+    )
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    return {name: shadow for name, shadow in zip(trained, ema.shadow_params, strict=True) if name in ours}
 
 
 def _refuse_other_shapes(shadows: list[Tensor], file: Path) -> None:
-    """Refuse averages of other shapes; the host would stretch those of rank 1 over any rank.
-
-    Raises:
-        TwinFlowError: Names the shapes.
-    """
+    """Refuse averages of other shapes; the host would stretch those of rank 1 over any rank."""
     if not file.is_file():
-        return  # the host says so
+        return  # the host refuses it
     saved = read_tensors(file, "set init_lora_ema to the EMA of that adapter, or remove it")
     for number, shadow in enumerate(shadows):
         average = saved.get(f"shadow_params.{number}")  # the host counts them
@@ -133,10 +127,10 @@ def read_ema(manager: Any, folder: Path, saved: Trained, ours: Mapping[str, Tens
         manager: the host's `SaveHookManager`.
         folder: the checkpoint's.
         saved: what its run trained.
-        ours: the conditioning's averages, where they are not in the host's file.
+        ours: averages of the time conditioning that are not in the host's file.
 
     Raises:
-        TwinFlowError: They are not those of the parameters that the checkpoint names, or of other shapes.
+        CheckpointError: They are not those of the parameters that the checkpoint names, or of other shapes.
     """
     file = Path(manager._ema_checkpoint_path(str(folder)))
     if manager.ema_model is None or not file.exists():
@@ -145,22 +139,18 @@ def read_ema(manager: Any, folder: Path, saved: Trained, ours: Mapping[str, Tens
     found = [value for key, value in state.items() if key.startswith("shadow_params.")]
     names = [name for name in saved.ema if name not in ours]
     if len(found) != len(names):
-        raise TwinFlowError(
-            f"{file} holds {len(found)} averages, where those of {len(names)} parameters were expected: it belongs to "
-            "another run. Resume from another checkpoint."
-        )
-    # The host takes decay and warm-up from the checkpoint and so passes over what the config says now; with TwinFlow on
-    # the average is the teacher, and the config's word counts.
+        problem = f"holds {len(found)} averages, where those of {len(names)} parameters were expected"
+        raise CheckpointError(file, problem, OF_ANOTHER_RUN)
+    # The host takes decay and warm-up from the checkpoint. With TwinFlow the average is the teacher, and they are taken
+    # from the config.
     keys = (EMA_STEP,) if active_options(manager.args) is not None else (*EMA_SETTINGS, EMA_STEP)
     if lacking := [key for key in keys if key not in state]:
-        raise TwinFlowError(f"{file} has no {', '.join(lacking)}: resume from another checkpoint.")
+        raise CheckpointError(file, f"has no {', '.join(lacking)}")
     averages = dict(zip(names, found, strict=True)) | dict(ours)
     for name, parameter in manager.model.get_trained_component(unwrap_model=True).named_parameters():
-        if name in averages and averages[name].shape != parameter.shape:
-            raise TwinFlowError(
-                f"{file} has an average of shape {tuple(averages[name].shape)} for {name}, whose shape is "
-                f"{tuple(parameter.shape)}: it belongs to another run. Resume from another checkpoint."
-            )
+        if name in averages and (shape := tuple(averages[name].shape)) != parameter.shape:
+            problem = f"has an average of shape {shape} for {name}, whose shape is {tuple(parameter.shape)}"
+            raise CheckpointError(file, problem, OF_ANOTHER_RUN)
     return SavedEma(averages, {key: state[key] for key in keys})
 
 

@@ -1,6 +1,6 @@
-"""What a finished TwinFlow run leaves to draw with: the weights asked for, in stock classes, with a few-step scheduler.
+"""The export at the end of a TwinFlow run: the weights asked for, in stock classes, with a few-step scheduler.
 
-Checkpoints stay as they are: a run resumes from them, so they keep the weights that only training needs.
+Checkpoints also keep the weights that only training needs, since a run resumes from them.
 """
 
 import logging
@@ -18,17 +18,13 @@ logger = logging.getLogger("simpletuner_twinflow")
 
 
 def exported_weights(config: Any) -> str:
-    """ "ema" or "student": what a TwinFlow run with this configuration exports."""
+    """The weights that a TwinFlow run with this configuration exports: "ema" or "student"."""
     wanted = options_of(config).export_weights
     return wanted if wanted != "auto" else "ema" if config.use_ema else "student"
 
 
 def stock_scheduler_of(model: Any) -> Any | None:
-    """The stock scheduler to export; None where the run samples with one that stock diffusers has nothing close to.
-
-    Args:
-        model: the host's `ModelFoundation` of a TwinFlow run.
-    """
+    """The stock scheduler to export with the host's `ModelFoundation`; None where stock diffusers has none close."""
     return model.twinflow_model.stock_scheduler(options_of(model.config).target_step_count)
 
 
@@ -62,12 +58,12 @@ def export_pipeline(trainer: Any) -> None:
 
     def get(*args: Any, **kwargs: Any) -> Any:
         pipeline = get_pipeline(*args, **kwargs)
-        # Weak, since the host counts on a pipeline's memory being free as soon as it lets go of it.
+        # Weak, since the host expects a pipeline's memory to be freed with its own last reference.
         reference = weakref.ref(pipeline)
 
         def save_pretrained(folder: str, **options: Any) -> None:
             training_only = trainer.twinflow_model.time_conditioning_modules()
-            stock = stock_pipeline(reference(), model, training_only, stock_scheduler_of(trainer.model))
+            stock = stock_pipeline(reference(), model, training_only, stock_scheduler_of(model))
             stock.save_pretrained(folder, **options)
 
         set_on(pipeline, "save_pretrained", save_pretrained)
@@ -77,7 +73,7 @@ def export_pipeline(trainer: Any) -> None:
 
 
 def export_adapter(trainer: Any) -> None:
-    """Have the run's final adapter hold the weights asked for, as a whole change, and a scheduler beside it.
+    """Save the weights asked for as the run's final adapter, which adds to the untouched base, and a scheduler.
 
     Must run before the adapter is trained or resumed, see `taken_from_base`.
     """
@@ -91,7 +87,7 @@ def export_adapter(trainer: Any) -> None:
         if folder != Path(trainer.config.output_dir):  # a checkpoint's
             return save(*args, **kwargs)
         saved = save(*args, **(kwargs | _adapter(trainer, taken)))
-        if (scheduler := stock_scheduler_of(trainer.model)) is not None:
+        if (scheduler := stock_scheduler_of(model)) is not None:
             scheduler.save_pretrained(folder / "scheduler")
         return saved
 
@@ -106,10 +102,8 @@ def _adapter(trainer: Any, taken: Mapping[str, Any]) -> dict[str, Any]:
 
     network, name = trainer.model.get_trained_component(unwrap_model=True), trainer.model.MODEL_TYPE.value
     with weights_to_export(trainer):
-        trained = {
-            key: weight.detach().cpu().contiguous().clone()
-            for key, weight in get_peft_model_state_dict(network).items()
-        }
+        weights = get_peft_model_state_dict(network)
+        trained = {key: weight.detach().cpu().contiguous().clone() for key, weight in weights.items()}
     layers = whole_change(network, trained, taken)
     return {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": described(network, layers)}
 
@@ -120,23 +114,22 @@ def weights_to_export(trainer: Any) -> Iterator[None]:
     if exported_weights(trainer.config) == "student":
         yield
         return
-    parameters, ema = list(trainer._get_trainable_parameters()), trainer.ema_model
-    ema.store(parameters)
-    ema.copy_to(parameters)
+    parameters = list(trainer._get_trainable_parameters())
+    trainer.ema_model.store(parameters)
+    trainer.ema_model.copy_to(parameters)
     try:
         yield
     finally:
-        ema.restore(parameters)
+        trainer.ema_model.restore(parameters)
 
 
 @uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.store", ("parameters",), Touch.read))
 def keep_student_for_export(module: ModuleType) -> None:
-    """Keep a full fine-tune's own weights where they are to be exported; the host copies EMA's over them at the end."""
+    """Keep a full fine-tune's own weights where they are to be exported; the host overwrites them with EMA's."""
 
     def copy_to(wrapped: Callable, ema: Any, args: tuple, kwargs: dict) -> None:
-        # The export alone copies for good; whoever wants the student's weights back has stored them.
-        for_good = ema.temp_stored_params is None
-        if not for_good or exported_weights(ema.args) != "student":
+        # Only the host's export copies without having stored the student's weights.
+        if ema.temp_stored_params is not None or exported_weights(ema.args) != "student":
             wrapped(*args, **kwargs)
 
     wrap_active(module, "EMAModel.copy_to", copy_to)

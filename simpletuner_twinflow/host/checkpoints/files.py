@@ -1,9 +1,9 @@
-"""Whether a checkpoint's files are all there and whole, told from the outside before anything is loaded of them."""
+"""A checkpoint's files: whether they are all there and whole, seen without loading them; and reading our own."""
 
 import json
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ GUARD, MANIFEST = ".guard", "checkpoint_manifest.json"  # the host's: written la
 _TORCH_FILES = {".bin", ".pt", ".pth", ".pkl"}
 
 
+class CheckpointError(TwinFlowError):
+    """A file of a checkpoint cannot be used: "FILE PROBLEM: WAY OUT."."""
+
+    def __init__(self, file: Path, problem: str, way_out: str = "resume from another checkpoint") -> None:
+        """Args: problem: as the rest of a sentence that begins with the file."""
+        super().__init__(f"{file} {problem}: {way_out}.")
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the host has finished writing this checkpoint."""
     return (folder / GUARD).exists()
@@ -29,21 +37,16 @@ def is_finished(folder: Path) -> bool:
 def damage(folder: Path) -> str | None:
     """The first file of a checkpoint that is missing or cut off, with what is wrong; None if there is none.
 
-    Reads no weights, so it takes no time whatever their size; a file that is whole in length and wrong in content is
-    not seen.
+    Reads no weights, so it takes no time whatever their size, and does not see a file that is whole in length and wrong
+    in content.
     """
-    for file in _expected(folder):
-        if problem := _problem(file):
-            return f"{file} {problem}"
-    return None
-
-
-def _expected(folder: Path) -> Iterable[Path]:
     manifest = folder / MANIFEST
     if manifest.exists() and _problem(manifest) is None:
         names = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        return [manifest, *(folder / name for name in names)]
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+        expected = [manifest, *(folder / name for name in names)]
+    else:
+        expected = sorted(path for path in folder.rglob("*") if path.is_file())
+    return next((f"{file} {problem}" for file in expected if (problem := _problem(file))), None)
 
 
 def _problem(file: Path) -> str | None:
@@ -59,10 +62,9 @@ def _problem(file: Path) -> str | None:
             return f"is damaged ({error})"
     if file.suffix == ".json":
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            return _lacking(file.name, json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:
             return f"is damaged ({error})"
-        return _lacking(file.name, content)
     with file.open("rb") as content:
         begins_as_pickle = content.read(1) == b"\x80"
     # torch writes zip archives, whose list of contents stands at the end.
@@ -70,7 +72,6 @@ def _problem(file: Path) -> str | None:
 
 
 def _lacking(name: str, content: Any) -> str | None:
-    """What the content of one of the host's files lacks."""
     if name == STATE and not (isinstance(content, dict) and isinstance(content.get("global_step"), int)):
         return "is damaged (it has no global_step)"
     names = content.get("files") if name == MANIFEST and isinstance(content, dict) else None
@@ -80,15 +81,15 @@ def _lacking(name: str, content: Any) -> str | None:
 
 
 def read_tensors(file: Path, way_out: str = "resume from another checkpoint") -> Mapping[str, Any]:
-    """What torch has saved in a file of a checkpoint, on the CPU. Args: way_out: said in an error.
+    """What torch has saved in a file of a checkpoint, on the CPU. Args: way_out: of the error.
 
     Raises:
-        TwinFlowError: it is missing or damaged.
+        CheckpointError: it is missing or damaged.
     """
     if not file.exists():
-        raise TwinFlowError(f"{file} is missing: {way_out}.")
+        raise CheckpointError(file, "is missing", way_out)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TwinFlowError(f"{file} is damaged ({reason}): {way_out}.") from error
+        raise CheckpointError(file, f"is damaged ({reason})", way_out) from error

@@ -1,7 +1,7 @@
 """The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,12 @@ from simpletuner_twinflow.sampling.stock import (
     stock_timesteps,
 )
 
-DEVICE = '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"'
+SEEDING = "torch.manual_seed({})  # the noise between steps, which stock pipelines take from the global stream\n"
+NEEDS_PLUGIN = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
+ROUNDED_TIMES = (
+    "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead asks the "
+    "network off the levels it was trained for."
+)
 
 
 @uses(
@@ -67,8 +72,7 @@ def describe_twinflow(module: ModuleType) -> None:
 
 def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
     options, family_info = options_of(model.config), model.custom_model_card_training_mode_info
-    kinds = {"ema": "EMA", "student": "student"}
-    weights = kinds[exported_weights(model.config)] if final else "a checkpoint's, to resume from"
+    exported = "EMA" if exported_weights(model.config) == "ema" else "student"
 
     def info(config: Any) -> str:
         lines = (
@@ -76,18 +80,12 @@ def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
             "- TwinFlow: few-step model, [arXiv:2512.05150](https://arxiv.org/abs/2512.05150)",
             f"  - Target steps: `{options.target_step_count}`",
             f"  - Guidance scale: `{sampling_guidance(model):g}` (guidance is trained in)",
-            f"  - Weights: {weights}",
+            f"  - Weights: {exported if final else "a checkpoint's, to resume from"}",
             f"  - Adversarial branch: {'on' if options.adversarial_enabled else 'off'}",
         )
         return "\n".join(lines).strip()
 
     return info
-
-
-def _call_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
-    """Of the pipeline that the card's code calls: the stock one of the host's name, if there is one."""
-    hosts = model.PIPELINE_CLASSES[model.DEFAULT_PIPELINE_TYPE]
-    return inspect.signature(getattr(diffusers, hosts.__name__, hosts).__call__).parameters
 
 
 def _repository(repo_id: str) -> str:
@@ -99,107 +97,99 @@ def _repository(repo_id: str) -> str:
 
 
 def _example(metadata: ModuleType, model: Any, source: str) -> str:
-    """A snippet that runs, with diffusers alone where that has a scheduler to run it with."""
-    config, options = model.config, options_of(model.config)
-    steps, seed = options.target_step_count, config.validation_seed or config.seed or 42
-    prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
-    guidance = sampling_guidance(model)
+    """Code that draws with what the run exports, with diffusers alone where that has a scheduler for it."""
+    config, steps = model.config, options_of(model.config).target_step_count
+    full, seed = config.model_type == "full", config.validation_seed or config.seed or 42
+    base = metadata._model_card_base_model(config) if config.push_to_hub else config.pretrained_model_name_or_path
+    dtype = str(config.weight_dtype).removeprefix("torch.")
+    imports = ["import torch", "from diffusers import DiffusionPipeline"]
+    loading = [f"pipeline = DiffusionPipeline.from_pretrained({source if full else base!r}, torch_dtype=torch.{dtype})"]
+    if not full:
+        loading.append(f"pipeline.load_lora_weights({source!r})")
+
+    stock, asked, seeding = stock_scheduler_of(model), f"num_inference_steps={steps}", SEEDING.format(seed)
     times = ", ".join(f"{name}={value!r}" for name, value in model.twinflow_model.sampling_times.items())
-    own = ("from simpletuner_twinflow import TwinFlowScheduler", f"pipeline.scheduler = TwinFlowScheduler({times})")
-    imports, scheduler = ["import torch", "from diffusers import DiffusionPipeline"], []
-    stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
     if stock is None:
-        ours = type(model.twinflow_model.scheduler())
+        ours, note = type(model.twinflow_model.scheduler()), NEEDS_PLUGIN
         imports.append(f"from {ours.__module__} import {ours.__name__}")
         # A flow keeps to the trained levels, whatever shift the base model's scheduler has.
         made = f"({times})" if issubclass(ours, TwinFlowScheduler) else ".from_config(pipeline.scheduler.config)"
-        scheduler = [f"pipeline.scheduler = {ours.__name__}{made}"]
-        note = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
-    elif isinstance(stock, LCMScheduler):
-        if config.model_type != "full":  # which has no scheduler of its own, and on the hub no folder for one
-            imports[1] += ", LCMScheduler"
-            scheduler = ["pipeline.scheduler = LCMScheduler(", *_arguments(stock_diffusion_settings(stock)), ")"]
-        asked = f"timesteps={stock_timesteps(stock.config, steps)}"
-        note = (
-            "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead "
-            "asks the network off the levels it was trained for."
-        )
+        loading.append(f"pipeline.scheduler = {ours.__name__}{made}")
     else:
-        if config.model_type != "full":  # a pipeline brings its scheduler
-            imports[1] += ", FlowMatchEulerDiscreteScheduler"
-            scheduler = [f"pipeline.scheduler = FlowMatchEulerDiscreteScheduler({stock_settings(steps)})"]
-        note = _difference(model, steps) + "\n\n" + "\n".join(("```python", own[0], "", own[1], "```"))
-    films = _films(model)
-    if films:
-        imports.append("from diffusers.utils import export_to_gif")
-    lines = [*imports, "", *_loading(metadata, config, source), *scheduler, f"pipeline.to({DEVICE})", ""]
-    if not isinstance(stock, LCMScheduler):  # whose pipelines draw it from the generator
-        lines.append(
-            f"torch.manual_seed({seed})  # the noise between steps, which stock pipelines take from the global stream"
-        )
-    lines.append("model_output = pipeline(")
-    arguments = [f"prompt={prompt!r}", asked]
-    accepted = _call_parameters(model)
-    if "guidance_scale" in accepted:
-        arguments.append(f"guidance_scale={guidance}")
-    arguments += [f"{name}=1.0" for name in sorted(REAL_GUIDANCE & accepted.keys()) if accepted[name].default != 1.0]
-    arguments += _prompt_arguments(model)
+        if isinstance(stock, LCMScheduler):  # the noise between its steps comes from the call's generator
+            asked, seeding, note = f"timesteps={stock_timesteps(stock.config, steps)}", "", ROUNDED_TIMES
+            lines = (f"    {name}={value!r},\n" for name, value in stock_diffusion_settings(stock).items())
+            settings = "\n" + "".join(lines)
+        else:
+            note, settings = _other_sigmas(model, steps, times), stock_settings(steps)
+        if not full:  # a full model's pipeline brings its scheduler
+            imports[1] += f", {type(stock).__name__}"
+            loading.append(f"pipeline.scheduler = {type(stock).__name__}({settings})")
+
+    prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
+    arguments = [f"prompt={prompt!r}", asked, *_call_arguments(model)]
     arguments += [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
-    arguments += [f"{name}={value!r}" for name, value in films.items()]
-    arguments.append(f"generator=torch.Generator().manual_seed({seed})")
-    lines += [f"    {argument}," for argument in arguments]
-    if films:
-        lines += [").frames[0]", 'export_to_gif(model_output, "output.gif")']
-    else:
-        lines += [").images[0]", 'model_output.save("output.png")']
-    return "\n".join(("", "```python", *lines, "```", "", note, ""))
+    images, save = "images", 'model_output.save("output.png")'
+    if film := _film_arguments(model):
+        imports.append("from diffusers.utils import export_to_gif")
+        images, save = "frames", 'export_to_gif(model_output, "output.gif")'
+    arguments += [*film, f"generator=torch.Generator().manual_seed({seed})"]
+    return f"""
+```python
+{"\n".join(imports)}
+
+{"\n".join(loading)}
+pipeline.to("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+{seeding}model_output = pipeline(
+    {",\n    ".join(arguments)},
+).{images}[0]
+{save}
+```
+
+{note}
+"""
 
 
-def _prompt_arguments(model: Any) -> list[str]:
-    """What makes a stock pipeline encode the prompt as the run did: another length is another condition."""
-    config, accepted = model.config, _call_parameters(model)
-    length = model.twinflow_model.family.prompt_length or config.tokenizer_max_length
-    given = {"max_sequence_length": length, "complex_human_instruction": config.sana_complex_human_instruction}
-    return [f"{name}={value!r}" for name, value in given.items() if value and name in accepted]
+def _call_arguments(model: Any) -> list[str]:
+    """Guidance and prompt as in training, as far as the pipeline takes them: stock diffusers', else the host's."""
+    config, host_class = model.config, model.PIPELINE_CLASSES[model.DEFAULT_PIPELINE_TYPE]
+    accepted = inspect.signature(getattr(diffusers, host_class.__name__, host_class).__call__).parameters
+    given = {"guidance_scale": sampling_guidance(model)}
+    given |= {name: 1.0 for name in sorted(REAL_GUIDANCE & accepted.keys()) if accepted[name].default != 1.0}
+    if length := model.twinflow_model.family.prompt_length or config.tokenizer_max_length:
+        given["max_sequence_length"] = length
+    if instruction := config.sana_complex_human_instruction:
+        given["complex_human_instruction"] = instruction
+    return [f"{name}={value!r}" for name, value in given.items() if name in accepted]
 
 
-def _films(model: Any) -> dict[str, Any]:
-    """The film that the run's validation draws, as arguments of the pipeline; none for a model of pictures."""
+def _film_arguments(model: Any) -> list[str]:
+    """The length of the film that the run's validation draws; empty for a model of pictures."""
     from simpletuner.helpers.models.common import VideoModelFoundation
 
     if not isinstance(model, VideoModelFoundation):
-        return {}
+        return []
     asked = model.update_pipeline_call_kwargs({"num_inference_steps": 1, "guidance_scale": 0.0})
-    length = {name: value for name, value in asked.items() if name in ("num_frames", "frames") and value}
-    return length | {"output_type": "pil"}
+    length = [f"{name}={value!r}" for name, value in asked.items() if name in ("num_frames", "frames") and value]
+    return [*length, "output_type='pil'"]
 
 
-def _arguments(settings: Mapping[str, Any]) -> list[str]:
-    """Keyword arguments as code, a line each."""
-    return [f"    {name}={value!r}," for name, value in settings.items()]
-
-
-def _loading(metadata: ModuleType, config: Any, source: str) -> list[str]:
-    dtype = f"torch.{str(config.weight_dtype).removeprefix('torch.')}"
-    if config.model_type == "full":
-        return [f"pipeline = DiffusionPipeline.from_pretrained({source!r}, torch_dtype={dtype})"]
-    local = config.pretrained_model_name_or_path
-    base = metadata._model_card_base_model(config) if config.push_to_hub else local
-    return [
-        f"pipeline = DiffusionPipeline.from_pretrained({base!r}, torch_dtype={dtype})",
-        f"pipeline.load_lora_weights({source!r})",
-    ]
-
-
-def _difference(model: Any, steps: int) -> str:
-    """What sets the stock scheduler's pictures apart from those of the run's validation."""
+def _other_sigmas(model: Any, steps: int, times: str) -> str:
     stock = stock_scheduler(steps)
     stock.set_timesteps(steps)
-    levels = ", ".join(f"{level:.4g}" for level in stock.sigmas[:-1].tolist())
-    trained = ", ".join(f"{level:.4g}" for level in model.twinflow_model.scheduler().step_times(steps))
-    other_noise = ", and draws other noise between the steps than the validation did" if steps > 1 else ""
-    return (
-        f"This needs diffusers alone. Its scheduler asks the network at {levels}, where the model was trained for "
-        f"{trained}{other_noise}. For the validation's own pictures: `pip install simpletuner-twinflow`, and before "
-        "the call"
-    )
+    asked, trained = stock.sigmas[:-1].tolist(), model.twinflow_model.scheduler().step_times(steps)
+    noise = ", and draws other noise between the steps than the validation did" if steps > 1 else ""
+    return f"""\
+This needs diffusers alone. Its scheduler asks the network at {_listed(asked)}, where the model was trained for \
+{_listed(trained)}{noise}. For the validation's own pictures: `pip install simpletuner-twinflow`, and before the call
+
+```python
+from simpletuner_twinflow import TwinFlowScheduler
+
+pipeline.scheduler = TwinFlowScheduler({times})
+```"""
+
+
+def _listed(sigmas: Iterable[float]) -> str:
+    return ", ".join(f"{sigma:.4g}" for sigma in sigmas)

@@ -40,7 +40,7 @@ def fit_optimizer_state(state_dict: dict[str, Any], saved: Groups, current: Grou
         numbers = range(following, following + len(wanted))
         following += len(wanted)
         for number, name in zip(numbers, wanted, strict=True):
-            if name in number_of and number_of[name] in state_dict["state"]:
-                fitted_state[number] = state_dict["state"][number_of[name]]
+            if (before := number_of.get(name)) in state_dict["state"]:
+                fitted_state[number] = state_dict["state"][before]
         fitted_groups.append(group | {"params": [*numbers]})
     return state_dict | {"state": fitted_state, "param_groups": fitted_groups}

@@ -1,7 +1,7 @@
-"""A checkpoint that is whole and not of this configuration: of another kind of training, or of another rank.
+"""A whole checkpoint that does not fit the configuration: of another kind of training, or of another rank.
 
 SimpleTuner takes any checkpoint that cannot be loaded for a damaged one, and with `delete_invalid_checkpoints` deletes
-one after the other until none is left. What only does not fit the configuration must be left alone.
+one after the other until none is left. A whole one must be left alone.
 """
 
 import sys
@@ -22,6 +22,12 @@ ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 class OtherRunError(TwinFlowError):
     """The checkpoint is whole, and the configuration asks for another network than it holds."""
 
+    def __init__(self, folder: Path, holds: str, key: str, value: Any) -> None:
+        super().__init__(
+            f"{folder} holds {holds}, and {key} is {value!r}, so this run cannot go on from it; it is not damaged and "
+            f"is left as it is. Set {key} as it was, or train from the beginning with another output_dir."
+        )
+
 
 @uses(Seam("Trainer._delete_invalid_resume_checkpoint", ("checkpoint_dir", "reason")))
 def attach_to_deleting(module: ModuleType) -> None:
@@ -36,7 +42,7 @@ def attach_to_deleting(module: ModuleType) -> None:
 
 
 def refuse_other_run(folder: Path, model: Any) -> None:
-    """End the attempt to resume from a whole checkpoint of another kind of training or rank.
+    """Refuse a whole checkpoint of another kind of training or rank.
 
     Args:
         folder: the checkpoint's.
@@ -48,29 +54,19 @@ def refuse_other_run(folder: Path, model: Any) -> None:
     config, adapter = model.config, folder / ADAPTER_FILE
     if adapter.exists() != (config.model_type == "lora"):
         if not adapter.exists() and not (folder / model.MODEL_SUBFOLDER).is_dir():
-            return  # neither kind of checkpoint; the host has its own word for that
+            return  # neither kind of checkpoint; the host refuses it
         holds = "an adapter" if adapter.exists() else "a full model"
-        raise OtherRunError(_told(folder, holds, "model_type", config.model_type))
+        raise OtherRunError(folder, holds, "model_type", config.model_type)
     if not adapter.exists():
         return
-    ours = _rank(
-        parameter.shape
-        for name, parameter in model.get_trained_component(unwrap_model=True).named_parameters()
-        if ".lora_" in name
-    )
+    parameters = model.get_trained_component(unwrap_model=True).named_parameters()
+    ours = _rank(parameter.shape for name, parameter in parameters if ".lora_" in name)
     with safe_open(adapter, "pt") as file:
         saved = _rank(file.get_slice(key).get_shape() for key in file.keys())  # noqa: SIM118 - it is no mapping
     if ours != saved:
-        raise OtherRunError(_told(folder, f"an adapter of rank {saved}", "lora_rank", config.lora_rank))
+        raise OtherRunError(folder, f"an adapter of rank {saved}", "lora_rank", config.lora_rank)
 
 
 def _rank(shapes: Iterable[Any]) -> int:
     """The rank of an adapter's factors, whatever their names: the least width of any of them."""
     return min((min(shape[:2]) for shape in shapes if len(shape) > 1), default=0)
-
-
-def _told(folder: Path, holds: str, key: str, value: Any) -> str:
-    return (
-        f"{folder} holds {holds}, and {key} is {value!r}, so this run cannot go on from it; it is not damaged and is "
-        f"left as it is. Set {key} as it was, or train from the beginning with another output_dir."
-    )

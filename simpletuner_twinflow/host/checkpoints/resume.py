@@ -1,18 +1,16 @@
 """Resuming: from a checkpoint that is finished and whole, and across a change of what is trained.
 
-With TwinFlow a run trains a few parameters more, the time conditioning. Each checkpoint therefore says which parameters
-its optimizer and its EMA cover, by name, and a run that trains others takes what belongs to it: a plain run can be
+With TwinFlow a run trains a few parameters more, the time conditioning. Each checkpoint therefore lists by name the
+parameters of its optimizer and its EMA, and a run that trains others takes those that it has: a plain run can be
 continued with TwinFlow and a TwinFlow run without. A checkpoint without that list is one of a plain run.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoints.ema import EMA_SEAMS, load_ema, read_ema
@@ -26,8 +24,7 @@ from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 
 logger = logging.getLogger("simpletuner_twinflow")
 
-LATEST = "latest"
-BEGUN = "twinflow_resumed_from"  # of the accelerator: the checkpoint whose loading was begun last
+STARTED = "twinflow_resumed_from"  # of the accelerator: the checkpoint whose loading was started last
 
 
 @uses(Seam("Trainer.checkpoint_state_latest", ("output_dir",)))
@@ -36,10 +33,10 @@ def attach_to_latest_checkpoint(module: ModuleType) -> None:
 
     def latest(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> str | None:
         found = wrapped(*args, **kwargs)
-        if found is None and (begun := getattr(trainer.accelerator, BEGUN, None)) is not None:
+        if found is None and (started := getattr(trainer.accelerator, STARTED, None)) is not None:
             raise TwinFlowError(
-                f"{begun} was damaged in the middle of a file, which showed while it was loaded, and no checkpoint is "
-                "left: the weights are partly its own now. Start the run once more to train from the beginning."
+                f"{started} was damaged in the middle of a file, which showed while it was loaded, and no checkpoint "
+                "is left: the weights are partly its own now. Start the run once more to train from the beginning."
             )
         if found is None or trainer.checkpoint_manager is None:
             return found
@@ -74,7 +71,7 @@ def attach_to_loading(module: ModuleType) -> None:
     def load_model_hook(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         folder = Path(args[1] if len(args) > 1 else kwargs["input_dir"])
         active = active_options(manager.args) is not None
-        with _told(manager):
+        with _deletion_logged(manager):
             if active:
                 refuse_damaged(folder, manager.args, manager.accelerator)
                 refuse_other_run(folder, manager.model)
@@ -83,16 +80,18 @@ def attach_to_loading(module: ModuleType) -> None:
                 return wrapped(*args, **kwargs)
             optimizer, *_ = manager.accelerator._optimizers
             current = Trained.of(manager.model, optimizer)
-            saved = current.without(current.conditioning) if run is None else run.trained
+            saved = current.without(current.time_conditioning) if run is None else run.trained
             # All is read and checked before anything is loaded, so that what cannot be loaded leaves no trace.
-            weights, averages = _conditioning_of(manager, folder, saved)
+            in_own_file = manager.args.model_type == "lora" and saved.time_conditioning
+            weights, averages = read_time_conditioning(folder) if in_own_file else ({}, {})
             shadows = read_ema(manager, folder, saved, averages)
-        _tell_changes(manager, folder, run, current)
+        if manager.accelerator.is_main_process:
+            _log_changes(manager, folder, run, current)
         if active:
-            setattr(manager.accelerator, BEGUN, folder)
+            setattr(manager.accelerator, STARTED, folder)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
-        with _forgiven(module, {*saved.conditioning} ^ {*current.conditioning}):
+        with _not_reported(module, {*saved.time_conditioning} ^ {*current.time_conditioning}):
             wrapped(*args, **kwargs)
         if active:
             load_time_conditioning(manager.model.twinflow_model, weights, folder)
@@ -103,15 +102,15 @@ def attach_to_loading(module: ModuleType) -> None:
         folder = Path(args[0] if args else kwargs["checkpoint_dir"])
         if active_options(manager.args) is None and saved_by(folder) is None:
             wrapped(*args, **kwargs)
-        # Otherwise ours follows once the network's own weights are loaded.
+        # Otherwise `load_ema` follows once the network's own weights are loaded.
 
     wrap(module, "SaveHookManager.load_model_hook", load_model_hook)
     wrap(module, "SaveHookManager._load_ema_state", load_ema_state)
 
 
 @contextmanager
-def _told(manager: Any) -> Iterator[None]:
-    """Say why a checkpoint is not loaded where the host deletes it for that, which it does without a word."""
+def _deletion_logged(manager: Any) -> Iterator[None]:
+    """Log why a checkpoint cannot be loaded where the host deletes it for that; the host does not."""
     try:
         yield
     except OtherRunError:
@@ -123,41 +122,31 @@ def _told(manager: Any) -> Iterator[None]:
 
 
 def refuse_damaged(folder: Path, config: Any, accelerator: Any) -> None:
-    """End the attempt to resume from a checkpoint that is not whole, before anything of it is loaded.
+    """Refuse a checkpoint that is not whole, before anything of it is loaded.
 
     Args:
         folder: the checkpoint's.
         config: the host's.
-        accelerator: the run's; all ranks look before one of them may go on to delete what it has found damaged.
+        accelerator: the run's; all ranks look before the host on one of them deletes a damaged checkpoint.
 
     Raises:
         TwinFlowError: Names the file and the way out; the host takes it as the sign of a damaged checkpoint.
     """
     problem = damage(folder)
-    if problem is None and config.resume_from_checkpoint == LATEST and not is_finished(folder):
+    if problem is None and config.resume_from_checkpoint == "latest" and not is_finished(folder):
         problem = f"{folder} was not finished when its run ended"
     accelerator.wait_for_everyone()
+    if problem is not None and config.delete_invalid_checkpoints:
+        raise TwinFlowError(f"{problem}.")
     if problem is not None:
-        way_out = (
-            ""
-            if config.delete_invalid_checkpoints
-            else " Set resume_from_checkpoint to another checkpoint, or delete_invalid_checkpoints to true to have "
-            "SimpleTuner delete this one and go on from the one before it."
+        raise TwinFlowError(
+            f"{problem}. Set resume_from_checkpoint to another checkpoint, or delete_invalid_checkpoints to true to "
+            "have SimpleTuner delete this one and go on from the one before it."
         )
-        raise TwinFlowError(f"{problem}.{way_out}")
 
 
-def _conditioning_of(manager: Any, folder: Path, saved: Trained) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """An adapter's conditioning, weights and averages; a full model has it among its own."""
-    if manager.args.model_type != "lora" or not saved.conditioning:
-        return {}, {}
-    return read_time_conditioning(folder)
-
-
-def _tell_changes(manager: Any, folder: Path, run: SavedRun | None, current: Trained) -> None:
-    """Say once what differs between the run that wrote the checkpoint and this one."""
-    if not manager.accelerator.is_main_process:
-        return
+def _log_changes(manager: Any, folder: Path, run: SavedRun | None, current: Trained) -> None:
+    """Log what differs between the run that wrote the checkpoint and this one."""
     if active_options(manager.args) is None:
         logger.warning("%s was trained with TwinFlow; this run goes on without it.", folder)
         return
@@ -165,20 +154,25 @@ def _tell_changes(manager: Any, folder: Path, run: SavedRun | None, current: Tra
         logger.warning(
             "%s was trained without TwinFlow: its time conditioning starts from zero (%s).",
             folder,
-            ", ".join(current.conditioning) or "none in this mode",
+            ", ".join(current.time_conditioning) or "none in this mode",
         )
         return
-    if missing := [name for name in current.conditioning if name not in run.trained.conditioning]:
+    saved, now = run.trained, current
+    if missing := _difference(now.time_conditioning, saved.time_conditioning):
         logger.warning("%s has no %s: it starts from zero.", folder, ", ".join(missing))
-    if dropped := [name for name in run.trained.conditioning if name not in current.conditioning]:
+    if dropped := _difference(saved.time_conditioning, now.time_conditioning):
         logger.warning("%s has trained %s, which this run leaves out.", folder, ", ".join(dropped))
-    saved, now = (trained.without(trained.conditioning).ema for trained in (run.trained, current))
-    if new := [name for name in now if name not in {*saved}]:
+    saved, now = (trained.without(trained.time_conditioning) for trained in (saved, now))
+    if new := _difference(now.ema, saved.ema):
         logger.warning("%s has not trained %s: what it lacks starts anew.", folder, _listed(new))
-    if dropped := [name for name in saved if name not in {*now}]:
+    if dropped := _difference(saved.ema, now.ema):
         logger.warning("%s has trained %s, which this run leaves out.", folder, _listed(dropped))
     if changes := run.changes(manager.args, manager.accelerator.num_processes):
         logger.warning("%s was trained with other settings: %s.", folder, ", ".join(changes))
+
+
+def _difference(names: list[str], others: list[str]) -> list[str]:
+    return [name for name in names if name not in {*others}]
 
 
 def _listed(names: list[str]) -> str:
@@ -187,7 +181,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _fit_next_state(optimizer: Any, saved: Groups, current: Groups) -> None:
-    """Fit the next state that is loaded into the optimizer; of an attempt before, which failed, nothing is left."""
+    """Fit the next state that is loaded into the optimizer, in place of what a failed attempt has left to be fitted."""
     if (before := getattr(optimizer, "twinflow_fit", None)) is not None:
         before.remove()
 
@@ -199,8 +193,8 @@ def _fit_next_state(optimizer: Any, saved: Groups, current: Groups) -> None:
 
 
 @contextmanager
-def _forgiven(module: ModuleType, names: set[str]) -> Iterator[None]:
-    """Load full models inside this block without complaint about parameters of these names, missing or unexpected."""
+def _not_reported(module: ModuleType, names: set[str]) -> Iterator[None]:
+    """Inside this block, loading a full model reports no parameters of these names as missing or unexpected."""
     load_torch_model = vars(module)["load_torch_model"]
 
     def load(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the run that wrote it: which parameters it trained, and with which settings."""
+"""The run that wrote a checkpoint, from a file in it: which parameters it trained, and with which settings."""
 
 import json
 from collections.abc import Mapping
@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from simpletuner_twinflow._hooks import DISTRIBUTION
-from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.host.checkpoints.files import STATE_FILE
+from simpletuner_twinflow.host.checkpoints.files import STATE_FILE, CheckpointError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.options import PREFIX
 
@@ -31,38 +30,33 @@ HOST_KEYS = (
 class Trained:
     """The names of what a run trains."""
 
-    conditioning: list[str]  # parameters that TwinFlow has added to the network
+    time_conditioning: list[str]  # parameters that TwinFlow has added to the network
     optimizer: list[list[str]]  # by parameter group
     ema: list[str]  # in the order of the shadows; of every trainable parameter, with or without EMA
 
     @classmethod
     def of(cls, model: Any, optimizer: torch.optim.Optimizer) -> "Trained":
         """What this run trains. Args: model: the host's `ModelFoundation`. optimizer: the run's first."""
-        network = model.get_trained_component(unwrap_model=True)
-        named = {id(parameter): name for name, parameter in network.named_parameters()}
-        adapter = getattr(model, "twinflow_model", None)
-        ours = adapter.time_conditioning_parameters() if adapter is not None else {}
-        conditioning = {id(parameter) for parameter in ours.values()}
+        parameters = dict(model.get_trained_component(unwrap_model=True).named_parameters())
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        family_model = getattr(model, "twinflow_model", None)
+        ours = family_model.time_conditioning_parameters() if family_model is not None else {}
         return cls(
-            conditioning=[name for key, name in named.items() if key in conditioning],
+            time_conditioning=[name for name in parameters if name in ours],
             optimizer=[
-                [
-                    named.get(id(parameter), f"other parameter {number}")
-                    for number, parameter in enumerate(group["params"])
-                ]
+                [names.get(id(each), f"other parameter {number}") for number, each in enumerate(group["params"])]
                 for group in optimizer.param_groups
             ],
-            ema=[named[id(parameter)] for parameter in network.parameters() if parameter.requires_grad],
+            ema=[name for name, parameter in parameters.items() if parameter.requires_grad],
         )
 
     def without(self, names: list[str]) -> "Trained":
         """The same without the parameters named."""
-        left_out = set(names)
-        return Trained(
-            conditioning=[name for name in self.conditioning if name not in left_out],
-            optimizer=[[name for name in group if name not in left_out] for group in self.optimizer],
-            ema=[name for name in self.ema if name not in left_out],
-        )
+
+        def kept(every: list[str]) -> list[str]:
+            return [name for name in every if name not in {*names}]
+
+        return Trained(kept(self.time_conditioning), [kept(group) for group in self.optimizer], kept(self.ema))
 
 
 @dataclass(frozen=True)
@@ -75,13 +69,9 @@ class SavedRun:
 
     def changes(self, config: Any, processes: int) -> list[str]:
         """What differs in a run with this configuration, as "key old -> new"."""
-        now = settings_of(config, processes)
-        keys = [*self.settings, *(key for key in now if key not in self.settings)]
-        return [
-            f"{key} {json.dumps(self.settings.get(key))} -> {json.dumps(now.get(key))}"
-            for key in keys
-            if self.settings.get(key) != now.get(key)
-        ]
+        before, now = self.settings, settings_of(config, processes)
+        changed = (key for key in {**before, **now} if before.get(key) != now.get(key))
+        return [f"{key} {json.dumps(before.get(key))} -> {json.dumps(now.get(key))}" for key in changed]
 
 
 def settings_of(config: Any, processes: int) -> dict[str, Any]:
@@ -103,7 +93,7 @@ def saved_by(folder: Path) -> SavedRun | None:
     """The run that wrote this checkpoint; None for a plain run.
 
     Raises:
-        TwinFlowError: The file that says so is damaged.
+        CheckpointError: The file that says so is damaged.
     """
     file = folder / STATE_FILE
     if not file.exists():
@@ -111,10 +101,9 @@ def saved_by(folder: Path) -> SavedRun | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         run = SavedRun(**content | {"trained": Trained(**content["trained"])})
-        if not isinstance(run.settings, dict) or not all(
-            isinstance(names, list) for names in vars(run.trained).values()
-        ):
+        listed = all(isinstance(names, list) for names in vars(run.trained).values())
+        if not listed or not isinstance(run.settings, dict):
             raise ValueError("it lists no parameters or no settings")
         return run
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TwinFlowError(f"{file} is damaged ({error}): resume from another checkpoint.") from error
+        raise CheckpointError(file, f"is damaged ({error})") from error

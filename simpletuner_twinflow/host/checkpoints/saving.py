@@ -1,7 +1,7 @@
 """What a checkpoint of a TwinFlow run holds beside the host's files.
 
-A LoRA run keeps the time conditioning's weights and averages in a file of their own, so that adapter and EMA load
-wherever those of a plain run do: sampling needs none of ours. A full fine-tune saves them with the network.
+A LoRA run keeps the weights and averages of the time conditioning, which sampling does not need, in a file of their
+own: adapter and EMA then load wherever those of a plain run do. A full fine-tune saves them with the network.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.checkpoints.ema import time_conditioning_averages
-from simpletuner_twinflow.host.checkpoints.files import TIME_CONDITIONING_FILE, read_tensors
+from simpletuner_twinflow.host.checkpoints.files import TIME_CONDITIONING_FILE, CheckpointError, read_tensors
 from simpletuner_twinflow.host.checkpoints.saved_run import save_run
 from simpletuner_twinflow.host.run import wrap_active
 from simpletuner_twinflow.host.seams import Seam, uses
@@ -24,7 +24,7 @@ from simpletuner_twinflow.host.training.family_model import FamilyModel
 
 @uses(Seam("Trainer.init_distillation", ("self",)))
 def attach_to_checkpoints(module: ModuleType) -> None:
-    """Have the distiller save what the host does not: what the run trains and how, and under LoRA the conditioning."""
+    """Have the distiller save what the host does not: what the run trains and how, a LoRA run's time conditioning."""
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
@@ -43,13 +43,7 @@ def save(trainer: Any, folder: Path) -> None:
 
 
 def save_time_conditioning(family_model: FamilyModel, ema: Any | None, folder: Path) -> None:
-    """Write the conditioning's weights and averages into a checkpoint's folder.
-
-    Args:
-        family_model: of the run.
-        ema: the host's `EMAModel`; None in a run without.
-        folder: the checkpoint's.
-    """
+    """Write weights and averages of the time conditioning. Args: ema: the host's, or None. folder: the checkpoint's."""
     weights = {
         f"{name}.{key}": weight.detach().cpu().clone()
         for name, module in family_model.time_conditioning_modules().items()
@@ -64,23 +58,20 @@ def save_time_conditioning(family_model: FamilyModel, ema: Any | None, folder: P
 
 
 def read_time_conditioning(folder: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """The conditioning's weights and averages, by name, from a checkpoint's folder.
+    """Weights and averages of the time conditioning, by name, from a checkpoint's folder.
 
     Raises:
-        TwinFlowError: the checkpoint has lost them, or they cannot be read.
+        CheckpointError: the checkpoint has lost them, or they cannot be read.
     """
-    file = folder / TIME_CONDITIONING_FILE
-    content = read_tensors(file)
+    content = read_tensors(folder / TIME_CONDITIONING_FILE)
     try:
         return content["weights"], content["averages"]
     except KeyError as error:
-        raise TwinFlowError(
-            f"{folder / TIME_CONDITIONING_FILE} has no {error}: resume from another checkpoint."
-        ) from error
+        raise CheckpointError(folder / TIME_CONDITIONING_FILE, f"has no {error}") from error
 
 
 def load_time_conditioning(family_model: FamilyModel, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Give the conditioning's modules these weights; a module that has none keeps its own.
+    """Load these weights into the time conditioning's modules; a module that has none among them keeps its own.
 
     Raises:
         TwinFlowError: they are those of another network.

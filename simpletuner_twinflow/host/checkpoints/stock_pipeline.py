@@ -1,6 +1,6 @@
-"""The host's pipeline rebuilt from stock diffusers classes, complete, so that it loads where the host is not installed.
+"""The host's pipeline rebuilt of stock diffusers classes, so that it loads where the host is not installed.
 
-The host saves its own network class and leaves the text encoders out; stock diffusers can load neither.
+The host saves a network class of its own and no text encoders.
 """
 
 import inspect
@@ -16,9 +16,6 @@ from simpletuner_twinflow.host.training.trainer import HOST_SIGN_EMBED
 
 logger = logging.getLogger("simpletuner_twinflow")
 
-# The host's classes that are diffusers' under another name: this one adds a module for another method of the host's.
-STOCK_NAMES = {"FlowMapUNet2DConditionModel": "UNet2DConditionModel"}
-
 
 def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], scheduler: Any | None) -> Any:
     """A pipeline of the same name from stock diffusers, with the same weights (shared, not copied).
@@ -32,32 +29,31 @@ def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], sche
     stock_class = getattr(diffusers, type(pipeline).__name__, type(pipeline))
     parts = {
         name: _part(pipeline, name, parameter)
-        for name, parameter in inspect.signature(stock_class.__init__).parameters.items()
-        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        for name, parameter in inspect.signature(stock_class).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
-    network_name = model.MODEL_TYPE.value
-    parts[network_name] = stock_network(model.get_trained_component(unwrap_model=True), training_only)
+    trained = model.get_trained_component(unwrap_model=True)
+    parts[model.MODEL_TYPE.value] = stock_network(trained, training_only)
     if scheduler is not None:
         parts["scheduler"] = scheduler
     return stock_class(**(parts | _text_encoders(model, parts)))
 
 
 def _part(pipeline: Any, name: str, parameter: inspect.Parameter) -> Any:
-    """A component of the pipeline or a value of its config; what the host's pipeline does not know stays at default."""
-    if name in vars(pipeline):
-        return vars(pipeline)[name]
+    """A component of the pipeline, a value of its config, or the stock class's default."""
     default = None if parameter.default is parameter.empty else parameter.default
-    return pipeline.config.get(name, default)
+    return vars(pipeline).get(name, pipeline.config.get(name, default))
 
 
 def stock_network(network: Any, training_only: Iterable[str]) -> nn.Module:
-    """The network as an instance of diffusers' class of the same name, without its training-only submodules.
+    """The network in diffusers' class of the same name, without its training-only submodules.
 
-    A network that the stock class cannot hold stays of the host's class, and the log says so.
+    Where the stock class has other weights the network keeps the host's class, with a line in the log.
     """
     prefixes = tuple(f"{name}." for name in training_only)
     weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith(prefixes)}
-    name = STOCK_NAMES.get(type(network).__name__, type(network).__name__)
+    # FlowMapUNet2DConditionModel is the host's UNet2DConditionModel with a module for another of its methods.
+    name = type(network).__name__.removeprefix("FlowMap")
     if (stock_class := getattr(diffusers, name, None)) is None:
         logger.warning("diffusers has no %s: loading what this run exports needs SimpleTuner.", name)
     for network_class in (stock_class, type(network)):
@@ -67,7 +63,7 @@ def stock_network(network: Any, training_only: Iterable[str]) -> nn.Module:
 
 
 def _built(network_class: Any, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module | None:
-    """A network of this class with these weights; None where it has others, which the log then names."""
+    """A network of this class with these weights; None, and a line in the log, where the class has others."""
     accepted = inspect.signature(network_class.__init__).parameters
     own = {name: value for name, value in config.items() if name in accepted}
     own.pop(HOST_SIGN_EMBED, None)  # the host's switch for one of the training-only submodules
@@ -86,7 +82,7 @@ def _built(network_class: Any, config: Mapping[str, Any], weights: Mapping[str, 
 
 
 def _text_encoders(model: Any, parts: dict[str, Any]) -> dict[str, Any]:
-    """The text encoders and tokenizers that the host unloads before it trains, read again on the CPU."""
+    """The text encoders and tokenizers that the host unloads before it trains, loaded again on the CPU."""
     names = [name for name in model.TEXT_ENCODER_CONFIGURATION or {} if name in parts]
     if all(parts[name] is not None for name in names):
         return {}

@@ -1,4 +1,4 @@
-"""Damage to a checkpoint's files is told from the outside, by file and kind, and a whole checkpoint has none."""
+"""Damage to a checkpoint's files is found without loading them, by file and kind, and a whole checkpoint has none."""
 
 import json
 import pickle

@@ -1,5 +1,7 @@
 """A whole checkpoint that does not fit the configuration is refused by key, and not deleted."""
 
+from pathlib import Path
+
 import pytest
 
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE, OtherRunError, refuse_other_run
@@ -34,7 +36,13 @@ def test_checkpoint_of_neither_kind_is_left_to_the_host(tmp_path, trainer):
     refuse_other_run(tmp_path, trainer.model)
 
 
-@pytest.mark.parametrize(("error", "deleted"), [(OtherRunError("another rank"), False), (ValueError("cut off"), True)])
+@pytest.mark.parametrize(
+    ("error", "deleted"),
+    [
+        (OtherRunError(Path("checkpoint-2"), "an adapter of rank 2", "lora_rank", 4), False),
+        (ValueError("cut off"), True),
+    ],
+)
 def test_host_deletes_what_is_damaged_and_not_what_is_of_another_run(error, deleted, trainer, tmp_path, monkeypatch):
     removed = []
     trainer.config.output_dir = str(tmp_path)

@@ -42,16 +42,16 @@ def test_parameters_are_named_in_the_order_of_optimizer_and_averages(trainer):
     assert trained.optimizer == [names]
     assert trained.ema == names
     assert len(trained.ema) == len(trainer.ema_model.shadow_params)
-    assert trained.conditioning == [name for name in names if name.startswith("twinflow_")]
+    assert trained.time_conditioning == [name for name in names if name.startswith("twinflow_")]
     assert any(".lora_A" in name for name in names)
 
 
 def test_what_is_left_out_is_left_out_everywhere(trainer):
     trained = Trained.of(trainer.model, trainer.optimizer)
-    left = trained.without(trained.conditioning)
-    assert left.conditioning == []
+    left = trained.without(trained.time_conditioning)
+    assert left.time_conditioning == []
     assert left.optimizer == [left.ema]
-    assert {*trained.ema} - {*left.ema} == {*trained.conditioning}
+    assert {*trained.ema} - {*left.ema} == {*trained.time_conditioning}
 
 
 def test_settings_are_every_option_and_the_hosts_keys_that_shape_training(trainer):
