@@ -7,6 +7,7 @@ Compared are the metrics that the host logs at each step, every weight in the ou
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,16 +38,17 @@ CONFIGS = {
     "signed": demo_config(**QUICK, **TWINFLOW, model_type="lora", twinflow_time_conditioning="signed_time"),
     "off": without_twinflow(demo_config(**QUICK)),
 }
+CPU = Path(__file__).parent / "cpu"
 METRICS = "training_metrics.jsonl"
-TIMES = ("second", "time", "memory", "epoch")  # parts of the names of metrics that no two runs have alike
+MACHINE = ("second", "minute", "time", "memory", "epoch", "system/")  # in the names of metrics that no two runs share
 
 
 def run(checkout: Path, folder: Path, config: dict[str, Any], images: Path) -> Path:
     """Train in a checkout's own environment. Returns: the run's output folder."""
     write_run(folder, config | {"output_dir": "output"}, images)
     binaries = checkout.resolve() / ".venv/bin"
-    environment = cpu_environment()
-    environment["PATH"] = f"{binaries}:{environment['PATH']}"
+    environment = os.environ | cpu_environment()
+    environment |= {"PATH": f"{binaries}:{environment['PATH']}", "PYTHONPATH": str(CPU)}
     with (folder / "log.txt").open("wb") as log:
         code = subprocess.run(
             [binaries / "simpletuner", "train"], cwd=folder, env=environment, stdout=log, stderr=log, check=False
@@ -57,10 +59,10 @@ def run(checkout: Path, folder: Path, config: dict[str, Any], images: Path) -> P
 
 
 def metrics(output: Path) -> list[dict[str, float]]:
-    """What the host logged, in order, without what measures time."""
+    """What the host logged, in order, without what measures the machine."""
     records = map(json.loads, (output / METRICS).read_text(encoding="utf-8").splitlines())
     return [
-        {name: value for name, value in record["metrics"].items() if not any(part in name for part in TIMES)}
+        {name: value for name, value in record["metrics"].items() if not any(part in name for part in MACHINE)}
         for record in records
     ]
 

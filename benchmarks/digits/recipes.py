@@ -68,7 +68,7 @@ def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> 
 
 
 def _tutorial(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> Recipe:
-    """Every term on every row, in four graded passes, as the public MNIST tutorial trains.
+    """Every term on every row, in four passes with gradient, as the public MNIST tutorial trains.
 
     Its twin rows share noise and time with the real ones, the one-step prediction has an RCGM term of its own, and the
     velocity difference of rectify is not clamped. Without the adversarial branch it is RCGM alone.

@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from testbed.pipelines import diffusion, image, video
+from testbed.pipelines import diffusion, image, qwen, video
 
 SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
 
@@ -21,15 +21,15 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd3": sd3,
     "sana": image.sana,
     "wan": video.wan,
-    "qwen_image": image.qwen_image,
-    "qwen_image v1.0": image.qwen_image_1,
+    "qwen_image": qwen.qwen_image,
+    "qwen_image v1.0": qwen.qwen_image_1,
     "flux": image.flux,
     "flux2": image.flux2,
     "z_image": image.z_image,
     "chroma": image.chroma,
     "auraflow": image.auraflow,
     "lumina2": image.lumina2,
-    "krea2": image.krea2,
+    "krea2": qwen.krea2,
     "hidream": image.hidream,
     "ltxvideo": video.ltxvideo,
     "sd1x": diffusion.sd1x,

@@ -4,6 +4,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 16}
 FLUX_LATENTS: dict[str, Any] = {
     "scaling_factor": 0.3611,
     "shift_factor": 0.1159,

@@ -82,8 +82,8 @@ def test_video_model_draws_animations_and_a_sheet_of_their_first_frames(tmp_path
             assert video.n_frames == 5
             assert video.info["duration"] == 50
             assert video.size == (64, 64)
-    sheet = Image.open(tmp_path / "contact_sheet.png")
-    assert sheet.width == LABEL_WIDTH + 2 * MARGIN + 2 * (64 + MARGIN)
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        assert sheet.width == LABEL_WIDTH + 2 * MARGIN + 2 * (64 + MARGIN)
     assert "wrote 2 videos" in capsys.readouterr().out
 
 

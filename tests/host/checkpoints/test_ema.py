@@ -12,15 +12,7 @@ from simpletuner_twinflow.host.checkpoints.ema import (
     time_conditioning_averages,
 )
 from simpletuner_twinflow.host.training.time_conditioning import TimeConditionedClass
-from testbed.host_models.trainer import save_hooks, training_step
-
-
-@pytest.fixture
-def trained(trainer, batch):
-    """A trainer whose averages are no longer its weights."""
-    for step in range(3):
-        training_step(trainer, batch, step)
-    return trainer
+from testbed.host_models.trainer import save_hooks
 
 
 def parameters(trainer):

@@ -11,15 +11,6 @@ from simpletuner_twinflow.host.checkpoints.saving import (
     read_time_conditioning,
     save_time_conditioning,
 )
-from testbed.host_models.trainer import training_step
-
-
-@pytest.fixture
-def trained(trainer, batch):
-    """A trainer whose averages are no longer its weights."""
-    for step in range(3):
-        training_step(trainer, batch, step)
-    return trainer
 
 
 def parameters(trainer):

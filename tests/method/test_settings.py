@@ -1,0 +1,37 @@
+"""The objective's settings: checked by name when they are made, and the shares of the roles."""
+
+import pytest
+
+from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.method.roles import Role
+from simpletuner_twinflow.method.settings import ObjectiveSettings
+from tests.method.training_step import ANY, FULL, NEAR, ONE
+
+
+def test_the_roles_of_a_run_are_equal_shares_and_without_a_twin_unless_adversarial():
+    assert ObjectiveSettings().roles() == dict.fromkeys((ONE, NEAR, ANY), 1 / 3)
+    assert FULL.roles() == dict.fromkeys(Role, 0.25)
+
+
+def test_shares_that_are_set_are_the_runs():
+    settings = ObjectiveSettings(role_shares={NEAR: 1, ONE: 3})
+    assert settings.roles() == {NEAR: 1.0, ONE: 3.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("estimate_order", 0),
+        ("enhanced_ratio", float("nan")),
+        ("enhanced_range", (0.6, 0.4)),
+        ("enhanced_range", (-0.1, 0.4)),
+        ("delta_t", 0.0),
+        ("target_clamp", 0.0),
+        ("adversarial_weight", -1.0),
+        ("rectify_weight", float("nan")),
+        ("loss", "huber"),
+    ],
+)
+def test_an_option_that_cannot_be_trained_with_is_refused_by_name(name, value):
+    with pytest.raises(TwinFlowConfigError, match=f"{name} is .*allowed"):
+        ObjectiveSettings(**{name: value})

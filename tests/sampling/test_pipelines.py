@@ -1,0 +1,57 @@
+"""How a pipeline is called to draw in a few steps: its guidance, by the names that it knows."""
+
+from inspect import Parameter, Signature
+from types import SimpleNamespace
+
+import pytest
+
+from simpletuner_twinflow import TwinFlowError
+from simpletuner_twinflow.sampling.pipelines import PIPELINES, guidance_arguments, kind_of
+
+
+def pipeline(name, *parameters, **config):
+    """A pipeline of this class's name with these parameters of its call, around a network with this config."""
+
+    def call(self, **arguments):
+        raise NotImplementedError
+
+    call.__signature__ = Signature([Parameter(each, Parameter.POSITIONAL_OR_KEYWORD) for each in ("self", *parameters)])
+    made = type(name, (), {"__call__": call})()
+    made.transformer = SimpleNamespace(config=config)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted", "arguments"),
+    [
+        (pipeline("StableDiffusion3Pipeline", "guidance_scale"), None, {"guidance_scale": 0.0}),
+        (pipeline("StableDiffusion3Pipeline", "guidance_scale"), 3.0, {"guidance_scale": 3.0}),
+        (pipeline("OmniGenPipeline", "guidance_scale"), None, {"guidance_scale": 1.0}),
+        (
+            pipeline("FluxPipeline", "guidance_scale", "true_cfg_scale", guidance_embeds=True),
+            None,
+            {"true_cfg_scale": 1.0, "guidance_scale": 1.0},
+        ),
+        (
+            pipeline("FluxPipeline", "guidance_scale", "true_cfg_scale", guidance_embeds=True),
+            3.5,
+            {"true_cfg_scale": 1.0, "guidance_scale": 3.5},
+        ),
+        (pipeline("FluxPipeline", "guidance_scale", "true_cfg_scale"), None, {"true_cfg_scale": 1.0}),
+        (pipeline("QwenImagePipeline", "guidance_scale", "true_cfg_scale"), 4.0, {"true_cfg_scale": 4.0}),
+        (pipeline("SanaPipeline", "steps"), None, {}),
+    ],
+)
+def test_guidance_is_the_scale_asked_for_or_the_prompt_alone(made, wanted, arguments):
+    assert guidance_arguments(made, wanted) == arguments
+
+
+def test_scale_that_a_pipeline_cannot_take_is_refused():
+    with pytest.raises(TwinFlowError, match="guidance is 2, but SanaPipeline takes no guidance scale"):
+        guidance_arguments(pipeline("SanaPipeline", "steps"), 2.0)
+
+
+def test_pipeline_of_an_untrained_family_is_refused_with_those_that_are():
+    with pytest.raises(TwinFlowError, match="StableAudioPipeline is not a pipeline") as refusal:
+        kind_of("StableAudioPipeline")
+    assert all(name in str(refusal.value) for name in PIPELINES)
