@@ -8,10 +8,14 @@ from simpletuner_twinflow.declaration import MAX_SHOWN, RefusedSettingsError, Se
 
 
 class Tap(Settings):
-    turns: int = option(2, "Turns", "How far it is open.", ge=0, le=5)
-    flow: float = option(0.5, "Flow", "Of the whole.", ge=0, lt=1, note=" (a share)")
-    closed: bool = option(False, "Closed", "Whether it is.")
-    water: Literal["warm", "cold"] = option("cold", "Water", "Which.")
+    turns: int = option(2, "Turns", ge=0, le=5)
+    """How far it is open,
+    in quarters.
+    """
+    flow: float = option(0.5, "Flow", ge=0, lt=1, note=" (a share)")
+    closed: bool = option(False, "Closed")
+    water: Literal["warm", "cold"] = option("cold", "Water")
+    """Which."""
 
 
 REFUSED = [
@@ -71,7 +75,11 @@ def test_type_and_range_are_read_off_the_declaration():
         (None, None, False),
     ]
     assert Tap.choices("water") == ("warm", "cold")
-    assert Tap.option("flow").label == "Flow"
+    assert Tap.info("flow").label == "Flow"
+
+
+def test_help_is_the_docstring_below_a_declaration_in_one_line():
+    assert [Tap.help(name) for name in Tap.model_fields] == ["How far it is open, in quarters.", "", "", "Which."]
 
 
 def test_long_value_is_cut():
