@@ -12,7 +12,10 @@ from simpletuner_twinflow.host.settings import preflight
 PAGE = Path(__file__).with_name("architecture.md")
 BEGIN, END = "<!-- seams -->\n", "<!-- end of seams -->\n"
 HEADING = "| place in the host | how it is touched |\n|---|---|\n"
-EARLY = "The early check (`host/settings/preflight.py`) runs in a process of its own, which trains nothing."
+EARLY = (
+    "The early check (`host/settings/preflight.py`) runs in a process of its own, which trains nothing; there it "
+    "stands in for the modules that import torch (`log_format`, the field registry, the parser)."
+)
 
 
 def render() -> str:

@@ -61,6 +61,8 @@ class Settings(BaseModel):
         try:
             return validate(values)
         except ValidationError as error:
+            if not isinstance(values, dict):
+                raise
             wrong = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors(include_input=False))
             raise RefusedSettingsError({name: cls.refusal(name, values[name]) for name in wrong}) from None
 
@@ -126,10 +128,12 @@ def limits(field: FieldInfo) -> tuple[float | None, float | None, bool]:
 def shown(value: Any) -> str:
     """A value for an error, as in a JSON config; a long one is cut."""
     try:
-        text = json.dumps(value, default=str)
-    except ValueError:  # a whole number of more digits than Python writes out
-        text = f"a whole number of {value.bit_length()} bits"
-    return cut(text)
+        return cut(json.dumps(value, default=str))
+    except (ValueError, TypeError, RecursionError):  # a number of thousands of digits, or no JSON
+        is_number = isinstance(value, int)
+        return (
+            f"a whole number of {value.bit_length()} bits" if is_number else f"a {type(value).__name__} that is no JSON"
+        )
 
 
 def cut(text: str) -> str:

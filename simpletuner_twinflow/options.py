@@ -81,6 +81,8 @@ class TwinFlowOptions(ObjectiveSettings):
     @classmethod
     def refusal(cls, name: str, value: Any) -> str:
         """The error of a value that is not allowed: key, value, what is allowed, the way out."""
+        if name not in cls.model_fields:
+            return super().refusal(name, value)
         choices, json_text = cls.choices(name), not cls.choices(name) and cls.type_of(name) is str
         meant = next((choice for choice in choices if str(value).strip().lower() == choice), None)
         way_out = {bool: "true or false", str: "such a value"}.get(cls.type_of(name), "a value in that range")

@@ -203,3 +203,20 @@ def test_misspelt_keys_are_answered_with_the_nearest():
 
 def test_keys_of_others_are_not_our_business():
     assert misspelt(["twin_flow", "model_family", "twinflow_enabled"]) == []
+
+
+def test_unknown_option_is_refused_with_the_known_ones():
+    with pytest.raises(TwinFlowConfigError, match=r"nonsense is no setting; there are: .*estimate_order"):
+        TwinFlowOptions(nonsense=1)
+
+
+@pytest.mark.parametrize("value", [{(1, 2): 3}, {1: 2}], ids=["pair", "number"])
+def test_value_that_is_no_json_is_refused_in_one_line(value):
+    _, refused = TwinFlowOptions.read({"twinflow_role_shares": value})
+    assert refused["twinflow_role_shares"].startswith("twinflow_role_shares is ")
+
+
+def test_shares_that_are_asked_for_are_a_copy():
+    options = TwinFlowOptions(role_shares={"near": 1})
+    options.roles()[Role.twin] = 9.0
+    assert options.roles() == {Role.near: 1.0}

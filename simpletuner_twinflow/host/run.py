@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +9,8 @@ from simpletuner_twinflow.host.seams import wrap
 from simpletuner_twinflow.options import TwinFlowOptions
 
 KEYS = TwinFlowOptions.keys()
+# By the values, not by the configuration: the host changes and copies that while it runs.
+_parsed: dict[str, TwinFlowOptions] = {}
 
 
 def options_of(config: Any) -> TwinFlowOptions:
@@ -18,19 +19,19 @@ def options_of(config: Any) -> TwinFlowOptions:
     Raises:
         TwinFlowConfigError: A line for each value that cannot be taken.
     """
-    return _parsed(tuple(getattr(config, key, None) for key in KEYS))
+    values = {key: getattr(config, key, None) for key in KEYS}
+    written = repr(values)  # tells 1 from True, and takes lists too
+    if written not in _parsed:
+        _parsed[written] = TwinFlowOptions.from_mapping(values)
+    return _parsed[written]
 
 
 def active_options(config: Any) -> TwinFlowOptions | None:
     """The run's options; None where TwinFlow is off or left to the host's own implementation."""
+    if not getattr(config, "twinflow_enabled", False):
+        return None
     options = options_of(config)
     return options if options.enabled and options.implementation == "paper" else None
-
-
-# By the values, not by the configuration: the host changes and copies that while it runs.
-@lru_cache(maxsize=8)
-def _parsed(values: tuple[Any, ...]) -> TwinFlowOptions:
-    return TwinFlowOptions.from_mapping(dict(zip(KEYS, values, strict=True)))
 
 
 def wrap_active(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
@@ -40,7 +41,7 @@ def wrap_active(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> N
     """
 
     def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        config = instance.config if hasattr(instance, "config") else instance.args
+        config = getattr(instance, "config", None) or getattr(instance, "args", None)
         if active_options(config) is None:
             return wrapped(*args, **kwargs)
         return wrapper(wrapped, instance, args, kwargs)

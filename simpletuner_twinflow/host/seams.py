@@ -8,7 +8,7 @@ Without an optional hook a TwinFlow run goes on, and the log names what is lost.
 import inspect
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, update_wrapper
@@ -23,6 +23,7 @@ from simpletuner_twinflow.errors import HostVersionError, TwinFlowError
 from simpletuner_twinflow.host import versions
 
 MODELS = "simpletuner.helpers.models.common"  # where the base class of the host's model families is
+STATE = "simpletuner.helpers.training.state_tracker"
 CONFIG = "config"  # owner of the seams that are keys of the run's configuration
 
 
@@ -82,6 +83,7 @@ class Seam:
 broken: list[str] = []  # problems of needed seams
 lost: dict[str, str] = {}  # problem of an optional seam -> what a TwinFlow run does without
 _attached: set[tuple[str, str]] = set()
+_attaching: list["Hook"] = []  # the hook that is attached at the moment, if any
 
 
 class Hook:
@@ -91,13 +93,18 @@ class Hook:
         """See `uses`."""
         update_wrapper(self, attach)
         self.attach, self.seams, self.lost = attach, seams, lost
+        self.enabled = True  # what it has wrapped; an optional hook is switched off where one of its seams is missing
 
     def __call__(self, module: ModuleType) -> None:
         """Attach to this module, or record what is wrong with its seams."""
         key = (module.__name__, self.attach.__qualname__)
         if key not in _attached and self._fits(module):
             _attached.add(key)
-            self.attach(module)
+            _attaching.append(self)
+            try:
+                self.attach(module)
+            finally:
+                _attaching.pop()
 
     def _fits(self, module: ModuleType) -> bool:
         hooks = [self]
@@ -112,8 +119,9 @@ class Hook:
         """Record problems of the hook's seams."""
         if self.lost is None:
             broken.extend(problem for problem in problems if problem not in broken)
-        else:
+        elif problems:
             lost.update(dict.fromkeys(problems, self.lost))
+            self.enabled = False
 
 
 def uses(*seams: Seam, lost: str | None = None) -> Callable[[Callable[[ModuleType], None]], Hook]:
@@ -133,7 +141,14 @@ def all_hooks() -> list[tuple[str, Hook]]:
 
 def wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
     """Wrap `path` of `module`; `wrapper(wrapped, instance, args, kwargs)` as wrapt calls it."""
-    wrapt.wrap_function_wrapper(module, path, wrapper)
+    hook = _attaching[-1] if _attaching else None
+
+    def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if hook is not None and not hook.enabled:
+            return wrapped(*args, **kwargs)
+        return wrapper(wrapped, instance, args, kwargs)
+
+    wrapt.wrap_function_wrapper(module, path, call)
 
 
 def set_on(owner: Any, name: str, value: Any) -> None:
@@ -155,17 +170,20 @@ def set_on(owner: Any, name: str, value: Any) -> None:
 @contextmanager
 def changed(owner: Any, **values: Any) -> Iterator[None]:
     """Set attributes as `set_on` does, for the length of the block."""
-    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
-    for name, value in values.items():
-        set_on(owner, name, value)
-    try:
+    with ExitStack() as restored:
+        for name, value in values.items():
+            own = (vars(owner)[name],) if name in vars(owner) else ()
+            set_on(owner, name, value)
+            restored.callback(_restore, owner, name, own)
         yield
-    finally:
-        for name in values:
-            if name in before:
-                setattr(owner, name, before[name])
-            else:
-                delattr(owner, name)
+
+
+def _restore(owner: Any, name: str, own: tuple[Any, ...]) -> None:
+    """Give the owner the attribute back that it had of its own, or take it away."""
+    if own:
+        setattr(owner, name, own[0])
+    elif name in vars(owner):
+        delattr(owner, name)
 
 
 @cache

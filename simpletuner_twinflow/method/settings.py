@@ -111,6 +111,6 @@ class ObjectiveSettings(Settings):
     def roles(self) -> Mapping[Role, float]:
         """The share of each role: `role_shares`, or equal shares of all that are trained."""
         if self.role_shares is not None:
-            return self.role_shares
+            return dict(self.role_shares)
         active = [role for role in Role if role is not Role.twin or self.adversarial_enabled]
         return {role: 1 / len(active) for role in active}

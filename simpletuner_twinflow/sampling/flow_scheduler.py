@@ -21,7 +21,7 @@ from simpletuner_twinflow.sampling.schedule import SamplerSettings, SolverStep, 
 
 _DEFAULTS = SamplerSettings()
 _SETTINGS = tuple(field.name for field in fields(SamplerSettings))
-_OURS = "stochastic_ratio"  # in every configuration that TwinFlowScheduler writes, and in no other scheduler's
+_OURS = "time_unit"  # in every configuration that TwinFlowScheduler writes, and in no other scheduler's
 _FLOW_PREDICTIONS = ("flow_matching", "flow_prediction")
 
 

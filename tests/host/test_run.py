@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from simpletuner_twinflow import TwinFlowOptions
-from simpletuner_twinflow.host.run import active_options, log_mending
+from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions
+from simpletuner_twinflow.host.run import active_options, log_mending, options_of
 from testbed.host_models.build import host_config
 
 
@@ -34,3 +34,14 @@ def test_what_is_mended_is_said_in_one_line_with_its_values(caplog):
     with caplog.at_level(logging.INFO, logger="simpletuner_twinflow"):
         log_mending("%s of %s", "the scheduler", "sana")
     assert caplog.messages == ["Mending SimpleTuner: the scheduler of sana."]
+
+
+def test_values_of_a_run_that_is_off_are_not_read():
+    assert active_options(SimpleNamespace(twinflow_enabled=False, twinflow_target_step_count=99)) is None
+
+
+def test_options_are_parsed_once_and_one_is_told_from_true():
+    config = SimpleNamespace(twinflow_enabled=True, twinflow_target_step_count=1, twinflow_enhanced_range=[0.2, 0.8])
+    assert options_of(config) is options_of(SimpleNamespace(**vars(config)))
+    with pytest.raises(TwinFlowConfigError, match="twinflow_target_step_count is true"):
+        options_of(SimpleNamespace(**vars(config) | {"twinflow_target_step_count": True}))

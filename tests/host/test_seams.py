@@ -241,3 +241,43 @@ def test_registering_the_hooks_again_wraps_nothing_twice():
 def test_page_lists_the_seams_as_they_are_declared():
     page = runpy.run_path(str(GENERATOR))
     assert page["PAGE"].read_text(encoding="utf-8") == page["render"](), "run: python docs/generate_architecture.py"
+
+
+def test_needed_seam_in_another_module_is_looked_for_at_start_up(monkeypatch):
+    hook = uses(Seam("load"), Seam("nothing_there", module="tomllib"))(lambda module: None)
+    monkeypatch.setattr(seams, "all_hooks", lambda: [("json", hook)])
+    with pytest.raises(HostVersionError, match=r"tomllib\.nothing_there is missing"):
+        seams.refuse_broken_seams()
+
+
+def test_host_module_that_is_gone_is_named_at_start_up(monkeypatch):
+    monkeypatch.setattr(seams, "all_hooks", lambda: [("simpletuner.gone", uses(Seam("x"))(lambda module: None))])
+    with pytest.raises(HostVersionError, match=r"simpletuner\.gone is missing"):
+        seams.refuse_broken_seams()
+
+
+def test_optional_hook_that_lacks_a_seam_elsewhere_lets_every_call_through(module, monkeypatch, caplog):
+    def attach(module):
+        seams.wrap(module, "Trainer.step", lambda wrapped, trainer, args, kwargs: "ours")
+
+    hook = uses(Seam("Trainer.step"), Seam("gone", module="tomllib"), lost="steps are not counted")(attach)
+    monkeypatch.setattr(module, "Trainer", type("Trainer", (), {"step": lambda self, batch: batch}))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    hook(module)
+    assert module.Trainer().step("theirs") == "ours"
+    monkeypatch.setattr(seams, "all_hooks", lambda: [(module.__name__, hook)])
+    seams.refuse_broken_seams()
+    assert module.Trainer().step("theirs") == "theirs"
+    assert "TwinFlow goes on, but steps are not counted: tomllib.gone is missing." in caplog.text
+
+
+def test_what_is_declared_of_one_class_cannot_be_set_on_another():
+    with pytest.raises(TwinFlowError, match=r"Base\.distiller is set, but no hook declares it"):
+        set_on(Base(), "distiller", "ours")
+
+
+def test_nothing_stays_changed_when_a_part_of_the_change_is_refused():
+    config = Namespace(twinflow_enabled=True, lora_dropout=0.1)
+    with pytest.raises(TwinFlowError, match="learning_rate"), changed(config, lora_dropout=0.0, learning_rate=1.0):
+        pass
+    assert config.lora_dropout == 0.1

@@ -17,7 +17,7 @@ class Waits(TorchFunctionMode):
 
     A tensor from Python's numbers straight on the device; a copy to or from it that is not `non_blocking`; a value or a
     number of values read from it. A copy counts as pinned if it is non-blocking: whether its memory is, only a device
-    shows (`tests/test_transfer.py`).
+    shows (`tests/method/test_transfer.py`).
     """
 
     def __init__(self) -> None:

@@ -63,11 +63,11 @@ def test_the_network_is_asked_at_its_own_time_of_the_flows_time(name, runs):
 @each_run
 def test_the_empty_prompt_is_asked_for_guidance_with_its_pooled_embedding(name, runs):
     passes = [event for event in runs[name].check().of("training_pass") if "t" in event]
-    graded = {value for event in passes if event["with_grad"] for value in event["prompts"]}
+    with_grad = {value for event in passes if event["with_grad"] for value in event["prompts"]}
     others = {value for event in passes if not event["with_grad"] for value in event["prompts"]}
     pooled = {value for event in passes if event["with_grad"] for value in event["pooled"]}
     pooled_others = {value for event in passes if not event["with_grad"] for value in event["pooled"]}
-    assert len(others - graded) == len(pooled_others - pooled) == 1
+    assert len(others - with_grad) == len(pooled_others - pooled) == 1
 
 
 @each_run

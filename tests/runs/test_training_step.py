@@ -33,7 +33,7 @@ def test_each_window_deals_each_role_once(steps):
 
 
 @pytest.mark.host_runs("adversarial_lora")
-def test_one_graded_pass_a_row_and_as_many_others_as_its_role_needs(steps):
+def test_one_pass_with_gradient_a_row_and_as_many_others_as_its_role_needs(steps):
     """Guidance takes two, a rollout of order 2 two, rectify's two fields two rows of one pass."""
     rows_without_gradient = {"one_step": 2 + 2 + 2, "any_step": 2 + 2, "near": 2, "twin": 0}
     for step in steps:

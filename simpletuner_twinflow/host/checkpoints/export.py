@@ -32,6 +32,7 @@ def stock_scheduler_of(model: Any) -> Any | None:
     Seam("Trainer.init_distillation", ("self",)),
     Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
     Seam("ModelFoundation.get_pipeline", ("pipeline_type",), Touch.on_run, MODELS),
+    Seam("ModelFoundation.load_text_encoder", ("move_to_device",), Touch.read, MODELS),
     Seam("ModelFoundation.save_lora_weights", ("save_directory",), Touch.on_run, MODELS),
     Seam("DiffusionPipeline.save_pretrained", ("save_directory",), Touch.on_run, "diffusers.pipelines.pipeline_utils"),
 )
@@ -123,7 +124,13 @@ def weights_to_export(trainer: Any) -> Iterator[None]:
         trainer.ema_model.restore(parameters)
 
 
-@uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.store", ("parameters",), Touch.read))
+@uses(
+    Seam("EMAModel.copy_to", ("parameters",)),
+    Seam("EMAModel.store", ("parameters",), Touch.read),
+    Seam("EMAModel.restore", ("parameters",), Touch.read),
+    Seam("EMAModel.temp_stored_params", touch=Touch.read),
+    Seam("EMAModel.args", touch=Touch.read),
+)
 def keep_student_for_export(module: ModuleType) -> None:
     """Keep a full fine-tune's own weights where they are to be exported; the host overwrites them with EMA's."""
 

@@ -12,7 +12,7 @@ from diffusers import LCMScheduler
 from simpletuner_twinflow.host.checkpoints.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
 from simpletuner_twinflow.host.run import active_options, options_of
-from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_settings,
@@ -36,7 +36,9 @@ ROUNDED_TIMES = (
     Seam("ModelFoundation.VALIDATION_SCHEDULER_NAME", touch=Touch.given, module=MODELS),
     Seam("ImageModelFoundation.custom_model_card_training_mode_info", ("args",), Touch.in_block, MODELS),
     Seam("ImageModelFoundation.custom_model_card_code_example", ("repo_id",), Touch.in_block, MODELS),
-    Seam("StateTracker.get_hf_username", touch=Touch.read, module="simpletuner.helpers.training.state_tracker"),
+    Seam("ModelFoundation.update_pipeline_call_kwargs", ("pipeline_kwargs",), Touch.read, MODELS),
+    Seam("VideoModelFoundation", touch=Touch.read, module=MODELS),
+    Seam("StateTracker.get_hf_username", touch=Touch.read, module=STATE),
     Seam("config.validation_num_inference_steps", touch=Touch.in_block),
     Seam("config.validation_guidance", touch=Touch.in_block),
     lost="the model card says nothing of TwinFlow",

@@ -25,9 +25,17 @@ from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 logger = logging.getLogger("simpletuner_twinflow")
 
 STARTED = "twinflow_resumed_from"  # of the accelerator: the checkpoint whose loading was started last
+HELPERS = "simpletuner.helpers.utils"
 
 
-@uses(Seam("Trainer.checkpoint_state_latest", ("output_dir",)))
+@uses(
+    Seam("Trainer.checkpoint_state_latest", ("output_dir",)),
+    Seam(
+        "CheckpointManager.get_latest_checkpoint",
+        touch=Touch.read,
+        module="simpletuner.helpers.utils.checkpoint_manager",
+    ),
+)
 def attach_to_latest_checkpoint(module: ModuleType) -> None:
     """Resume a TwinFlow run from the latest checkpoint that was finished; start anew where none was."""
 

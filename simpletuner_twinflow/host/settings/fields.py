@@ -26,7 +26,8 @@ FIRST_ORDER = 21  # of the host's own two fields, 21 and 22 in the section "loss
 @uses(
     Seam("field_registry", touch=Touch.read),
     Seam("FieldRegistry._add_field", ("field",), Touch.read),
-    Seam("ConfigField", touch=Touch.read),
+    *(Seam(name, touch=Touch.read) for name in ("ConfigField", "FieldDependency", "FieldType", "ImportanceLevel")),
+    *(Seam(name, touch=Touch.read) for name in ("ValidationRule", "ValidationRuleType")),
 )
 def add_fields(module: ModuleType) -> None:
     """Register every key with the host's field registry, which feeds argparse, JSON/TOML/env configs and the web UI."""

@@ -13,6 +13,7 @@ MAX_CHARTS = 400  # of one run
 
 @uses(
     Seam("Trainer.init_trackers", ("self",)),
+    Seam("Trainer._trackers_initialized", touch=Touch.read),
     Seam("Accelerator.log", ("values", "step"), Touch.on_run, "accelerate.accelerator"),
     lost="neither its terms nor the trajectory chart are logged",
 )

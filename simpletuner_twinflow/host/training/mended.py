@@ -23,6 +23,7 @@ MENDED = {  # family -> what the host alone cannot do with it
     Seam("ModelFoundation._load_scheduler_for_pipeline", ("pipeline_type",)),
     Seam("ModelFoundation._load_pipeline", ("pipeline_type", "load_base_model")),
     Seam("ModelFoundation._model_config_path", ("self",), Touch.read),
+    Seam("PipelineTypes", touch=Touch.read),
     Seam("DiffusionPipeline.__init__", touch=Touch.in_block, module="diffusers.pipelines.pipeline_utils"),
     lost="families that SimpleTuner alone cannot encode prompts for end there",
 )

@@ -11,12 +11,13 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.run import active_options, log_mending
-from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
+from simpletuner_twinflow.host.seams import STATE, Seam, Touch, uses, wrap
 
 
 @uses(
     Seam("Queue"),
     Seam("MetadataBackend.compute_aspect_ratio_bucket_indices", touch=Touch.read),
+    Seam("StateTracker.get_args", touch=Touch.read, module=STATE),
     lost="SimpleTuner's scan of a large image set may lose images and hang at exit",
 )
 def attach_to_scan(module: ModuleType) -> None:

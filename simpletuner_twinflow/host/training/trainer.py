@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.run import active_options, argument, options_of, wrap_active
-from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
 
 UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for them, in what a distiller requires of a batch
@@ -22,6 +22,7 @@ HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for it
     Seam("Trainer.model_predict", ("prepared_batch",), Touch.read),
     Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
     Seam("Trainer.prepare_batch", ("batch",), Touch.read),
+    Seam("DistillationBase", touch=Touch.read, module="simpletuner.helpers.distillation.common"),
     Seam("ModelFoundation.model_predict", ("prepared_batch",), Touch.on_run, MODELS),
     Seam("ModelFoundation.get_trained_component", ("unwrap_model",), Touch.read, MODELS),
     Seam("ModelFoundation.prediction_to_noiseward_flow", ("prediction",), Touch.read, MODELS),
@@ -106,7 +107,10 @@ def _requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -
     return wrapped(*args, **kwargs) | ({UNCONDITIONAL} if guided else set())
 
 
-@uses(Seam("DistillerFactory.training_batch_requirements", ("method", "config")))
+@uses(
+    Seam("DistillerFactory.training_batch_requirements", ("method", "config")),
+    Seam("StateTracker.get_args", touch=Touch.read, module=STATE),
+)
 def ask_for_unconditional_embeddings(module: ModuleType) -> None:
     """Have the text cache encode the empty prompt when guidance is trained in."""
     wrap(module, "DistillerFactory.training_batch_requirements", _requirements)
@@ -116,7 +120,7 @@ def ask_for_unconditional_embeddings(module: ModuleType) -> None:
     Seam("_distillation_training_batch_requirements"),
     Seam("compute_prompt_embeddings", ("prompt_entries", "text_embed_cache", "model")),
     Seam("collate_fn", ("batch",)),
-    Seam("StateTracker.get_args", touch=Touch.read, module="simpletuner.helpers.training.state_tracker"),
+    Seam("StateTracker.get_args", touch=Touch.read, module=STATE),
 )
 def load_unconditional_embeddings(module: ModuleType) -> None:
     """Have the collator put the empty prompt's embeddings into each batch when guidance is trained in.
