@@ -25,7 +25,6 @@ from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 logger = logging.getLogger("simpletuner_twinflow")
 
 STARTED = "twinflow_resumed_from"  # of the accelerator: the checkpoint whose loading was started last
-HELPERS = "simpletuner.helpers.utils"
 
 
 @uses(
