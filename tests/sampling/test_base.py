@@ -139,6 +139,17 @@ def test_a_step_beyond_the_end_is_refused(make):
 
 
 @every_kind
+def test_new_run_begins_at_the_first_step_whatever_the_last_one_did(make):
+    scheduler = make()
+    scheduler.set_timesteps(4)
+    scheduler.set_begin_index(2)  # as image-to-image does
+    scheduler.set_timesteps(4)
+    assert scheduler.begin_index is scheduler.step_index is None
+    fresh, noise = make(), torch.randn(2, 3)
+    torch.testing.assert_close(run(scheduler, noise, 4), run(fresh, noise, 4))
+
+
+@every_kind
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_sample_that_the_pipeline_has_changed_is_taken_as_changed(make, in_place):
     scheduler, again, x = make(stochastic_ratio=0.0), make(stochastic_ratio=0.0), torch.randn(2, 4)

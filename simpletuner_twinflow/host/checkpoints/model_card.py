@@ -25,7 +25,7 @@ SEEDING = "torch.manual_seed({})  # the noise between steps, which stock pipelin
 NEEDS_PLUGIN = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
 ROUNDED_TIMES = (
     "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead asks the "
-    "network off the levels it was trained for."
+    "network off the sigmas that it was trained at."
 )
 
 
@@ -114,7 +114,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     if stock is None:
         ours, note = type(model.twinflow_model.scheduler()), NEEDS_PLUGIN
         imports.append(f"from {ours.__module__} import {ours.__name__}")
-        # A flow keeps to the trained levels, whatever shift the base model's scheduler has.
+        # A flow keeps to the trained sigmas, whatever shift the base model's scheduler has.
         made = f"({times})" if issubclass(ours, TwinFlowScheduler) else ".from_config(pipeline.scheduler.config)"
         loading.append(f"pipeline.scheduler = {ours.__name__}{made}")
     else:

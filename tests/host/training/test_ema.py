@@ -70,3 +70,10 @@ def test_hosts_shadows_lend_themselves_without_a_copy():
     with teacher_weights(trained, ema.shadow_params):
         assert [parameter.data_ptr() for parameter in trained] == [shadow.data_ptr() for shadow in ema.shadow_params]
         assert [parameter.data_ptr() for parameter in network[1].parameters()] == frozen
+
+
+def test_shadows_of_a_run_in_bf16_are_placed_in_float32(trainer):
+    trainer.config.weight_dtype = torch.bfloat16
+    trainer._place_ema_model(is_fsdp2_run=False)
+    assert {shadow.dtype for shadow in trainer.ema_model.shadow_params} == {torch.float32}
+    assert trainer.config.weight_dtype is torch.bfloat16
