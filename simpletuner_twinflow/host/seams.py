@@ -109,7 +109,7 @@ class Hook:
     def _fits(self, module: ModuleType) -> bool:
         hooks = [self]
         if self.lost is None:  # needed hooks are applied all or none
-            hooks += [other for name, other in all_hooks() if name == module.__name__ and other.lost is None]
+            hooks += [other for _, other in all_hooks(module.__name__) if other.lost is None]
         seams = dict.fromkeys(seam for each in hooks for seam in each.seams if seam.module in ("", module.__name__))
         problems = [problem for seam in seams if (problem := seam.problem(module))]
         self.record(problems)
@@ -134,9 +134,12 @@ def uses(*seams: Seam, lost: str | None = None) -> Callable[[Callable[[ModuleTyp
     return lambda attach: Hook(attach, seams, lost)
 
 
-def all_hooks() -> list[tuple[str, Hook]]:
-    """Every hook with the host module that it waits for."""
-    return [(entry.name, entry.load()) for entry in hook_entry_points()]
+def all_hooks(module: str | None = None) -> list[tuple[str, Hook]]:
+    """Every hook with the host module that it waits for. Args: module: only the hooks of this one.
+
+    Loading a hook imports what it works with, torch for most: the hooks of other modules are left alone.
+    """
+    return [(entry.name, entry.load()) for entry in hook_entry_points() if module in (None, entry.name)]
 
 
 def wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:

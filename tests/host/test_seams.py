@@ -198,7 +198,7 @@ def test_run_without_twinflow_on_a_supported_host_is_not_warned(caplog):
 def test_hooks_of_one_module_are_applied_all_or_none(module, monkeypatch):
     touched = []
     good, bad = uses(Seam("Trainer.step"))(lambda module: touched.append("good")), uses(Seam("Trainer.leap"))(print)
-    monkeypatch.setattr(seams, "all_hooks", lambda: [(module.__name__, good), (module.__name__, bad)])
+    monkeypatch.setattr(seams, "all_hooks", lambda *_: [(module.__name__, good), (module.__name__, bad)])
     good(module)
     assert touched == []
 
@@ -245,13 +245,13 @@ def test_page_lists_the_seams_as_they_are_declared():
 
 def test_needed_seam_in_another_module_is_looked_for_at_start_up(monkeypatch):
     hook = uses(Seam("load"), Seam("nothing_there", module="tomllib"))(lambda module: None)
-    monkeypatch.setattr(seams, "all_hooks", lambda: [("json", hook)])
+    monkeypatch.setattr(seams, "all_hooks", lambda *_: [("json", hook)])
     with pytest.raises(HostVersionError, match=r"tomllib\.nothing_there is missing"):
         seams.refuse_broken_seams()
 
 
 def test_host_module_that_is_gone_is_named_at_start_up(monkeypatch):
-    monkeypatch.setattr(seams, "all_hooks", lambda: [("simpletuner.gone", uses(Seam("x"))(lambda module: None))])
+    monkeypatch.setattr(seams, "all_hooks", lambda *_: [("simpletuner.gone", uses(Seam("x"))(lambda module: None))])
     with pytest.raises(HostVersionError, match=r"simpletuner\.gone is missing"):
         seams.refuse_broken_seams()
 
@@ -265,7 +265,7 @@ def test_optional_hook_that_lacks_a_seam_elsewhere_lets_every_call_through(modul
     monkeypatch.setitem(sys.modules, module.__name__, module)
     hook(module)
     assert module.Trainer().step("theirs") == "ours"
-    monkeypatch.setattr(seams, "all_hooks", lambda: [(module.__name__, hook)])
+    monkeypatch.setattr(seams, "all_hooks", lambda *_: [(module.__name__, hook)])
     seams.refuse_broken_seams()
     assert module.Trainer().step("theirs") == "theirs"
     assert "TwinFlow goes on, but steps are not counted: tomllib.gone is missing." in caplog.text

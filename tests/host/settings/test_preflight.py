@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from simpletuner_twinflow._preflight import REFUSED, starts_training
+from simpletuner_twinflow.host.settings import preflight
 from testbed.trainer import cpu_environment
 from tests.runs.harness import SEED, TRAIN
 
@@ -182,3 +183,19 @@ def test_switched_off_plugin_checks_nothing(tmp_path):
 )
 def test_training_commands_are_told_from_others(argv, answer):
     assert starts_training(argv) is answer
+
+
+def test_check_imports_neither_torch_nor_what_trains(tmp_path):
+    """As the host's command starts it; importing what hooks of other modules work with would take most of a minute."""
+    write_config(tmp_path / "config/config.json", twinflow_loss="banana")
+    command = [sys.executable, "-P", "-X", "importtime", "-m", preflight.__name__, "simpletuner", "train"]
+    environment = variables(SIMPLETUNER_SKIP_TORCH="1", SIMPLETUNER_TWINFLOW_CHECKED="1")
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == REFUSED, result.stderr[-2000:]
+    imported = {
+        line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "simpletuner.helpers.configuration.cli_utils" in imported
+    assert not imported & {"torch", "diffusers", "peft", "accelerate", "wandb"}
