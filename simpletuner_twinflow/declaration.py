@@ -82,12 +82,10 @@ class Settings(BaseModel):
         if found := cls.choices(name):
             return " or ".join(f'"{choice}"' for choice in found)
         low, high, below = limits(field)
-        if low is None and high is None:
+        if low is None or high is None:
             return "true or false"
-        whole = "a whole number " if kind_of(field) is int else ""
-        least = f"from {low:.7g}" if low is not None and whole else "" if low is None else f"{low:.7g}"
-        most = "" if high is None else f" to {'below ' if below else ''}{high:.7g}"
-        return f"{whole}{least}{most or ' up'}{info.note}"
+        whole = "a whole number from " if kind_of(field) is int else ""
+        return f"{whole}{low:.7g} to {'below ' if below else ''}{high:.7g}{info.note}"
 
     @classmethod
     def info(cls, name: str) -> Option:
@@ -129,11 +127,10 @@ def shown(value: Any) -> str:
     """A value for an error, as in a JSON config; a long one is cut."""
     try:
         return cut(json.dumps(value, default=str))
-    except (ValueError, TypeError, RecursionError):  # a number of thousands of digits, or no JSON
-        is_number = isinstance(value, int)
-        return (
-            f"a whole number of {value.bit_length()} bits" if is_number else f"a {type(value).__name__} that is no JSON"
-        )
+    except (ValueError, TypeError, RecursionError):
+        if isinstance(value, int):  # of more digits than Python writes out
+            return f"a whole number of {value.bit_length()} bits"
+        return f"a {type(value).__name__} that is no JSON"
 
 
 def cut(text: str) -> str:

@@ -83,7 +83,7 @@ class Seam:
 broken: list[str] = []  # problems of needed seams
 lost: dict[str, str] = {}  # problem of an optional seam -> what a TwinFlow run does without
 _attached: set[tuple[str, str]] = set()
-_attaching: list["Hook"] = []  # the hook that is attached at the moment, if any
+_attaching: list[tuple[str, "Hook"]] = []  # the hook that is attached at the moment, if any, and its module
 
 
 class Hook:
@@ -100,7 +100,7 @@ class Hook:
         key = (module.__name__, self.attach.__qualname__)
         if key not in _attached and self._fits(module):
             _attached.add(key)
-            _attaching.append(self)
+            _attaching.append((module.__name__, self))
             try:
                 self.attach(module)
             finally:
@@ -144,7 +144,7 @@ def all_hooks(module: str | None = None) -> list[tuple[str, Hook]]:
 
 def wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
     """Wrap `path` of `module`; `wrapper(wrapped, instance, args, kwargs)` as wrapt calls it."""
-    hook = _attaching[-1] if _attaching else None
+    hook = _attaching[-1][1] if _attaching else None
 
     def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if hook is not None and not hook.enabled:
@@ -164,7 +164,8 @@ def set_on(owner: Any, name: str, value: Any) -> None:
     owners = {owner.__name__} if isinstance(owner, ModuleType) else {kind.__name__ for kind in kinds}
     if "twinflow_enabled" in getattr(owner, "__dict__", {}):
         owners.add(CONFIG)
-    if not owners & _owners_of(name):
+    # A hook that is being attached, in runs without TwinFlow too, answers for itself: the others need not be loaded.
+    if not owners & (_owners_of(name, _attaching[-1:]) if _attaching else _owners_in_any_hook(name)):
         where = CONFIG if CONFIG in owners else getattr(owner, "__name__", type(owner).__name__)
         raise TwinFlowError(f"{where}.{name} is set, but no hook declares it as a seam.")
     setattr(owner, name, value)
@@ -189,15 +190,19 @@ def _restore(owner: Any, name: str, own: tuple[Any, ...]) -> None:
         delattr(owner, name)
 
 
-@cache
-def _owners_of(name: str) -> frozenset[str]:
-    """The classes and modules on which a hook declares that it sets this name."""
+def _owners_of(name: str, hooks: list[tuple[str, Hook]]) -> frozenset[str]:
+    """The classes and modules on which one of these hooks declares that it sets this name."""
     return frozenset(
         seam.owner or seam.module or module
-        for module, hook in all_hooks()
+        for module, hook in hooks
         for seam in hook.seams
         if seam.path.rpartition(".")[2] == name and seam.touch not in (Touch.wrapped, Touch.read)
     )
+
+
+@cache
+def _owners_in_any_hook(name: str) -> frozenset[str]:
+    return _owners_of(name, all_hooks())
 
 
 def warn_of_broken_seams() -> None:

@@ -12,6 +12,8 @@ from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
 from simpletuner_twinflow.method.transfer import numbers, on_device, row_index
 
+ONE_STEP = (1.0,)  # the times at which a sampler of one step calls the network
+
 
 @dataclass(frozen=True)
 class PromptRows:
@@ -103,7 +105,7 @@ def prepare_role_batch(
     student: Predict,
     generator: torch.Generator,
     *,
-    step_times: tuple[float, ...] = (1.0,),
+    step_times: tuple[float, ...] = ONE_STEP,
 ) -> RoleBatch:
     """Give each row its times, sign and point on the path, by its role.
 

@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.method.batch import Draws, Predict, PromptRows, RoleBatch, call, index, prepare_role_batch
+from simpletuner_twinflow.method.batch import (
+    ONE_STEP,
+    Draws,
+    Predict,
+    PromptRows,
+    RoleBatch,
+    call,
+    index,
+    prepare_role_batch,
+)
 from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
 from simpletuner_twinflow.method.guidance import guided_velocities
 from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, squared_error, time_weight
@@ -131,7 +140,7 @@ def training_step(
     teacher: Predict,
     generator: torch.Generator,
     *,
-    step_times: tuple[float, ...] = (1.0,),
+    step_times: tuple[float, ...] = ONE_STEP,
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
     rows = prepare_role_batch(x, z, t, roles, options, student, generator, step_times=step_times)

@@ -281,3 +281,18 @@ def test_nothing_stays_changed_when_a_part_of_the_change_is_refused():
     with pytest.raises(TwinFlowError, match="learning_rate"), changed(config, lora_dropout=0.0, learning_rate=1.0):
         pass
     assert config.lora_dropout == 0.1
+
+
+def test_hook_that_is_attached_answers_for_itself_and_loads_no_other(module, monkeypatch):
+    """Hooks are attached in runs without TwinFlow too, where what the others import is not needed."""
+
+    def attach(module):
+        set_on(module, "table", "ours")
+        with pytest.raises(TwinFlowError, match="distiller is set, but no hook declares it"):
+            set_on(Trainer(), "distiller", "ours")  # declared by another hook
+
+    monkeypatch.setattr(module, "table", "theirs", raising=False)
+    hook = uses(Seam("table", touch=Touch.replaced), lost="")(attach)
+    monkeypatch.setattr(seams, "all_hooks", lambda *_: pytest.fail("the other hooks are loaded"))
+    hook(module)
+    assert module.table == "ours"

@@ -13,7 +13,7 @@ def pipeline(name, *parameters, **config):
     """A pipeline of this class's name with these parameters of its call, around a network with this config."""
 
     def call(self, **arguments):
-        raise NotImplementedError
+        raise NotImplementedError  # only its signature is read
 
     call.__signature__ = Signature([Parameter(each, Parameter.POSITIONAL_OR_KEYWORD) for each in ("self", *parameters)])
     made = type(name, (), {"__call__": call})()

@@ -91,10 +91,8 @@ def shadows_without_time_conditioning(ema: Any, family_model: FamilyModel) -> It
 
 def time_conditioning_averages(ema: Any, family_model: FamilyModel) -> dict[str, Tensor]:
     """The averages of the time conditioning by the parameters' names; they are the EMA's own tensors."""
-    network, ours = (
-        family_model.model.get_trained_component(unwrap_model=True),
-        family_model.time_conditioning_parameters(),
-    )
+    network = family_model.model.get_trained_component(unwrap_model=True)
+    ours = family_model.time_conditioning_parameters()
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     return {name: shadow for name, shadow in zip(trained, ema.shadow_params, strict=True) if name in ours}
 

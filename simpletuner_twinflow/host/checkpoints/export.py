@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import options_of, wrap_active
+from simpletuner_twinflow.host.run import argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -84,7 +84,7 @@ def export_adapter(trainer: Any) -> None:
     taken = taken_from_base(model.get_trained_component(unwrap_model=True))
 
     def save_lora_weights(*args: Any, **kwargs: Any) -> Any:
-        folder = Path(args[0] if args else kwargs["save_directory"])
+        folder = Path(argument(args, kwargs, "save_directory"))
         if folder != Path(trainer.config.output_dir):  # a checkpoint's
             return save(*args, **kwargs)
         saved = save(*args, **(kwargs | _adapter(trainer, taken)))

@@ -11,7 +11,7 @@ from diffusers import LCMScheduler
 
 from simpletuner_twinflow.host.checkpoints.export import exported_weights, stock_scheduler_of
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
-from simpletuner_twinflow.host.run import active_options, options_of
+from simpletuner_twinflow.host.run import active_options, argument, options_of
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import (
@@ -47,7 +47,7 @@ def describe_twinflow(module: ModuleType) -> None:
     """Have the host's card say how a TwinFlow run was validated, what it exported, and how to draw with that."""
 
     def save_model_card(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> None:
-        model = args[0] if args else kwargs["model"]
+        model = argument(args, kwargs, "model")
         options = active_options(model.config)
         if options is None or "repo_folder" not in kwargs:
             return wrapped(*args, **kwargs)

@@ -19,7 +19,7 @@ from simpletuner_twinflow.host.checkpoints.optimizer_state import Groups, fit_op
 from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError, refuse_other_run
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained, saved_by
 from simpletuner_twinflow.host.checkpoints.saving import load_time_conditioning, read_time_conditioning
-from simpletuner_twinflow.host.run import active_options, wrap_active
+from simpletuner_twinflow.host.run import active_options, argument, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -76,7 +76,7 @@ def attach_to_loading(module: ModuleType) -> None:
     """Load a checkpoint with or without TwinFlow into a run with or without it."""
 
     def load_model_hook(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
-        folder = Path(args[1] if len(args) > 1 else kwargs["input_dir"])
+        folder = Path(argument(args, kwargs, "input_dir", 1))
         active = active_options(manager.args) is not None
         with _deletion_logged(manager):
             if active:
@@ -106,7 +106,7 @@ def attach_to_loading(module: ModuleType) -> None:
         return None
 
     def load_ema_state(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
-        folder = Path(args[0] if args else kwargs["checkpoint_dir"])
+        folder = Path(argument(args, kwargs, "checkpoint_dir"))
         if active_options(manager.args) is None and saved_by(folder) is None:
             wrapped(*args, **kwargs)
         # Otherwise `load_ema` follows once the network's own weights are loaded.
