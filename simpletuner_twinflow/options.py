@@ -39,6 +39,12 @@ class TwinFlowOptions(ObjectiveSettings):
     sampling does not need. signed_time: one time t - r / 2, negative on the twin path, no extra weights (the published
     LoRA recipe). none: not at all, so not with the adversarial branch.
     """
+    guidance_base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Frozen base: dtype")
+    """Of the copy that a full fine-tune keeps of its first weights for guidance. auto: the weights' own. In another
+    dtype the copy is converted for each batch. A LoRA keeps no copy.
+    """
+    guidance_base_device: Literal["auto", "accelerator", "cpu"] = option("auto", "Frozen base: device")
+    """Where that copy is kept. auto: on the accelerator. cpu: it is copied to the accelerator for each batch."""
     export_weights: Literal["auto", "ema", "student"] = option("auto", "Exported weights")
     """Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. Checkpoints hold both.
     """
@@ -116,6 +122,16 @@ class TwinFlowOptions(ObjectiveSettings):
                 "twinflow_image_free is true while twinflow_adversarial_enabled is false: without that branch nothing "
                 "would tie the samples to what the base model knows. Set twinflow_adversarial_enabled to true or "
                 "twinflow_image_free to false."
+            )
+
+        rows = self.roles().get(Role.one_step, 0.0)
+        rectifies = self.adversarial_enabled and self.rectify_weight > 0 and rows > 0
+        if self.guides("rectify") and not rectifies:
+            yield (
+                f"twinflow_guidance_target is {shown(self.guidance_target)} while twinflow_adversarial_enabled is "
+                f"{shown(self.adversarial_enabled)}, twinflow_rectify_weight {self.rectify_weight:g} and the share of "
+                f"one_step rows {rows:g}: L_rectify is not trained, and guidance would not act in it. Set the first to "
+                'true and the others above 0, or twinflow_guidance_target to "velocity".'
             )
 
     @classmethod

@@ -10,7 +10,8 @@ is the mean over rows, so the micro-batches of an accumulation window add up to 
 | near     | real_velocity                                               |                              |
 | twin     | adversarial                                                 | 1 generated                     |
 
-Guidance takes two more on all but twin rows. Sources and formulas: docs/method.md.
+Guidance takes two more on all but twin rows where it acts in the velocity, and on one_step rows where it acts in
+rectify. Sources and formulas: docs/method.md.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from simpletuner_twinflow.method.batch import (
     prepare_role_batch,
 )
 from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
-from simpletuner_twinflow.method.guidance import guided_velocities
+from simpletuner_twinflow.method.guidance import guided, guided_velocities, reference
 from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, squared_error, time_weight
 from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
@@ -76,6 +77,8 @@ def compute_losses(
     student: Predict,
     teacher: Predict,
     generator: torch.Generator,
+    *,
+    base: Predict | None = None,
 ) -> Losses:
     """Every term of the batch, given the student's prediction.
 
@@ -86,9 +89,11 @@ def compute_losses(
         student: the weights being trained, for the two velocities of rectify; called without gradient.
         teacher: the averaged weights with the student's random numbers; called without gradient.
         generator: source of every random number drawn here.
+        base: the frozen network before training, with the student's random numbers; called without gradient, and needed
+            only where it is the reference of guidance.
 
     Raises:
-        TwinFlowError: if the prediction's shape is not the rows'.
+        TwinFlowError: if the prediction's shape is not the rows', or the base is needed and not given.
     """
     if prediction.shape != rows.x_t.shape:
         raise TwinFlowError(
@@ -100,9 +105,9 @@ def compute_losses(
     losses: dict[str, tuple[Tensor, float]] = {}  # by term: the loss of each row that has it, and its weight
 
     velocity = rows.velocity
-    if real and options.enhanced_ratio != 0:
-        velocity = guided_velocities(rows, real, options, teacher)
-        forwards["guidance"] = 2 * len(real)
+    if real and options.guides("velocity"):
+        velocity = guided_velocities(rows, real, options, teacher, base)
+        forwards["guidance"] += 2 * len(real)
 
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
         loss = distance(prediction[index(at, prediction)], target)
@@ -121,7 +126,11 @@ def compute_losses(
         losses["adversarial"] = distance(prediction[at], rows.velocity[at]), options.adversarial_weight
     if one_step and options.adversarial_enabled and options.rectify_weight > 0:
         f1 = prediction[index(one_step, prediction)]
-        target = _rectify_target(rows, one_step, f1.detach(), student, Draws(generator, rows.x_t.device))
+        draws, guide = Draws(generator, rows.x_t.device), None
+        if options.guides("rectify"):
+            guide = reference(options, teacher, base)
+            forwards["guidance"] += 2 * len(one_step)
+        target = _rectify_target(rows, one_step, f1.detach(), options, student, guide, draws)
         losses["rectify"] = distance(f1, target), options.rectify_weight
         forwards["rectify"] = 2 * len(one_step)
 
@@ -141,11 +150,12 @@ def training_step(
     generator: torch.Generator,
     *,
     step_times: tuple[float, ...] = ONE_STEP,
+    base: Predict | None = None,
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
     rows = prepare_role_batch(x, z, t, roles, options, student, generator, step_times=step_times)
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
-    return compute_losses(rows, prediction, options, student, teacher, generator)
+    return compute_losses(rows, prediction, options, student, teacher, generator, base=base)
 
 
 @torch.no_grad()
@@ -171,8 +181,20 @@ def _rcgm_target(
 
 
 @torch.no_grad()
-def _rectify_target(rows: RoleBatch, one_step: tuple[int, ...], f1: Tensor, student: Predict, draws: Draws) -> Tensor:
-    """The rectify target of the one-step rows, (n, ...); one pass gives both velocities on their noised samples."""
+def _rectify_target(
+    rows: RoleBatch,
+    one_step: tuple[int, ...],
+    f1: Tensor,
+    options: ObjectiveSettings,
+    student: Predict,
+    guide: Predict | None,
+    draws: Draws,
+) -> Tensor:
+    """The rectify target of the one-step rows, (n, ...); one pass gives both velocities on their noised samples.
+
+    With a `guide` the real velocity is the guided one, `real + (w - 1) (c - u)` by the guide's fields: the CFG
+    augmentation of Decoupled DMD (arXiv:2511.22677).
+    """
     at = index(one_step, rows.t)
     x_hat = endpoints(rows.x_t[at], f1, rows.t[at]).x_hat
     t = draws.uniform(len(one_step))
@@ -180,4 +202,6 @@ def _rectify_target(rows: RoleBatch, one_step: tuple[int, ...], f1: Tensor, stud
     x_twice, t_twice = torch.cat([x_t, x_t]), torch.cat([t, t])
     sign = torch.cat([-torch.ones_like(t), torch.ones_like(t)])
     twin, real = call(student, x_twice, t_twice, t_twice, sign, PromptRows(one_step + one_step)).chunk(2)
+    if guide is not None:
+        real = guided(real, x_t, t, one_step, weight=options.scale - 1, options=options, reference=guide)
     return rectify_target(f1, twin - real)

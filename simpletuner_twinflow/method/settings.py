@@ -70,9 +70,8 @@ class ObjectiveSettings(Settings):
         note=" (the trained-in guidance scale is 1 / (1 - ratio), which has no finite value from 1 on)",
         documented=True,
     )
-    """Weight of the teacher's conditional minus unconditional velocity in the training target, so that sampling needs
-    no guidance: the trained-in guidance scale is 1 / (1 - ratio), so 0.5 is a scale of 2. 0 leaves it out and saves two
-    teacher passes.
+    """Guidance that is trained in, so that sampling needs none: the guidance scale is 1 / (1 - ratio), so 0.5 is a
+    scale of 2. 0 leaves guidance out and saves its passes. The scale itself can be given instead, as guidance_scale.
     """
     delta_t: float = option(0.01, "RCGM delta t", ge=1e-4, le=0.5, documented=True)
     """Finite difference of the RCGM target, as a share of the path."""
@@ -91,12 +90,24 @@ class ObjectiveSettings(Settings):
     enhanced_range: TimeRange = option(
         (0.0, 1.0), "Guidance range", allowed="a JSON list [low, high] with 0 <= low <= high <= 1"
     )
-    """Times, ends included, at which the guidance ratio is applied, as [low, high]; 1 is noise."""
+    """Times, ends included, at which guidance is applied, as [low, high]; 1 is noise."""
     time_weighting: bool = option(False, "Time weighting")
     """Weigh real rows by tan((1 - (t - r)) pi / 2.5) + 1 as the published code does: short jumps count more."""
     image_free: bool = option(False, "Image-free training", requires=ADVERSARIAL)
     """Train on the model's own one-step samples in place of the data; captions are still used. Needs the adversarial
     branch.
+    """
+    guidance_scale: float | None = option(None, "Guidance scale", ge=1, le=100)
+    """The trained-in guidance scale, given in place of enhanced_ratio (which is then 1 - 1 / scale); 1 is no guidance.
+    """
+    guidance_reference: Literal["auto", "base", "ema"] = option("auto", "Guidance reference")
+    """Whose velocities with and without the prompt say which way guidance goes. base: the frozen pre-trained network's,
+    which stand still; a LoRA is switched off for it, a full fine-tune keeps a copy of its first weights. ema: the
+    teacher's, the documented formula, which drifts. auto: base.
+    """
+    guidance_target: Literal["velocity", "rectify", "both"] = option("velocity", "Guidance target")
+    """Where guidance acts: in the velocity of real rows, in the direction of L_rectify (which needs the adversarial
+    branch), or in both.
     """
     role_shares: RoleShares = option(
         None,
@@ -114,3 +125,17 @@ class ObjectiveSettings(Settings):
             return dict(self.role_shares)
         active = [role for role in Role if role is not Role.twin or self.adversarial_enabled]
         return {role: 1 / len(active) for role in active}
+
+    @property
+    def scale(self) -> float:
+        """The trained-in guidance scale w, from 1, which is no guidance; given as such or as a ratio."""
+        return 1 / (1 - self.enhanced_ratio) if self.guidance_scale is None else self.guidance_scale
+
+    @property
+    def ratio(self) -> float:
+        """The same as rho = 1 - 1 / w, from 0 to below 1."""
+        return self.enhanced_ratio if self.guidance_scale is None else 1 - 1 / self.guidance_scale
+
+    def guides(self, target: Literal["velocity", "rectify"]) -> bool:
+        """Whether guidance acts there."""
+        return self.scale > 1 and self.guidance_target in (target, "both")

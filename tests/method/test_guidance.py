@@ -1,10 +1,14 @@
 """Guidance in the targets: its formula, the passes that it takes, the rows and times that it reaches."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.flow import per_sample
 from simpletuner_twinflow.method.guidance import guided_velocity
-from simpletuner_twinflow.method.losses import squared_error
+from simpletuner_twinflow.method.losses import rectify_target, squared_error
 from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows
 from tests.method.training_step import ANY, EVERY, FULL, NEAR, ONE, Recorder, batch, losses_of, prepared
 
@@ -67,10 +71,104 @@ def test_guidance_keeps_to_its_range_of_times_ends_included():
 
 def test_the_teachers_rollout_starts_where_the_guided_velocity_leads():
     """From t = 1 by D = 0.25: `x_s = z - 0.25 (v + 0.5 * 2)` under a teacher whose two fields differ by 2."""
-    options = ObjectiveSettings(enhanced_ratio=0.5, delta_t=0.25, estimate_order=1)
+    options = ObjectiveSettings(enhanced_ratio=0.5, guidance_reference="ema", delta_t=0.25, estimate_order=1)
     rows = prepared((ONE,), options)
     teacher = Recorder(lambda x, t, r, sign, condition: torch.full_like(x, 0.0 if condition.unconditional else 2.0))
     losses_of(rows, options=options, teacher=teacher)
     x_s, s, r = teacher.calls[-1][:3]
     assert (s.tolist(), r.tolist()) == ([0.75], [0.0])
     torch.testing.assert_close(x_s, rows.z - 0.25 * (rows.z - rows.x + 1.0))
+
+
+BASE = FULL.changed(guidance_reference="base")
+
+
+def field(x_t, t, r, sign, condition):
+    """A base whose prompted field is not its unprompted one, by other amounts in other places."""
+    shift = torch.tensor([0.0 if condition.unconditional else 1.0 + row for row in condition.rows])
+    return 0.3 * x_t + per_sample(t, like=x_t) * per_sample(shift, like=x_t) * x_t.cos()
+
+
+def fields_of(rows):
+    """The base's velocities of all rows, with their prompts and without."""
+    everyone = tuple(range(len(rows.roles)))
+    return [field(rows.x_t, rows.t, rows.t, None, PromptRows(everyone, empty)) for empty in (False, True)]
+
+
+@pytest.mark.parametrize("scale", [1.5, 2.0, 5.0])
+def test_where_the_data_are_the_bases_own_its_guided_field_is_the_one_without_loss(scale):
+    """`B_c + (w - 1)(B_c - B_u) = B_u + w (B_c - B_u)`."""
+    options = BASE.changed(guidance_scale=scale)
+    rows = prepared((NEAR,) * 4, options)
+    conditional, unconditional = fields_of(rows)
+    rows = replace(rows, velocity=conditional)
+    guided = unconditional + scale * (conditional - unconditional)
+    for prediction, smallest, largest in ((guided, 0, 1e-9), (guided + 0.1, 0.03, 0.05), (conditional, 0.05, 1e9)):
+        loss = losses_of(rows, prediction, options, base=field).terms["real_velocity"].total.item()
+        assert smallest <= loss <= largest
+
+
+def test_base_is_asked_for_both_fields_and_the_teacher_for_its_rollout_alone():
+    rows, teacher, base = prepared(), Recorder(), Recorder()
+    losses_of(rows, options=BASE, teacher=teacher, base=base)
+    real = (0, 2, 3, 4, 5, 7)
+    assert [call[4] for call in base.calls] == [PromptRows(real), PromptRows(real, unconditional=True)]
+    assert not any(call[4].unconditional for call in teacher.calls)
+    for x_t, t, r, sign, _, with_grad in base.calls:
+        assert torch.equal(x_t, rows.x_t[list(real)])
+        assert torch.equal(r, t)
+        assert (sign == 1).all()
+        assert not with_grad
+
+
+def test_base_keeps_to_the_range_of_times():
+    options = BASE.changed(enhanced_range=(0.25, 0.75))
+    rows = prepared((NEAR,) * 3, options, data=(*batch((NEAR,) * 3)[:2], torch.tensor([0.1, 0.5, 0.9])))
+    conditional, unconditional = fields_of(rows)
+    target = rows.velocity.clone()
+    target[1] += (conditional - unconditional)[1]
+    losses = losses_of(rows, torch.zeros_like(target), options, base=field)
+    torch.testing.assert_close(losses.terms["real_velocity"].total, squared_error(0 * target, target).sum())
+
+
+def rectified(options, student, **networks):
+    """The rectify loss of three one-step rows by the step, and by the formula with these noised samples' guidance."""
+    rows = prepared((ONE,) * 3, options)
+    prediction = torch.randn_like(rows.x_t)
+    found = losses_of(rows, prediction, options, student=student, **networks).terms["rectify"].total
+    return found, prediction, student.calls[-1]
+
+
+@pytest.mark.parametrize(("reference", "target"), [("base", "rectify"), ("base", "both"), ("ema", "rectify")])
+def test_rectify_goes_along_the_twins_velocity_less_the_guided_real_one(reference, target):
+    """`g = twin - real - (w - 1)(B_c - B_u)` on the noised generated samples, at r = t."""
+    options = FULL.changed(guidance_reference=reference, guidance_target=target, guidance_scale=1.3)
+    student, guide = Recorder(), Recorder(field)
+    networks = {"base": guide} if reference == "base" else {"base": None, "teacher": guide}
+    found, prediction, (x_twice, t_twice, *_) = rectified(options, student, **networks)
+    x_t, t = x_twice[:3], t_twice[:3]
+    prompts = PromptRows((0, 1, 2))
+    twin, real = (Recorder()(x_t, t, t, sign * torch.ones(3), prompts) for sign in (-1, 1))
+    conditional, unconditional = (field(x_t, t, t, None, PromptRows((0, 1, 2), empty)) for empty in (False, True))
+    g = twin - real - 0.3 * (conditional - unconditional)
+    torch.testing.assert_close(found, squared_error(prediction, rectify_target(prediction, g)).sum())
+    assert not torch.isclose(found, squared_error(prediction, rectify_target(prediction, twin - real)).sum())
+    assert all(torch.equal(call[0], x_t) for call in guide.calls[-2:])
+
+
+@pytest.mark.parametrize(("target", "guided"), [("velocity", True), ("rectify", False), ("both", True)])
+def test_velocities_are_guided_unless_rectify_alone_is(target, guided):
+    options = BASE.changed(guidance_target=target)
+    rows = prepared((NEAR,) * 4, options)
+    loss = losses_of(rows, rows.velocity, options, base=field).terms["real_velocity"].total
+    assert (loss.item() > 0) == guided
+
+
+def test_reference_that_is_not_settled_or_not_there_is_refused_where_guidance_is_on():
+    rows = prepared((NEAR,) * 2)
+    with pytest.raises(TwinFlowError, match='guidance_reference is "base" and no base was given'):
+        losses_of(rows, options=BASE)
+    with pytest.raises(TwinFlowError, match='guidance_reference is "auto"'):
+        losses_of(rows, options=FULL.changed(guidance_reference="auto"), base=field)
+    for reference in ("auto", "base"):
+        losses_of(rows, options=FULL.changed(guidance_reference=reference, guidance_scale=1.0))

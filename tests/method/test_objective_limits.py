@@ -13,7 +13,12 @@ from tests.method.training_step import ANY, EVERY, FULL, NEAR, ONE, Recorder, ba
 COSTS = {
     "plain rcgm": (ObjectiveSettings(enhanced_ratio=0.0), 0, 0, 8, 0),
     "order 3": (ObjectiveSettings(enhanced_ratio=0.0, estimate_order=3), 0, 0, 12, 0),
-    "guidance": (ObjectiveSettings(), 0, 12, 8, 0),
+    "guidance": (ObjectiveSettings(guidance_reference="ema"), 0, 12, 8, 0),
+    "scale 1": (FULL.changed(guidance_scale=1, guidance_target="both"), 2, 0, 8, 4),
+    "guidance by the base": (FULL.changed(guidance_reference="base"), 2, 12, 8, 4),
+    "guidance in rectify": (FULL.changed(guidance_reference="base", guidance_target="rectify"), 2, 4, 8, 4),
+    "in rectify by EMA": (FULL.changed(guidance_target="rectify"), 2, 4, 8, 4),
+    "in both": (FULL.changed(guidance_reference="base", guidance_target="both"), 2, 16, 8, 4),
     "everything": (FULL, 2, 12, 8, 4),
     "adversarial without rectify": (FULL.changed(rectify_weight=0.0), 2, 12, 8, 0),
     "image free": (FULL.changed(image_free=True), 8, 12, 8, 4),
@@ -23,9 +28,9 @@ COSTS = {
 @pytest.mark.parametrize(("options", "generated", "guidance", "rollout", "rectify"), COSTS.values(), ids=COSTS.keys())
 def test_forward_passes_are_counted_and_a_term_that_is_off_costs_none(options, generated, guidance, rollout, rectify):
     roles = EVERY if options.adversarial_enabled else (ANY, ANY, ONE, NEAR, NEAR, ONE)
-    generator, fields, teacher = Recorder(), Recorder(), Recorder()
+    generator, fields, teacher, base = Recorder(), Recorder(), Recorder(), Recorder()
     rows = prepared(roles, options, generator)
-    losses = losses_of(rows, options=options, student=fields, teacher=teacher)
+    losses = losses_of(rows, options=options, student=fields, teacher=teacher, base=base)
     expected = {
         "student": len(roles),
         "generated": generated,
@@ -35,11 +40,13 @@ def test_forward_passes_are_counted_and_a_term_that_is_off_costs_none(options, g
     }
     assert losses.forwards == expected
     assert generator.rows == losses.forwards["generated"]
-    assert teacher.rows == losses.forwards["guidance"] + losses.forwards["rollout"]
+    by_teacher = losses.forwards["guidance"] if options.guidance_reference == "ema" else 0
+    assert teacher.rows == by_teacher + losses.forwards["rollout"]
+    assert base.rows == losses.forwards["guidance"] - by_teacher
     assert fields.rows == losses.forwards["rectify"]
     assert len(generator.calls) == bool(generated)
     assert len(fields.calls) == bool(rectify)
-    assert len(teacher.calls) == options.estimate_order + 2 * bool(guidance)
+    assert len(teacher.calls) == options.estimate_order + 2 * bool(by_teacher)
     assert ("rectify" in losses.terms) == bool(rectify)
 
 

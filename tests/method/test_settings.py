@@ -19,10 +19,30 @@ def test_shares_that_are_set_are_the_runs():
 
 
 @pytest.mark.parametrize(
+    ("given", "scale", "ratio"),
+    [
+        ({}, 2.0, 0.5),
+        ({"enhanced_ratio": 0.75}, 4.0, 0.75),
+        ({"enhanced_ratio": 0.0}, 1.0, 0.0),
+        ({"guidance_scale": 1}, 1.0, 0.0),
+        ({"guidance_scale": 4.0, "enhanced_ratio": 0.1}, 4.0, 0.75),
+    ],
+)
+def test_ratio_is_one_less_the_inverse_of_the_scale_whichever_is_given(given, scale, ratio):
+    settings = ObjectiveSettings(**given)
+    assert (settings.scale, settings.ratio) == (scale, ratio)
+    assert settings.guides("velocity") == (scale > 1)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("estimate_order", 0),
         ("enhanced_ratio", float("nan")),
+        ("guidance_scale", 0.9),
+        ("guidance_scale", float("inf")),
+        ("guidance_reference", "teacher"),
+        ("guidance_target", "rcgm"),
         ("enhanced_range", (0.6, 0.4)),
         ("enhanced_range", (-0.1, 0.4)),
         ("delta_t", 0.0),

@@ -18,7 +18,9 @@ from simpletuner_twinflow.method.roles import Role
 
 ONE, NEAR, ANY, TWIN = Role.one_step, Role.near, Role.any_step, Role.twin
 EVERY = (ANY, TWIN, ONE, NEAR, NEAR, ONE, TWIN, ANY)
-FULL = ObjectiveSettings(adversarial_enabled=True, adversarial_weight=0.7, rectify_weight=0.3, enhanced_ratio=0.5)
+FULL = ObjectiveSettings(
+    adversarial_enabled=True, adversarial_weight=0.7, rectify_weight=0.3, enhanced_ratio=0.5, guidance_reference="ema"
+)
 
 
 @dataclass
@@ -53,11 +55,12 @@ def prepared(roles=EVERY, options=FULL, student=None, seed=1, data=None, **setti
     return prepare_role_batch(x, z, t, roles, options, student or Recorder(), generator, **settings)
 
 
-def losses_of(rows, prediction=None, options=FULL, student=None, teacher=None, seed=2):
+def losses_of(rows, prediction=None, options=FULL, student=None, teacher=None, seed=2, base=None):
     if prediction is None:
         prediction = torch.randn_like(rows.x_t)
     generator = torch.Generator().manual_seed(seed)
-    return compute_losses(rows, prediction, options, student or Recorder(), teacher or Recorder(), generator)
+    fields, averages = student or Recorder(), teacher or Recorder()
+    return compute_losses(rows, prediction, options, fields, averages, generator, base=base)
 
 
 def only(rows, at):

@@ -24,7 +24,7 @@ def test_exact_network_has_no_loss(family, ratio, folder):
     batch = host_batch(model, PROMPTS * 2, latent=0.6)
     data = batch["latents"].flatten()[0].item()
     install(model.model, ZOO[family], prompted=(data + 0.4 * ratio) / (1 - ratio), unprompted=-0.4)
-    options = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=ratio)
+    options = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=ratio, guidance_reference="ema")
     losses = losses_of(adapter, batch, options)
     assert losses.terms.keys() == TERMS
     for name, term in losses.terms.items():
@@ -37,7 +37,7 @@ def test_losses_and_gradients_are_finite_in_bf16(family, folder):
     model.model.forward = torch.autocast("cpu", torch.bfloat16)(model.model.forward)  # as accelerate prepares a network
     adapter = family_model_of(model)
     batch = host_batch(model, PROMPTS * 2)
-    losses = losses_of(adapter, batch, ObjectiveSettings(adversarial_enabled=True))
+    losses = losses_of(adapter, batch, ObjectiveSettings(adversarial_enabled=True, guidance_reference="ema"))
     assert losses.total.dtype == torch.float32
     assert losses.total.isfinite()
     losses.total.backward()
@@ -56,7 +56,7 @@ def test_conditioning_is_trained_beside_a_lora(family, folder):
     model.add_lora_adapter()
     adapter.train_time_conditioning()
     batch = host_batch(model, PROMPTS * 2)
-    losses_of(adapter, batch, ObjectiveSettings(adversarial_enabled=True)).total.backward()
+    losses_of(adapter, batch, ObjectiveSettings(adversarial_enabled=True, guidance_reference="ema")).total.backward()
     trained = {name for name, weight in model.model.named_parameters() if weight.requires_grad}
     conditioning = {f"{name}." for name in adapter.time_conditioning_modules()}
     assert {name for name in trained if "lora" not in name} == {
