@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import argument
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
@@ -16,7 +17,7 @@ from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
 
 KEYS = TwinFlowOptions.keys()
-ENABLED = f"{PREFIX}enabled"
+ENABLED, RATIO, SCALE = (f"{PREFIX}{name}" for name in ("enabled", "enhanced_ratio", "guidance_scale"))
 
 
 @uses(Seam("mapping_to_cli_args", ("mapping",)), Seam("resolve_value_placeholders", ("value",), Touch.read))
@@ -78,10 +79,24 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         options = options.changed(enabled=True)  # whatever was meant: so that all problems are reported at once
     problems += options.contradictions()
     if options.enabled:
+        problems += _scale_given_twice(values)
         problems += conflicts(given, options)
     if problems:
         raise TwinFlowConfigError(*dict.fromkeys(problems))
     return values
+
+
+def _scale_given_twice(values: Mapping[str, Any]) -> list[str]:
+    """A line if guidance is given both as a ratio and as a scale."""
+    defaults = {PREFIX + name: field.default for name, field in TwinFlowOptions.model_fields.items()}
+    # The web UI gives every key that has a default; there, a ratio at its default is nobody's wish.
+    from_form = values.keys() >= {key for key, default in defaults.items() if default is not None}
+    if not {RATIO, SCALE} <= values.keys() or (from_form and values[RATIO] == defaults[RATIO]):
+        return []
+    return [
+        f"{RATIO} is {shown(values[RATIO])} and {SCALE} {shown(values[SCALE])}: both name the guidance scale that is "
+        "trained in, which a ratio makes 1 / (1 - ratio). Remove one of them."
+    ]
 
 
 def as_mapping(arguments: Iterable[str]) -> dict[str, str | bool]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_positive, is_set
+from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.options import TwinFlowOptions
 
 # Guidance and steps are TwinFlow's own, and settings of guidance have no effect; with the values that change nothing.
@@ -46,9 +47,10 @@ def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[
                 f"ema_update_interval is {shown(config['ema_update_interval'])}: the EMA teacher stands still for as "
                 "many steps, while TwinFlow asks it in each. Set it to 1, the default."
             )
-    if options.enhanced_ratio > 0 and not config.get("caption_dropout_probability"):
+    by_teacher = options.scale > 1 and settled(options, config["model_type"]).guidance_reference == "ema"
+    if by_teacher and not config.get("caption_dropout_probability"):
         yield (
-            f"twinflow_enhanced_ratio is {options.enhanced_ratio} and caption_dropout_probability 0: guidance is "
-            "measured against the empty prompt, which is then never trained and drifts. Set "
-            "caption_dropout_probability to 0.1, the default."
+            'twinflow_guidance_reference is "ema" and caption_dropout_probability 0: guidance is measured against '
+            "the teacher's empty prompt, which is then never trained and drifts. Set caption_dropout_probability to "
+            '0.1, the default, or twinflow_guidance_reference to "base".'
         )

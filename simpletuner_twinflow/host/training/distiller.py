@@ -1,7 +1,7 @@
 """TwinFlow as one of the host's distillers; `DistillationBase` documents when the trainer calls which method."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.meter import WindowMeter
 from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
 from simpletuner_twinflow.method.roles import RoleSampler
@@ -26,13 +27,16 @@ ROWS, STREAM = "twinflow_rows", "twinflow_stream"  # batch keys: the objective's
 class TwinFlowDistiller(DistillationBase):
     """The state of one TwinFlow run, owned by its trainer.
 
-    Args: trainer: the host's; options: of this run; family_model: of its model, time conditioning attached.
+    Args: trainer: the host's, nothing trained or loaded from a checkpoint yet; options: of this run, settled;
+    family_model: of its model, time conditioning attached.
     """
 
     def __init__(self, trainer: Any, options: TwinFlowOptions, family_model: FamilyModel) -> None:
         super().__init__(teacher_model=trainer.model)
         self.trainer, self.options, self.family_model = trainer, options, family_model
         self.step_times = family_model.scheduler().step_times(options.target_step_count)
+        frozen = options.scale > 1 and options.guidance_reference == "base"
+        self.base = FrozenBase(trainer, options) if frozen else None
         self.meter = WindowMeter()
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank, ranks = int(trainer.accelerator.process_index), int(trainer.accelerator.num_processes)
@@ -98,7 +102,8 @@ class TwinFlowDistiller(DistillationBase):
         passes = self.family_model.predict_with(prepared_batch)
         student, teacher = replay_rng(student_rng)(passes), self._teacher(passes, student_rng)
         generator = _generator(stream + 1, device)
-        losses = compute_losses(rows, prediction, self.options, student, teacher, generator=generator)
+        base = None if self.base is None else _lent(passes, student_rng, self.base.weights)
+        losses = compute_losses(rows, prediction, self.options, student, teacher, generator=generator, base=base)
         self.meter.add(micro_batch, losses.terms, rows)
         return losses.total
 
@@ -112,7 +117,6 @@ class TwinFlowDistiller(DistillationBase):
         if ema is None:
             return replay_rng(rng)(passes)
 
-        @cache  # copied for the first pass that needs them
         def weights() -> tuple[list, list]:
             parameters = list(self.trainer._get_trainable_parameters())
             shadows = [
@@ -121,11 +125,21 @@ class TwinFlowDistiller(DistillationBase):
             ]
             return parameters, shadows
 
-        def predict(*args: Any) -> Tensor:
-            with teacher_weights(*weights()), replay_rng(rng):
-                return passes(*args)
+        return _lent(passes, rng, weights)
 
-        return predict
+
+def _lent(passes: Predict, rng: RngState, weights: Callable[[], tuple[list, list]]) -> Predict:
+    """These passes with other weights, made for the first pass that needs them, and with the student's random numbers.
+
+    Args: weights: gives the parameters and what is lent to each.
+    """
+    once = cache(weights)
+
+    def predict(*args: Any) -> Tensor:
+        with teacher_weights(*once()), replay_rng(rng):
+            return passes(*args)
+
+    return predict
 
 
 def _stream_seed(*numbers: int) -> int:

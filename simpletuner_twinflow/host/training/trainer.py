@@ -1,5 +1,6 @@
 """The training step: our distiller in the host's trainer, our terms in place of the host's loss."""
 
+import logging
 import threading
 from collections.abc import Callable
 from types import ModuleType
@@ -7,7 +8,10 @@ from typing import Any
 
 from simpletuner_twinflow.host.run import active_options, argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.settings.guidance import described, settled
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
+
+logger = logging.getLogger("simpletuner_twinflow")
 
 UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for them, in what a distiller requires of a batch
 HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for its own sign embedding
@@ -49,7 +53,10 @@ def attach_to_trainer(module: ModuleType) -> None:
         from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
 
         wrapped(*args, **kwargs)
-        set_on(trainer, "distiller", TwinFlowDistiller(trainer, options_of(trainer.config), trainer.twinflow_model))
+        options = settled(options_of(trainer.config), trainer.config.model_type)
+        set_on(trainer, "distiller", TwinFlowDistiller(trainer, options, trainer.twinflow_model))
+        if trainer.accelerator.is_main_process:
+            logger.info(described(options, trainer.config))
 
     def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
         loss = trainer.distiller.training_loss(argument(args, kwargs, "prepared_batch"))
@@ -103,7 +110,7 @@ def _requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -
     from simpletuner.helpers.training.state_tracker import StateTracker
 
     options = active_options(StateTracker.get_args())
-    guided = options is not None and options.enhanced_ratio > 0
+    guided = options is not None and options.scale > 1
     return wrapped(*args, **kwargs) | ({UNCONDITIONAL} if guided else set())
 
 

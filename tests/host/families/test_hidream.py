@@ -4,6 +4,7 @@ import pytest
 from simpletuner.helpers.models.hidream.transformer import get_load_balancing_loss
 from simpletuner.helpers.training.trainer import Trainer
 
+from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
 from simpletuner_twinflow.host.training.trainer import active_options, forget_expert_losses
 from testbed.host_models.build import family_model_of
@@ -23,7 +24,8 @@ def trainer(folder):
     trainer.config, trainer.model, trainer.accelerator = model.config, model, model.accelerator
     trainer.ema_model = None
     trainer.model_predict = model.model_predict  # without the trainer's rollout, which is off
-    trainer.distiller = TwinFlowDistiller(trainer, active_options(model.config), family_model_of(model))
+    model.twinflow_model, options = family_model_of(model), settled(active_options(model.config), "full")
+    trainer.distiller = TwinFlowDistiller(trainer, options, model.twinflow_model)
     return trainer
 
 

@@ -89,12 +89,14 @@ def test_refusal_of_another_rank_waits_for_that_of_the_first(rank, waits, monkey
 @pytest.mark.parametrize(
     ("changes", "warned"),
     [
-        ({"caption_dropout_probability": 0.0}, True),
+        ({}, True),
         ({"caption_dropout_probability": 0.1}, False),
-        ({"caption_dropout_probability": 0.0, "twinflow_enhanced_ratio": 0.0}, False),
-        ({"caption_dropout_probability": 0.0, "twinflow_enabled": False}, False),
+        ({"twinflow_enhanced_ratio": 0.0}, False),
+        ({"twinflow_guidance_reference": "base"}, False),
+        ({"twinflow_guidance_reference": "auto"}, False),
+        ({"twinflow_enabled": False}, False),
     ],
 )
 def test_guidance_against_an_untrained_empty_prompt_is_warned_of(changes, warned, caplog):
-    load(SEED, **changes)
+    load(SEED, **{"caption_dropout_probability": 0.0, "twinflow_guidance_reference": "ema"} | changes)
     assert ("caption_dropout_probability 0:" in caplog.text) == warned

@@ -67,7 +67,7 @@ def note_each_step():
         after_step = torch.get_rng_state()
 
         distiller, options_of_run = trainer.distiller, trainer.distiller.options
-        distiller.options = options_of_run.changed(enhanced_ratio=0.0)
+        distiller.options = options_of_run.changed(guidance_scale=1.0)
         torch.set_rng_state(begin)
         without_guidance = wrapped(*args, **kwargs)[0].item()
         distiller.options = options_of_run

@@ -1,0 +1,95 @@
+"""The network as it was before training, the reference of guidance: its first weights, lent for a pass."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
+from simpletuner_twinflow.options import TwinFlowOptions
+
+logger = logging.getLogger("simpletuner_twinflow")
+
+A, B = {"lora_A", "lora_embedding_A"}, {"lora_B", "lora_embedding_B"}  # in the names of an adapter's factors
+SAVED, ORIGINAL = ".modules_to_save.default.", ".original_module."  # PEFT's trained copy of a module, and the module
+
+
+class FrozenBase:
+    """The first values of all that a run trains. Must be made before anything is trained, or loaded from a checkpoint.
+
+    Where they are known they are not kept: an adapter is switched off by zeros for its factors B, time conditioning
+    adds nothing as zeros, and PEFT keeps the originals of modules that are trained whole. So a LoRA needs no memory. An
+    adapter that has changed the base's weights is kept as it was made, and so is what a full fine-tune trains.
+    """
+
+    def __init__(self, trainer: Any, options: TwinFlowOptions) -> None:
+        """Args: trainer: the host's; options: where the copy is kept, and in which dtype."""
+        self._model = trainer.model
+        self._moved = trainer.config.model_type == "lora" and trainer.config.lora_init_type in MOVES_BASE
+        device = torch.device("cpu") if options.guidance_base_device == "cpu" else trainer.accelerator.device
+        dtype = None if options.guidance_base_dtype == "auto" else getattr(torch, options.guidance_base_dtype)
+        self._kept = {
+            name: _copy(parameter, device, dtype) for name, parameter in self._trained().items() if self._is_kept(name)
+        }
+        if self._kept and trainer.accelerator.is_main_process:
+            self._log_cost(trainer.accelerator.device)
+
+    def weights(self) -> tuple[list[Parameter], list[Tensor]]:
+        """For `teacher_weights`: the trained parameters, and the values they had at first, on their devices.
+
+        Raises:
+            TwinFlowError: A parameter is trained that was not when training began.
+        """
+        network = dict(self._model.get_trained_component(unwrap_model=True).named_parameters())
+        lent = {name: parameter for name, parameter in self._trained().items() if self._moved or not A & _parts(name)}
+        return list(lent.values()), [self._first(name, parameter, network) for name, parameter in lent.items()]
+
+    def _first(self, name: str, parameter: Parameter, network: dict[str, Parameter]) -> Tensor:
+        if SAVED in name:
+            value: Tensor | None = network[name.replace(SAVED, ORIGINAL)].detach()
+        elif self._is_kept(name):
+            value = self._kept.get(name)
+        else:
+            return torch.zeros_like(parameter)
+        if value is None:
+            raise TwinFlowError(f"{name} is trained, but was not when the frozen base of guidance was taken.")
+        return value.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
+
+    def _trained(self) -> dict[str, Parameter]:
+        network = self._model.get_trained_component(unwrap_model=True)
+        return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+    def _is_kept(self, name: str) -> bool:
+        """Whether a parameter's first value is not known otherwise."""
+        known = name in self._model.twinflow_model.time_conditioning_parameters() or SAVED in name
+        return not known and (self._moved or not (A | B) & _parts(name))
+
+    def _log_cost(self, accelerator: torch.device) -> None:
+        values = list(self._kept.values())
+        size = sum(value.numel() * value.element_size() for value in values) / 1e9
+        logger.info(
+            "TwinFlow keeps the first values of %s parameters for guidance: %.2f GB of %s on %s.",
+            f"{sum(value.numel() for value in values):,}",
+            size,
+            ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in values})),
+            values[0].device,
+        )
+        if values[0].device.type != accelerator.type:
+            logger.warning(
+                'twinflow_guidance_base_device is "cpu": TwinFlow copies %.2f GB to the accelerator for every batch. '
+                'Set it to "accelerator" if its memory allows.',
+                size,
+            )
+
+
+def _parts(name: str) -> set[str]:
+    return {*name.split(".")}
+
+
+def _copy(parameter: Parameter, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    value = parameter.detach().to(device=device, dtype=dtype, copy=True)
+    # Copied from pinned memory for each batch, which does not make the host wait.
+    return value.pin_memory() if device.type == "cpu" and torch.cuda.is_available() else value
