@@ -191,6 +191,31 @@ def test_image_free_training_needs_the_adversarial_branch():
     assert TwinFlowOptions.from_mapping(values | {"twinflow_adversarial_enabled": True}).image_free
 
 
+@pytest.mark.parametrize(
+    ("changes", "accepted"),
+    [
+        ({}, True),
+        ({"twinflow_adversarial_enabled": False}, False),
+        ({"twinflow_rectify_weight": 0.0}, False),
+        ({"twinflow_role_shares": {"near": 1, "twin": 1}}, False),
+        ({"twinflow_guidance_target": "both", "twinflow_rectify_weight": 0.0}, False),
+        ({"twinflow_guidance_target": "velocity", "twinflow_rectify_weight": 0.0}, True),
+        ({"twinflow_guidance_scale": 1.0, "twinflow_rectify_weight": 0.0}, True),
+    ],
+)
+def test_guidance_in_rectify_needs_rectify(changes, accepted):
+    given = {
+        "twinflow_enabled": True,
+        "twinflow_adversarial_enabled": True,
+        "twinflow_guidance_target": "rectify",
+    } | changes
+    if accepted:
+        assert TwinFlowOptions.from_mapping(given).enabled
+        return
+    with pytest.raises(TwinFlowConfigError, match=r'twinflow_guidance_target is "(rectify|both)" while .* "velocity"'):
+        TwinFlowOptions.from_mapping(given)
+
+
 def test_misspelt_keys_are_answered_with_the_nearest():
     ratio, capitals, dashes, name = misspelt(
         ["twinflow_enhance_ratio", "TWINFLOW_LOSS", "twinflow-enabled", "twinflow", "twinflow_enhance_ratio"]

@@ -12,6 +12,7 @@ import torch
 from simpletuner_twinflow._hooks import DISTRIBUTION
 from simpletuner_twinflow.host.checkpoints.files import STATE_FILE, CheckpointError
 from simpletuner_twinflow.host.run import options_of
+from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.options import PREFIX
 
 # The host's keys that shape TwinFlow's training: the average that teaches, what is dropped, and how roles are drawn.
@@ -76,7 +77,7 @@ class SavedRun:
 
 def settings_of(config: Any, processes: int) -> dict[str, Any]:
     """A run's settings that shape its training, in JSON's types."""
-    own = {PREFIX + name: value for name, value in options_of(config)}
+    own = {PREFIX + name: value for name, value in settled(options_of(config), config.model_type)}
     host = {key: getattr(config, key, None) for key in HOST_KEYS}
     return json.loads(json.dumps(own | host | {"processes": processes}, default=str))
 

@@ -9,31 +9,32 @@ from torch.nn import Parameter
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
+from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
 from simpletuner_twinflow.options import TwinFlowOptions
 
 logger = logging.getLogger("simpletuner_twinflow")
 
 A, B = {"lora_A", "lora_embedding_A"}, {"lora_B", "lora_embedding_B"}  # in the names of an adapter's factors
-SAVED, ORIGINAL = ".modules_to_save.default.", ".original_module."  # PEFT's trained copy of a module, and the module
 
 
 class FrozenBase:
     """The first values of all that a run trains. Must be made before anything is trained, or loaded from a checkpoint.
 
-    Where they are known they are not kept: an adapter is switched off by zeros for its factors B, time conditioning
-    adds nothing as zeros, and PEFT keeps the originals of modules that are trained whole. So a LoRA needs no memory. An
-    adapter that has changed the base's weights is kept as it was made, and so is what a full fine-tune trains.
+    Where they are known they are not kept: an adapter is switched off by zeros for its factors B, and time conditioning
+    by zeros, so a LoRA needs no memory. An adapter that has changed the base's weights is kept as it was made, and so
+    is all else: what a full fine-tune trains, and modules that are trained whole beside an adapter.
     """
 
     def __init__(self, trainer: Any, options: TwinFlowOptions) -> None:
         """Args: trainer: the host's; options: where the copy is kept, and in which dtype."""
         self._model = trainer.model
-        self._moved = trainer.config.model_type == "lora" and trainer.config.lora_init_type in MOVES_BASE
+        moved = trainer.config.model_type == "lora" and trainer.config.lora_init_type in MOVES_BASE
+        self._left_alone, zeros = (set(), set()) if moved else (A, B)
+        self._zeros = zeros | {*TIME_CONDITIONING}
         device = torch.device("cpu") if options.guidance_base_device == "cpu" else trainer.accelerator.device
         dtype = None if options.guidance_base_dtype == "auto" else getattr(torch, options.guidance_base_dtype)
-        self._kept = {
-            name: _copy(parameter, device, dtype) for name, parameter in self._trained().items() if self._is_kept(name)
-        }
+        trained = self._trained().items()
+        self._kept = {name: _copy(it, device, dtype) for name, it in trained if not self._zeros & _parts(name)}
         if self._kept and trainer.accelerator.is_main_process:
             self._log_cost(trainer.accelerator.device)
 
@@ -43,29 +44,24 @@ class FrozenBase:
         Raises:
             TwinFlowError: A parameter is trained that was not when training began.
         """
-        network = dict(self._model.get_trained_component(unwrap_model=True).named_parameters())
-        lent = {name: parameter for name, parameter in self._trained().items() if self._moved or not A & _parts(name)}
-        return list(lent.values()), [self._first(name, parameter, network) for name, parameter in lent.items()]
+        trained = self._trained()
+        return list(trained.values()), [self._first(name, parameter) for name, parameter in trained.items()]
 
-    def _first(self, name: str, parameter: Parameter, network: dict[str, Parameter]) -> Tensor:
-        if SAVED in name:
-            value: Tensor | None = network[name.replace(SAVED, ORIGINAL)].detach()
-        elif self._is_kept(name):
-            value = self._kept.get(name)
-        else:
+    def _first(self, name: str, parameter: Parameter) -> Tensor:
+        if self._zeros & _parts(name):
             return torch.zeros_like(parameter)
-        if value is None:
+        if (value := self._kept.get(name)) is None:
             raise TwinFlowError(f"{name} is trained, but was not when the frozen base of guidance was taken.")
         return value.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
 
     def _trained(self) -> dict[str, Parameter]:
+        """What is trained, by name, without the factors A: they add nothing where B is zero."""
         network = self._model.get_trained_component(unwrap_model=True)
-        return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-
-    def _is_kept(self, name: str) -> bool:
-        """Whether a parameter's first value is not known otherwise."""
-        known = name in self._model.twinflow_model.time_conditioning_parameters() or SAVED in name
-        return not known and (self._moved or not (A | B) & _parts(name))
+        return {
+            name: parameter
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad and not self._left_alone & _parts(name)
+        }
 
     def _log_cost(self, accelerator: torch.device) -> None:
         values = list(self._kept.values())

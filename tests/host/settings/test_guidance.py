@@ -1,0 +1,56 @@
+"""Which reference "auto" is, and the line that says what guidance a run trains in."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from simpletuner_twinflow import TwinFlowOptions
+from simpletuner_twinflow.host.settings.guidance import AUTO, described, settled
+
+
+@pytest.mark.parametrize("model_type", ["lora", "full"])
+def test_auto_is_settled_by_the_model_type_and_a_users_choice_is_kept(model_type):
+    assert settled(TwinFlowOptions(), model_type).guidance_reference == AUTO[model_type]
+    for reference in ("base", "ema"):
+        chosen = TwinFlowOptions(guidance_reference=reference, guidance_scale=3)
+        assert settled(chosen, model_type) == chosen
+
+
+def test_settling_changes_nothing_else():
+    options = TwinFlowOptions(guidance_scale=3, enhanced_range=(0.1, 0.9), role_shares={"near": 1})
+    assert settled(options, "lora") == options.changed(guidance_reference=AUTO["lora"])
+
+
+@pytest.mark.parametrize(
+    ("given", "model_type", "init", "line"),
+    [
+        (
+            {"guidance_reference": "base"},
+            "lora",
+            "default",
+            "scale 2 (twinflow_enhanced_ratio 0.5), against the frozen base (adapter switched off), in the velocity.",
+        ),
+        (
+            {"guidance_reference": "base", "guidance_scale": 3.5, "guidance_target": "both"},
+            "lora",
+            "pissa",
+            "scale 3.5, against the frozen base (adapter as it was made), in the velocity and in rectify.",
+        ),
+        (
+            {"guidance_reference": "base", "guidance_scale": 3, "guidance_target": "rectify"},
+            "full",
+            "default",
+            "scale 3, against the frozen base (a copy of the first weights), in rectify.",
+        ),
+        (
+            {"guidance_reference": "ema", "enhanced_range": (0.25, 1.0)},
+            "full",
+            "default",
+            "scale 2 (twinflow_enhanced_ratio 0.5), against the EMA teacher, in the velocity at times 0.25 to 1.",
+        ),
+        ({"guidance_reference": "base", "enhanced_ratio": 0.0}, "lora", "default", "none is trained in (scale 1)."),
+    ],
+)
+def test_line_says_scale_reference_and_place(given, model_type, init, line):
+    config = SimpleNamespace(model_type=model_type, lora_init_type=init)
+    assert described(TwinFlowOptions(**given), config) == f"TwinFlow guidance: {line}"
