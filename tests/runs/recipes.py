@@ -46,12 +46,13 @@ def full(host: Host, runs: Runs) -> Run:
 
 
 def adversarial_full(host: Host, runs: Runs) -> Run:
-    """Full fine-tune, everything on, each step probed."""
-    return host.train("adversarial_full", SEED | TINY | FULL | ADVERSARIAL, probe=note_each_step)
+    """Full fine-tune, everything on, each step probed; the frozen base of guidance kept in bf16 on the CPU."""
+    base = {"twinflow_guidance_base_dtype": "bfloat16", "twinflow_guidance_base_device": "cpu"}
+    return host.train("adversarial_full", SEED | TINY | FULL | ADVERSARIAL | base, probe=note_each_step)
 
 
 def shapes(host: Host, runs: Runs) -> Run:
-    """Two image sets with batch sizes of their own, in two aspect ratios each, of few images."""
+    """Two image sets with batch sizes of their own, in two aspect ratios each, of few images; guidance by the EMA."""
     [square, _] = datasets(host.images)
     sets = [wide_and_square(host.folder / name, count, name) for name, count in (("first", 5), ("second", 4))]
     sets[1]["train_batch_size"] = 3
@@ -59,6 +60,7 @@ def shapes(host: Host, runs: Runs) -> Run:
         image_set |= {key: square[key] for key in square if key not in image_set}
     config = SEED | TINY | FULL | ADVERSARIAL | {"train_batch_size": 2, "gradient_accumulation_steps": 2}
     config |= {"validation_disable": True, "max_train_steps": 6, "aspect_bucket_alignment": 32}
+    config |= {"twinflow_guidance_reference": "ema"}
     return host.train("shapes", config, images=sets, probe=note_each_step)
 
 

@@ -39,7 +39,8 @@ def killed_full(host: Host, runs: Runs) -> tuple[Run, Path, Run]:
     """As `killed_lora`, a full fine-tune."""
     killed = host.train("killed_full", WHOLE | {"max_train_steps": 8}, probe=faults.killed_in_checkpoint_6)
     unfinished = kept(killed, "checkpoint-6")
-    return killed, unfinished, host.train("killed_full", WHOLE | RESUMED | {"max_train_steps": 6})
+    longer = WHOLE | RESUMED | {"max_train_steps": 6}
+    return killed, unfinished, host.train("killed_full", longer, probe=note_each_step)
 
 
 def killed_in_step(host: Host, runs: Runs) -> tuple[Run, Run]:

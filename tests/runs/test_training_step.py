@@ -43,7 +43,7 @@ def test_one_pass_with_gradient_a_row_and_as_many_others_as_its_role_needs(steps
 
 
 @pytest.mark.host_runs("adversarial_lora")
-def test_guidance_asks_the_teacher_with_the_prompt_and_with_the_empty_prompt(steps):
+def test_guidance_asks_the_base_with_the_prompt_and_with_the_empty_prompt(steps):
     for step in steps:
         if step["roles"] == ["near"]:
             student, prompted, unprompted = step["calls"]
@@ -65,15 +65,25 @@ def test_loss_changes_with_guidance_on_all_but_twin_rows(steps):
 
 
 @pytest.mark.host_runs("adversarial_lora")
-def test_teacher_passes_run_on_ema_weights_and_rectifys_fields_on_the_students(steps):
+def test_guidance_runs_on_the_bases_weights_the_rollout_on_emas_and_rectifys_fields_on_the_students(steps):
     # In the first two windows EMA and student are the same weights still: the host starts with a decay of 0.
     for step in steps[8:]:
         [role], (student, *others) = step["roles"], step["calls"]
         fields = others[-1:] if role == "one_step" else []  # both in one pass
-        teacher = others[: len(others) - len(fields)]
+        base, teacher = others[:2], others[2 : len(others) - len(fields)]
         assert all(call["weights"] == student["weights"] for call in fields)
-        assert all(call["weights"] != student["weights"] for call in teacher)
+        assert len({call["weights"] for call in base}) <= 1
         assert len({call["weights"] for call in teacher}) <= 1
+        assert len({call["weights"] for call in [student, *base[:1], *teacher[:1]]}) == 1 + bool(base) + bool(teacher)
+
+
+@pytest.mark.host_runs("shapes")
+def test_guidance_by_the_ema_runs_on_the_teachers_weights(runs):
+    for step in runs["shapes"].check().of("step")[8:]:
+        student, *others = step["calls"]
+        guidance, rollout = others[:2], others[2:4]
+        assert all(call["weights"] != student["weights"] for call in guidance + rollout)
+        assert len({call["weights"] for call in guidance + rollout}) == 1
 
 
 @pytest.mark.host_runs("adversarial_lora")

@@ -160,6 +160,22 @@ def test_parameter_that_is_trained_only_later_is_refused(make):
         trainer.distiller.base.weights()
 
 
+@pytest.mark.parametrize("changes", [{}, FULL], ids=["lora", "full"])
+def test_recomputed_activations_are_the_students_though_the_base_came_between(changes, make):
+    """Gradient checkpointing passes the network once more in the backward pass."""
+    trainer = make(**changes)
+    batch = host_batch(trainer.model)
+    train(trainer, batch)
+    prepared = trainer.distiller.prepare_batch(batch, trainer.model, {"global_step": 3})
+    gradients = []
+    for recompute in (lambda: None, trainer.model.model.enable_gradient_checkpointing):
+        recompute()
+        loss = trainer.distiller.training_loss(prepared)
+        gradients.append(torch.autograd.grad(loss, trainer._get_trainable_parameters(), materialize_grads=True))
+    assert same(*gradients)
+    assert any(gradient.any() for gradient in gradients[0])
+
+
 def test_loss_is_guided_by_the_base(make):
     """At the first step EMA and base are one network, and w - 1 = 0.5 = rho; after training they are two."""
     by_reference = {"base": {"twinflow_guidance_scale": 1.5}, "ema": {"twinflow_enhanced_ratio": 0.5}}

@@ -6,6 +6,7 @@ import wrapt
 from simpletuner_twinflow.method.objective import PromptRows
 
 from .events import around, note
+from .frozen_base import base_is_untouched
 
 
 def how_far_apart(trainer, batch, rng_state):
@@ -40,6 +41,7 @@ def note_each_step():
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         weights = [parameter.detach().clone() for parameter in trained]
         keys = set(batch)
+        base_untouched = base_is_untouched(trainer, batch)
         begin = torch.get_rng_state()
 
         calls = []
@@ -91,6 +93,7 @@ def note_each_step():
             weights_are_back=all(map(torch.equal, weights, (parameter.detach() for parameter in trained))),
             batch_is_untouched=set(batch) == keys,
             loss_dtype=str(result[0].dtype),
+            base_untouched=base_untouched,
             apart=apart,
             loss=result[0].item(),
             loss_without_guidance=without_guidance,
