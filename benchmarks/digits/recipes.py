@@ -3,6 +3,7 @@
 A recipe is a function of data (B, 64), labels (B,) and the step's number.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -52,14 +53,17 @@ def recipe_of(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
 def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> Recipe:
     sampler = RoleSampler(variant.objective.roles(), seed=seed, rank=0)
     generator = torch.Generator().manual_seed(seed)
+    pretrained = copy.deepcopy(net)  # nothing has been trained yet
 
     def step(x: Tensor, y: Tensor, number: int) -> Step:
         roles = sampler.sample(len(x), window=number, window_rows=len(x))
         y = torch.where(torch.rand(len(y)) < variant.label_dropout, NO_LABEL, y)
         student, teacher = _passes(variant, net, shadows, y)
+        base, _ = _passes(variant, pretrained, shadows, y)
         z, t = torch.randn_like(x), torch.rand(len(x))
+        times = variant.step_times
         losses = training_step(
-            x, z, t, roles, variant.objective, student, teacher, generator, step_times=variant.step_times
+            x, z, t, roles, variant.objective, student, teacher, generator, step_times=times, base=base
         )
         forwards = losses.forwards
         return Step(losses.total, sum(forwards.values()) + (STUDENT_COST - 1) * forwards["student"])

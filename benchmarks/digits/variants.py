@@ -9,7 +9,7 @@ from simpletuner_twinflow.method.objective import ObjectiveSettings
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
 
-FULL = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=0.0)
+FULL = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=0.0, guidance_reference="ema")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,13 @@ _VARIANTS = (
         name="guidance_dropout",
         text="guidance 0.5, 10 % of labels dropped",
         objective=FULL.changed(enhanced_ratio=0.5),
+        label_dropout=0.1,
+    ),
+    _objective("guidance_base", "guidance 0.5 against the frozen base", enhanced_ratio=0.5, guidance_reference="base"),
+    Variant(
+        name="guidance_base_dropout",
+        text="guidance 0.5 against the frozen base, 10 % of labels dropped",
+        objective=FULL.changed(enhanced_ratio=0.5, guidance_reference="base"),
         label_dropout=0.1,
     ),
     _objective("guidance_range", "guidance 0.5 at times 0.3 to 1 only", enhanced_ratio=0.5, enhanced_range=(0.3, 1.0)),
