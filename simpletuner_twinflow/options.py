@@ -25,9 +25,6 @@ class TwinFlowOptions(ObjectiveSettings):
     """Train for 1 to 4 step generation at guidance 0 with the TwinFlow losses. Leave distillation_method unset and
     scheduled sampling off.
     """
-    target_step_count: int = option(1, "Target steps", ge=1, le=8, documented=True)
-    """Number of sampling steps to train for, also used for validation (guidance is forced to 0). Recommended: 1 to 4.
-    """
     require_ema: bool = option(True, "Require EMA teacher", documented=True)
     """Refuse to start without use_ema. Set to false to accept the student as its own teacher."""
     allow_no_ema_teacher: bool = option(False, "Allow student as teacher", documented=True)

@@ -54,13 +54,14 @@ def _add_sampler_arguments(add: Callable[..., Any]) -> None:
     add(
         "--stochastic-ratio",
         type=float,
-        help="share of noise drawn anew in each step, 0 to 1 (default: 1 for few, 0 for any and multi)",
+        help="share of noise drawn anew in each step, 0 to 1 (default: 0; for few of an epsilon or v model 1)",
     )
-    add("--sigma-max", type=float, default=DEFAULTS.sigma_max, help="sigma of the first step, above 0 up to 1")
+    add("--sigma-max", type=float, help="sigma of the first step, above 0 up to 1 (default: 1; with fresh noise 0.999)")
     add(
         "--sigma-min",
         type=float,
-        help="sigma of the last step (default: 0.6 up to 2 steps, 0.5 up to 4, 0.3 above; multi: evenly down to 0)",
+        help="sigma of the last step (default: 1 / steps; with fresh noise 0.6 up to 2 steps, 0.5 up to 4, 0.3 above; "
+        "multi: evenly down to 0)",
     )
     add("--shift", type=float, default=DEFAULTS.shift, help="moves each sigma s to shift s / (1 + (shift - 1) s)")
 
@@ -105,10 +106,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The sampler's settings that are not the default. Raises: TwinFlowConfigError: no run is possible with them."""
-    values = {name: getattr(arguments, name) for name in SETTINGS}
-    SamplerSettings(**values).sigmas(arguments.steps)
-    return {name: value for name, value in values.items() if value != getattr(DEFAULTS, name)}
+    """The sampler's settings that were given. Raises: TwinFlowConfigError: no run is possible with them."""
+    given = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    SamplerSettings(**given).sigmas(arguments.steps)
+    return {
+        name: value for name, value in given.items() if name == "stochastic_ratio" or value != getattr(DEFAULTS, name)
+    }
 
 
 def _steps(text: str) -> int:

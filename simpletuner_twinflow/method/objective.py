@@ -8,6 +8,7 @@ is the mean over rows, so the micro-batches of an accumulation window add up to 
 | one_step | rcgm; rectify if the adversarial branch is on               | N rollout, 2 rectify         |
 | any_step | rcgm                                                        | N rollout                    |
 | near     | real_velocity                                               |                              |
+| later_step | later_step                                                | N + 1 to make it             |
 | twin     | adversarial                                                 | 1 generated                     |
 
 Guidance takes two more on all but twin rows where it acts in the velocity, and on one_step rows where it acts in
@@ -33,7 +34,14 @@ from simpletuner_twinflow.method.batch import (
 )
 from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
 from simpletuner_twinflow.method.guidance import guided, guided_velocities, reference
-from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, squared_error, time_weight
+from simpletuner_twinflow.method.losses import (
+    barron,
+    later_step_target,
+    rcgm_target,
+    rectify_target,
+    squared_error,
+    time_weight,
+)
 from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
 
@@ -65,7 +73,8 @@ class Losses:
     """The result of a training step. Nothing has been read back from the device."""
 
     total: Tensor  # scalar with graph: the weighted terms, summed and divided by the number of rows
-    terms: dict[str, Term]  # "rcgm", "real_velocity", "adversarial", "rectify"; those with rows in this batch
+    # "rcgm", "real_velocity", "later_step", "adversarial", "rectify": those that have rows in this batch.
+    terms: dict[str, Term]
     # Rows passed through the network: "student", "generated", "guidance", "rollout", "rectify".
     forwards: dict[str, int]
 
@@ -121,6 +130,10 @@ def compute_losses(
         forwards["rollout"] = options.estimate_order * len(jumps)
     if near := rows.having(Role.near):
         losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
+    if later := rows.having(Role.later_step):
+        at = index(later, prediction)
+        target = later_step_target(prediction[at], rows.velocity[at], rows.t[at], clamp=options.target_clamp)
+        losses["later_step"] = distance(prediction[at], target), 1.0
     if twins := rows.having(Role.twin):
         at = index(twins, prediction)
         losses["adversarial"] = distance(prediction[at], rows.velocity[at]), options.adversarial_weight
@@ -153,7 +166,7 @@ def training_step(
     base: Predict | None = None,
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
-    rows = prepare_role_batch(x, z, t, roles, options, student, generator, step_times=step_times)
+    rows = prepare_role_batch(x, z, t, roles, options, student, generator, teacher=teacher, step_times=step_times)
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
     return compute_losses(rows, prediction, options, student, teacher, generator, base=base)
 

@@ -20,7 +20,8 @@ _FINEST_SHARE = 10**6
 class Role(StrEnum):
     """The part of the objective that a row trains."""
 
-    one_step = "one_step"  # (t_i, 0) on one of the sampler's times: RCGM, and rectify in the adversarial branch
+    one_step = "one_step"  # (t, 0) at the sampler's first time: RCGM, and rectify in the adversarial branch
+    later_step = "later_step"  # (t, 0) where the sampler's own steps lead: the end of the teacher's walk
     near = "near"  # r = t: the real velocity
     any_step = "any_step"  # r uniform below t: RCGM
     twin = "twin"  # a generated sample at negative time: the adversarial term

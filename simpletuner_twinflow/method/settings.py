@@ -60,6 +60,9 @@ RoleShares = Annotated[Mapping[Role, float] | None, BeforeValidator(_read_shares
 class ObjectiveSettings(Settings):
     """The settings of the objective; each is one of a run's options."""
 
+    target_step_count: int = option(1, "Target steps", ge=1, le=8, documented=True)
+    """Number of sampling steps to train for, also used for validation (guidance is forced to 0). Recommended: 1 to 4.
+    """
     estimate_order: int = option(2, "RCGM order", ge=1, le=8, documented=True)
     """Jumps of the teacher's rollout in the RCGM target (N). Each costs one more teacher pass."""
     enhanced_ratio: float = option(
@@ -115,16 +118,19 @@ class ObjectiveSettings(Settings):
         allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one of the first "
         "three above 0, and none above 0 that is under a thousandth of the largest",
     )
-    """Proportions in which rows train the parts of the objective. Unset: equal shares of all that are trained. A role
-    left out gets no rows; twin belongs to the adversarial branch and is needed there.
+    """Proportions in which rows train the parts of the objective. Unset: equal shares of all that are trained, and from
+    2 target steps on later_step has half of one_step's. A role left out gets no rows; twin belongs to the adversarial
+    branch and is needed there.
     """
 
     def roles(self) -> Mapping[Role, float]:
-        """The share of each role: `role_shares`, or equal shares of all that are trained."""
+        """The share of each role: `role_shares`, or the automatic ones."""
         if self.role_shares is not None:
             return dict(self.role_shares)
-        active = [role for role in Role if role is not Role.twin or self.adversarial_enabled]
-        return {role: 1 / len(active) for role in active}
+        shares = dict.fromkeys((*REAL_ROLES, *([Role.twin] if self.adversarial_enabled else [])), 1.0)
+        if self.target_step_count > 1:
+            shares[Role.one_step] = shares[Role.later_step] = 0.5
+        return {role: share / sum(shares.values()) for role, share in shares.items()}
 
     @property
     def scale(self) -> float:

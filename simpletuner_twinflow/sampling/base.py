@@ -119,7 +119,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # di
             )
         settings = self.settings
         self._steps = settings.steps(given.pop())
-        self._solver = Solver(settings.fresh_share)
+        self._solver = Solver(settings.stochastic_ratio)
         self.num_inference_steps = len(self._steps)
         # float32 as in other schedulers, since a network may compute in its timestep's dtype; steps use float64.
         self.flow_sigmas = torch.tensor([*(step.t for step in self._steps), 0.0], dtype=torch.float32, device=device)

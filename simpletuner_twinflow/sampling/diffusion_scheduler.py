@@ -40,8 +40,8 @@ class TwinFlowDiffusionScheduler(FewStepScheduler):
         trained_betas: see above.
         rescale_betas_zero_snr: see above.
         prediction_type: "epsilon" or "v_prediction".
-        style: see `SamplerSettings`, as is stochastic_ratio.
-        stochastic_ratio: see above.
+        style: see `SamplerSettings`.
+        stochastic_ratio: None for automatic: 1 for "few", as the stock LCMScheduler draws, and 0 for the others.
         flow_sigma_max: the settings' sigma_max, under a name that stock schedulers do not use for something else.
         flow_sigma_min: the settings' sigma_min.
         seed: of the noise drawn where no generator is given.
@@ -63,8 +63,8 @@ class TwinFlowDiffusionScheduler(FewStepScheduler):
         rescale_betas_zero_snr: bool = False,
         prediction_type: str = "epsilon",
         style: Style = _DEFAULTS.style,
-        stochastic_ratio: float | None = _DEFAULTS.stochastic_ratio,
-        flow_sigma_max: float = _DEFAULTS.sigma_max,
+        stochastic_ratio: float | None = None,
+        flow_sigma_max: float | None = _DEFAULTS.sigma_max,
         flow_sigma_min: float | None = _DEFAULTS.sigma_min,
         seed: int = 0,
     ) -> None:
@@ -99,9 +99,10 @@ class TwinFlowDiffusionScheduler(FewStepScheduler):
     @property
     def settings(self) -> SamplerSettings:
         """The sampler's settings, in flow coordinates."""
+        style, ratio = self.config["style"], self.config["stochastic_ratio"]
         return SamplerSettings(
-            style=self.config["style"],
-            stochastic_ratio=self.config["stochastic_ratio"],
+            style=style,
+            stochastic_ratio=(1.0 if style == "few" else 0.0) if ratio is None else ratio,
             sigma_max=self.config["flow_sigma_max"],
             sigma_min=self.config["flow_sigma_min"],
         )

@@ -43,8 +43,8 @@ class TwinFlowScheduler(FewStepScheduler, FlowMatchEulerDiscreteScheduler):  # t
             end in 1, `timesteps` follow them, and `step` takes the velocity from noise to data.
         shift: see `SamplerSettings`, as the following up to time_unit.
         style: "few", "any" or "multi".
-        stochastic_ratio: None for automatic, 0 for an ODE.
-        sigma_max: first sigma.
+        stochastic_ratio: 0 for an ODE.
+        sigma_max: first sigma; None for automatic.
         sigma_min: last sigma above zero; None for automatic.
         time_dtype: dtype in which the network was given its time in training.
         time_unit: the network's time at pure noise, 1 or 1000.
@@ -70,8 +70,8 @@ class TwinFlowScheduler(FewStepScheduler, FlowMatchEulerDiscreteScheduler):  # t
         invert_sigmas: bool = False,
         shift: float = _DEFAULTS.shift,
         style: Style = _DEFAULTS.style,
-        stochastic_ratio: float | None = _DEFAULTS.stochastic_ratio,
-        sigma_max: float = _DEFAULTS.sigma_max,
+        stochastic_ratio: float = _DEFAULTS.stochastic_ratio,
+        sigma_max: float | None = _DEFAULTS.sigma_max,
         sigma_min: float | None = _DEFAULTS.sigma_min,
         time_dtype: str = _DEFAULTS.time_dtype,
         time_unit: int = _DEFAULTS.time_unit,

@@ -86,6 +86,24 @@ PIPELINES = {
     "StableDiffusionXLImg2ImgPipeline": DIFFUSION_EDITS,
 }
 
+# Pipelines that hand their scheduler sigmas spaced evenly from 1 to 1 / steps; the others leave the sigmas to it.
+EVEN_SIGMAS = frozenset(
+    (
+        *("ChromaPipeline", "ErnieImagePipeline", "FluxPipeline", "FluxKontextPipeline", "Flux2Pipeline"),
+        *("Flux2KleinPipeline", "Flux3ImagePipeline", "HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
+        *("Krea2Pipeline", "LongCatImagePipeline", "LongCatImageEditPipeline", "LTXPipeline"),
+        *(
+            "LTXImageToVideoPipeline",
+            "Lumina2Pipeline",
+            "Lumina2Text2ImgPipeline",
+            "MageFlowPipeline",
+            "MOSSImagePipeline",
+        ),
+        *("QwenImagePipeline", "QwenImage21Pipeline", "QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
+        *("ZImagePipeline", "ZImageOmniPipeline"),
+    )
+)
+
 
 def kind_of(class_name: str) -> PipelineKind:
     """What the class of this name says.

@@ -1,6 +1,8 @@
 """The sigmas at which the few-step sampler calls the network, and the target time of each call.
 
-The grid of UCGM (arXiv:2505.07447) with the gaps that the public TwinFlow code samples with.
+Of a deterministic run Karras' spacing (arXiv:2206.00364, rho = 7) from 1 to one over the number of steps, which the
+stock scheduler of diffusers can make exactly. With fresh noise between the steps the even grid of UCGM
+(arXiv:2505.07447) with the gaps that the public TwinFlow code samples with.
 """
 
 import math
@@ -12,8 +14,12 @@ from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 
 Style = Literal["few", "any", "multi"]
 
-# The last sigma above zero of the published few-step recipes: (up to this many steps, sigma).
-_AUTOMATIC_SIGMA_MIN = ((2, 0.6), (4, 0.5), (math.inf, 0.3))
+_RHO = 7.0  # of Karras' spacing, as in diffusers
+
+# The sigmas of the published few-step recipes, which draw fresh noise: the first, and the last above zero up to so many
+# steps.
+_PUBLISHED_SIGMA_MAX = 0.999
+_PUBLISHED_SIGMA_MIN = ((2, 0.6), (4, 0.5), (math.inf, 0.3))
 
 # Binary digits of a number in each dtype. A sigma in float32 is close enough to be left alone.
 _DIGITS = {"float32": None, "bfloat16": 8, "float16": 11}
@@ -34,11 +40,12 @@ class SamplerSettings:
 
     Attributes:
         style: the target time of each call: "few" 0, "any" the next sigma, "multi" the sigma itself.
-        stochastic_ratio: share of the noise's variance that each step draws anew, in [0, 1]. Automatic: 1 for "few", 0
-            for the others.
-        sigma_max: sigma of the first call, made in pure noise; in (0, 1].
-        sigma_min: last sigma above zero; 0 spaces the sigmas evenly down to zero. Automatic: 0 for "multi"; for the
-            others 0.6 up to 2 steps, 0.5 up to 4 and 0.3 above.
+        stochastic_ratio: share of the noise's variance that each step draws anew, in [0, 1]; 0 is an ODE, the same
+            picture by start noise in any program.
+        sigma_max: sigma of the first call, made in pure noise; in (0, 1]. Automatic: 1, with fresh noise 0.999.
+        sigma_min: last sigma above zero, the others lying evenly between; 0 spaces the sigmas evenly down to zero.
+            Automatic: 0 for "multi"; for the others sigma_max over the number of steps, in Karras' spacing; with fresh
+            noise 0.6 up to 2 steps, 0.5 up to 4 and 0.3 above.
         shift: moves every sigma s to `shift s / (1 + (shift - 1) s)`; above 0.
         time_dtype: dtype in which the network is given its time. Sigmas that it cannot hold are moved to the nearest
             that it can, so that training and every pipeline call the network at the same times.
@@ -46,20 +53,20 @@ class SamplerSettings:
     """
 
     style: Style = "few"
-    stochastic_ratio: float | None = None
-    sigma_max: float = 0.999
+    stochastic_ratio: float = 0.0
+    sigma_max: float | None = None
     sigma_min: float | None = None
     shift: float = 1.0
     time_dtype: str = "float32"
     time_unit: int = 1000
 
     def __post_init__(self) -> None:
-        ratio, low = self.stochastic_ratio, self.sigma_min
+        ratio, low, high = self.stochastic_ratio, self.sigma_min, self.sigma_max
         rules = {
             "style": (self.style in get_args(Style), "'few', 'any' or 'multi'"),
-            "stochastic_ratio": (ratio is None or 0 <= ratio <= 1, "in [0, 1], or None for automatic"),
-            "sigma_max": (0 < self.sigma_max <= 1, "in (0, 1]"),
-            "sigma_min": (low is None or 0 <= low < self.sigma_max, "in [0, sigma_max), or None for automatic"),
+            "stochastic_ratio": (0 <= ratio <= 1, "in [0, 1]"),
+            "sigma_max": (high is None or 0 < high <= 1, "in (0, 1], or None for automatic"),
+            "sigma_min": (low is None or 0 <= low < self.first_sigma, "in [0, sigma_max), or None for automatic"),
             "shift": (0 < self.shift < math.inf, "above 0"),
             "time_dtype": (self.time_dtype in TIME_DTYPES, f"one of {', '.join(TIME_DTYPES)}"),
             "time_unit": (self.time_unit in (1, 1000), "1 or 1000"),
@@ -69,11 +76,11 @@ class SamplerSettings:
                 raise TwinFlowConfigError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}.")
 
     @property
-    def fresh_share(self) -> float:
-        """The stochastic ratio, with automatic resolved."""
-        if self.stochastic_ratio is not None:
-            return self.stochastic_ratio
-        return 1.0 if self.style == "few" else 0.0
+    def first_sigma(self) -> float:
+        """sigma_max, with automatic resolved."""
+        if self.sigma_max is not None:
+            return self.sigma_max
+        return _PUBLISHED_SIGMA_MAX if self.stochastic_ratio > 0 else 1.0
 
     def sigmas(self, steps: int) -> tuple[float, ...]:
         """The sigmas from the first call's down to 0: steps + 1 of them, in Python's float64.
@@ -84,16 +91,13 @@ class SamplerSettings:
         """
         if steps < 1:
             raise TwinFlowError(f"Sampling takes at least one step; got {steps}.")
-        low = self._sigma_min(steps)
-        # An explicit zero is a point of the grid, left out here because the 0 that ends every schedule is appended.
-        last = steps if low == 0 else max(steps - 1, 1)
-        start, span = 1 - self.sigma_max, self.sigma_max - low
-        sigmas = [self._held(self._shifted(1 - (start + span * (step / last)))) for step in range(steps)]
-        sigmas.append(0.0)
+        automatic = self.sigma_min is None and self.style != "multi"
+        spaced = self._karras(steps) if automatic and self.stochastic_ratio == 0 else self._even(steps)
+        sigmas = [*(self._held(self._shifted(sigma)) for sigma in spaced), 0.0]
         if any(now <= following for now, following in pairwise(sigmas)):
             raise TwinFlowConfigError(
-                f"sigma_max {self.sigma_max} and sigma_min {low} (of {self.sigma_min!r}) give the sigmas {sigmas}, "
-                "which must fall: lower sigma_min or raise sigma_max."
+                f"sigma_max {self.first_sigma} and sigma_min {self.sigma_min!r} give the sigmas {sigmas}, which "
+                "must fall: lower sigma_min or raise sigma_max."
             )
         return tuple(sigmas)
 
@@ -105,12 +109,18 @@ class SamplerSettings:
         """The times at which a run calls the network, for training to aim at. Raises: as `sigmas`."""
         return self.sigmas(steps)[:-1]
 
-    def _sigma_min(self, steps: int) -> float:
-        if self.sigma_min is not None:
-            return self.sigma_min
-        if self.style == "multi":
-            return 0.0
-        return next(sigma for most, sigma in _AUTOMATIC_SIGMA_MIN if steps <= most)
+    def _karras(self, steps: int) -> list[float]:
+        high, low = self.first_sigma ** (1 / _RHO), (self.first_sigma / steps) ** (1 / _RHO)
+        return [(high + (low - high) * (step / max(steps - 1, 1))) ** _RHO for step in range(steps)]
+
+    def _even(self, steps: int) -> list[float]:
+        low = self.sigma_min or 0.0
+        if self.sigma_min is None and self.style != "multi":
+            low = next(sigma for most, sigma in _PUBLISHED_SIGMA_MIN if steps <= most)
+        # An explicit zero is a point of the grid, left out here because the 0 that ends every schedule is appended.
+        last = steps if low == 0 else max(steps - 1, 1)
+        start, span = 1 - self.first_sigma, self.first_sigma - low
+        return [1 - (start + span * (step / last)) for step in range(steps)]
 
     def _target(self, now: float, following: float) -> float:
         return {"few": 0.0, "any": following, "multi": now}[self.style]

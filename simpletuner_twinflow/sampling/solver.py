@@ -108,7 +108,7 @@ def sample(
         settings: of the sampler.
         draw: source of fresh noise; by default `DerivedNoise` of the start noise.
     """
-    x, solver = noise.to(working_dtype(noise.device)), Solver(settings.fresh_share)
+    x, solver = noise.to(working_dtype(noise.device)), Solver(settings.stochastic_ratio)
     draw = draw or DerivedNoise(noise)
     like = at_least_float32(noise)
     for step in settings.steps(steps):

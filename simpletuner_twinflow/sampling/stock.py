@@ -1,6 +1,6 @@
 """The closest that stock diffusers comes to the few-step samplers, for use where this package is not installed.
 
-Of a flow that is `FlowMatchEulerDiscreteScheduler`, which can draw fresh noise between the steps. Of an epsilon or v
+Of a flow that is `FlowMatchEulerDiscreteScheduler`, with the sampler's own sigmas. Of an epsilon or v
 model it is `LCMScheduler`, which makes the sampler's own update at whole timesteps. Given the sampler's, rounded
 (`stock_timesteps`), and the same generator, a picture differs by 0.0005 of the latents' scale; by its own even spacing
 it calls the network a little off the sigmas that were trained.
@@ -25,29 +25,28 @@ _MODELS_OWN = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
 _ALWAYS = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading"}
 
 
-def stock_scheduler(steps: int) -> FlowMatchEulerDiscreteScheduler:
-    """A stock scheduler from sigma 1 to the sampler's last sigma, which draws its noise anew between the steps.
+def stock_scheduler(steps: int, *, even_sigmas: bool = False) -> FlowMatchEulerDiscreteScheduler:
+    """A stock scheduler with the sampler's sigmas, in Karras' spacing from 1 to one over the number of steps.
 
-    It works at any number of steps, and at one step calls the network at sigma 1. Its sigmas are the sampler's to 0.001
-    at 1 and 2 steps, 0.04 at 3 and 4, and 0.09 from 5 on. The sampler's even spacing would need `shift_terminal`, which
-    divides by zero in a run of one step. Of the other spacings Karras' comes closest among those that work without
-    scipy.
+    In a pipeline that hands over even sigmas it has them at any number of steps. In one that does not, the last sigma
+    is a setting: it has them at `steps` and at 1, and at other numbers of steps ends where `steps` would.
 
     Args:
-        steps: that the model is sampled in, 1 to 8. A model for one step is given the sigmas of two.
+        steps: that the model is sampled in, 1 to 8. A model for one step is given the last sigma of two.
+        even_sigmas: whether the pipeline hands its scheduler sigmas from 1 to 1 / steps (`pipelines.EVEN_SIGMAS`).
     """
     last = SamplerSettings().step_times(max(steps, 2))[-1]
     # The stock class shifts its last sigma twice, when it is made and when it lays out a schedule.
-    shift = math.sqrt(_odds(last) / _odds(_STOCK_SIGMA_MIN))
+    shift = 1.0 if even_sigmas else math.sqrt(_odds(last) / _odds(_STOCK_SIGMA_MIN))
     made: FlowMatchEulerDiscreteScheduler = FlowMatchEulerDiscreteScheduler(
-        stochastic_sampling=True, use_karras_sigmas=True, shift=round(shift, 4)
+        use_karras_sigmas=True, shift=round(shift, 6)
     )
     return made
 
 
-def stock_settings(steps: int) -> str:
+def stock_settings(scheduler: FlowMatchEulerDiscreteScheduler) -> str:
     """The arguments of `stock_scheduler`, as code."""
-    return f"stochastic_sampling=True, use_karras_sigmas=True, shift={stock_scheduler(steps).shift:g}"
+    return "use_karras_sigmas=True" + (f", shift={scheduler.shift!r}" if scheduler.shift != 1 else "")
 
 
 def stock_diffusion_scheduler(config: Mapping[str, Any], steps: int) -> LCMScheduler | None:

@@ -1,7 +1,7 @@
 """The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,13 +16,12 @@ from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed,
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_settings,
-    stock_scheduler,
     stock_settings,
     stock_timesteps,
 )
 
-SEEDING = "torch.manual_seed({})  # the noise between steps, which stock pipelines take from the global stream\n"
 NEEDS_PLUGIN = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
+STOCK_ALONE = "This needs diffusers alone, and draws the pictures of the run's validation."
 ROUNDED_TIMES = (
     "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead asks the "
     "network off the sigmas that it was trained at."
@@ -109,7 +108,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     if not full:
         loading.append(f"pipeline.load_lora_weights({source!r})")
 
-    stock, asked, seeding = stock_scheduler_of(model), f"num_inference_steps={steps}", SEEDING.format(seed)
+    stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
     times = ", ".join(f"{name}={value!r}" for name, value in model.twinflow_model.sampling_times.items())
     if stock is None:
         ours, note = type(model.twinflow_model.scheduler()), NEEDS_PLUGIN
@@ -119,11 +118,11 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         loading.append(f"pipeline.scheduler = {ours.__name__}{made}")
     else:
         if isinstance(stock, LCMScheduler):  # the noise between its steps comes from the call's generator
-            asked, seeding, note = f"timesteps={stock_timesteps(stock.config, steps)}", "", ROUNDED_TIMES
+            asked, note = f"timesteps={stock_timesteps(stock.config, steps)}", "", ROUNDED_TIMES
             lines = (f"    {name}={value!r},\n" for name, value in stock_diffusion_settings(stock).items())
             settings = "\n" + "".join(lines)
         else:
-            note, settings = _other_sigmas(model, steps, times), stock_settings(steps)
+            note, settings = STOCK_ALONE, stock_settings(stock)
         if not full:  # a full model's pipeline brings its scheduler
             imports[1] += f", {type(stock).__name__}"
             loading.append(f"pipeline.scheduler = {type(stock).__name__}({settings})")
@@ -143,7 +142,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
 {"\n".join(loading)}
 pipeline.to("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
-{seeding}model_output = pipeline(
+model_output = pipeline(
     {",\n    ".join(arguments)},
 ).{images}[0]
 {save}
@@ -175,23 +174,3 @@ def _film_arguments(model: Any) -> list[str]:
     asked = model.update_pipeline_call_kwargs({"num_inference_steps": 1, "guidance_scale": 0.0})
     length = [f"{name}={value!r}" for name, value in asked.items() if name in ("num_frames", "frames") and value]
     return [*length, "output_type='pil'"]
-
-
-def _other_sigmas(model: Any, steps: int, times: str) -> str:
-    stock = stock_scheduler(steps)
-    stock.set_timesteps(steps)
-    asked, trained = stock.sigmas[:-1].tolist(), model.twinflow_model.scheduler().step_times(steps)
-    noise = ", and draws other noise between the steps than the validation did" if steps > 1 else ""
-    return f"""\
-This needs diffusers alone. Its scheduler asks the network at {_listed(asked)}, where the model was trained for \
-{_listed(trained)}{noise}. For the validation's own pictures: `pip install simpletuner-twinflow`, and before the call
-
-```python
-from simpletuner_twinflow import TwinFlowScheduler
-
-pipeline.scheduler = TwinFlowScheduler({times})
-```"""
-
-
-def _listed(sigmas: Iterable[float]) -> str:
-    return ", ".join(f"{sigma:.4g}" for sigma in sigmas)

@@ -82,9 +82,18 @@ class TwinFlowDistiller(DistillationBase):
         window_rows = config.train_batch_size * config.gradient_accumulation_steps
         roles = self._role_sampler.sample(x.shape[0], window=window, window_rows=window_rows)
         student, generator = self.family_model.predict_with(batch), _generator(stream, x.device)
-        with replay_rng(RngState.capture(x.device)):
+        rng = RngState.capture(x.device)
+        with replay_rng(rng):
             rows = prepare_role_batch(
-                x, z, t, roles, self.options, student=student, generator=generator, step_times=self.step_times
+                x,
+                z,
+                t,
+                roles,
+                self.options,
+                student=student,
+                generator=generator,
+                teacher=self._teacher(student, rng),
+                step_times=self.step_times,
             )
         dtype = batch["latents"].dtype
         noise = rows.z.to(dtype)

@@ -18,6 +18,7 @@ from simpletuner_twinflow.method.flow import per_sample
 from simpletuner_twinflow.method.objective import PromptRows
 from simpletuner_twinflow.method.time_conditioning import TimeConditioning
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS
 from simpletuner_twinflow.sampling.stock import stock_scheduler
 
 
@@ -135,7 +136,10 @@ class FamilyModel:
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The stock diffusers scheduler closest to it, for this many steps; None where none is close."""
-        return stock_scheduler(steps) if self.family.invert_sigmas == "no" else None
+        if self.family.invert_sigmas != "no":
+            return None
+        pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
+        return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t."""
