@@ -18,14 +18,20 @@ def network(x_t, t, r, sign, condition):
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"image_free": True}, {"time_weighting": True, "loss": "barron"}],
+    [
+        {},
+        {"image_free": True},
+        {"time_weighting": True, "loss": "barron"},
+        {"guidance_reference": "base", "guidance_target": "both"},
+    ],
     ids=str,
 )
 def test_training_step_waits_for_nothing(change):
     x, z, t = (tensor.to(META) for tensor in batch())
     generator = torch.Generator().manual_seed(0)
     with Waits() as waits:
-        training_step(x, z, t, EVERY, FULL.changed(**change), network, network, generator, step_times=(0.999, 0.6))
+        options, times = FULL.changed(**change), (0.999, 0.6)
+        training_step(x, z, t, EVERY, options, network, network, generator, step_times=times, base=network)
     assert not +waits.found
 
 

@@ -26,13 +26,17 @@ class FrozenBase:
     """
 
     def __init__(self, trainer: Any, options: TwinFlowOptions) -> None:
-        """Args: trainer: the host's; options: where the copy is kept, and in which dtype."""
+        """Args: trainer: the host's; options: where a full fine-tune's copy is kept, and in which dtype."""
         self._model = trainer.model
-        moved = trainer.config.model_type == "lora" and trainer.config.lora_init_type in MOVES_BASE
+        lora = trainer.config.model_type == "lora"
+        moved = lora and trainer.config.lora_init_type in MOVES_BASE
         self._left_alone, zeros = (set(), set()) if moved else (A, B)
         self._zeros = zeros | {*TIME_CONDITIONING}
-        device = torch.device("cpu") if options.guidance_base_device == "cpu" else trainer.accelerator.device
-        dtype = None if options.guidance_base_dtype == "auto" else getattr(torch, options.guidance_base_dtype)
+        device, dtype = trainer.accelerator.device, None
+        if not lora and options.guidance_base_device == "cpu":
+            device = torch.device("cpu")
+        if not lora and options.guidance_base_dtype != "auto":
+            dtype = getattr(torch, options.guidance_base_dtype)
         trained = self._trained().items()
         self._kept = {name: _copy(it, device, dtype) for name, it in trained if not self._zeros & _parts(name)}
         if self._kept and trainer.accelerator.is_main_process:

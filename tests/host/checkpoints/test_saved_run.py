@@ -64,6 +64,17 @@ def test_changes_are_named_with_both_values(written, folder, in_folder):
     assert changes == ['twinflow_loss "l2" -> "barron"', "seed 1 -> 2", "processes 2 -> 1"]
 
 
+def test_reference_of_guidance_is_saved_as_what_auto_stands_for(written, folder, in_folder):
+    given = {"model_type": "lora", "train_batch_size": 4, "twinflow_guidance_scale": 3}
+    config = host_config("sd3", folder, **given, twinflow_guidance_reference="ema")
+    assert saved_by(written).changes(config, processes=2) == [
+        "twinflow_guidance_scale null -> 3.0",
+        'twinflow_guidance_reference "base" -> "ema"',
+    ]
+    same = host_config("sd3", folder, model_type="lora", train_batch_size=4, twinflow_guidance_reference="base")
+    assert saved_by(written).changes(same, processes=2) == []
+
+
 def test_key_that_one_of_the_versions_does_not_have_is_a_change(trainer):
     settings = settings_of(trainer.config, 1)
     del settings["seed"]

@@ -7,7 +7,6 @@ import pytest
 from simpletuner.helpers.configuration import cli_utils, cmd_args, env_file, loader
 from simpletuner.helpers.training.state_tracker import StateTracker
 from simpletuner.helpers.training.trainer import Trainer
-from simpletuner.simpletuner_sdk.server.services.training_service import get_all_field_defaults
 
 from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host.settings.given import as_mapping
@@ -80,25 +79,6 @@ def test_every_problem_is_told_at_once(tmp_path):
     for problem, word in zip(problems, told, strict=True):
         assert word in problem
         assert "\n" not in problem
-
-
-def test_guidance_given_both_as_ratio_and_as_scale_is_refused_with_both_values():
-    [problem] = refusal(SEED, twinflow_enhanced_ratio=0.5, twinflow_guidance_scale="3")
-    assert "twinflow_enhanced_ratio is 0.5 and twinflow_guidance_scale 3.0: " in problem
-    assert "Remove one of them." in problem
-    alone = {key: value for key, value in SEED.items() if key != "twinflow_enhanced_ratio"}
-    assert load(alone, twinflow_guidance_scale=3).twinflow_guidance_scale == 3.0
-    load(SEED, twinflow_enhanced_ratio=0.5, twinflow_guidance_scale=3, twinflow_enabled=False)
-
-
-@pytest.mark.parametrize(("ratio", "refused"), [(0.5, False), (0.6, True)])
-def test_form_of_the_web_ui_gives_a_ratio_that_nobody_asked_for(ratio, refused):
-    form = {key: value for key, value in get_all_field_defaults().items() if key.startswith("--twinflow_")}
-    form |= {"--twinflow_enabled": True, "--twinflow_enhanced_ratio": ratio, "--twinflow_guidance_scale": 3.0}
-    if refused:
-        assert "Remove one of them." in refusal(OFF, **form)[0]
-    else:
-        assert load(OFF, **form).twinflow_guidance_scale == 3.0
 
 
 def test_conflicts_are_told_beside_a_wrong_switch():

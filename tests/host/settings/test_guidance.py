@@ -1,11 +1,22 @@
-"""Which reference "auto" is, and the line that says what guidance a run trains in."""
+"""Guidance in a configuration: given once, its reference settled, and said when the run starts."""
 
 from types import SimpleNamespace
 
 import pytest
+from simpletuner.simpletuner_sdk.server.services.training_service import get_all_field_defaults
 
-from simpletuner_twinflow import TwinFlowOptions
+from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions
 from simpletuner_twinflow.host.settings.guidance import AUTO, described, settled
+from tests.host.settings.configs import SEED, load
+
+OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
+
+
+def refusal(config, **changes):
+    with pytest.raises(TwinFlowConfigError) as refused:
+        load(config, **changes)
+    [problem] = refused.value.problems
+    return problem
 
 
 @pytest.mark.parametrize("model_type", ["lora", "full"])
@@ -54,3 +65,24 @@ def test_settling_changes_nothing_else():
 def test_line_says_scale_reference_and_place(given, model_type, init, line):
     config = SimpleNamespace(model_type=model_type, lora_init_type=init)
     assert described(TwinFlowOptions(**given), config) == f"TwinFlow guidance: {line}"
+
+
+@pytest.mark.usefixtures("configuration_folder")
+def test_guidance_given_both_as_ratio_and_as_scale_is_refused_with_both_values():
+    problem = refusal(SEED, twinflow_enhanced_ratio=0.5, twinflow_guidance_scale="3")
+    assert "twinflow_enhanced_ratio is 0.5 and twinflow_guidance_scale 3.0: " in problem
+    assert "Remove one of them." in problem
+    alone = {key: value for key, value in SEED.items() if key != "twinflow_enhanced_ratio"}
+    assert load(alone, twinflow_guidance_scale=3).twinflow_guidance_scale == 3.0
+    load(SEED, twinflow_enhanced_ratio=0.5, twinflow_guidance_scale=3, twinflow_enabled=False)
+
+
+@pytest.mark.usefixtures("configuration_folder")
+@pytest.mark.parametrize(("ratio", "refused"), [(0.5, False), (0.6, True)])
+def test_form_of_the_web_ui_gives_a_ratio_that_nobody_asked_for(ratio, refused):
+    form = {key: value for key, value in get_all_field_defaults().items() if key.startswith("--twinflow_")}
+    form |= {"--twinflow_enabled": True, "--twinflow_enhanced_ratio": ratio, "--twinflow_guidance_scale": 3.0}
+    if refused:
+        assert "Remove one of them." in refusal(OFF, **form)
+    else:
+        assert load(OFF, **form).twinflow_guidance_scale == 3.0

@@ -80,7 +80,8 @@ def test_base_is_the_untouched_network_to_the_bit_before_and_after_training(chan
 
 @pytest.mark.parametrize("changes", MOVED, ids=["pissa", "olora"])
 def test_adapter_that_changed_the_bases_weights_is_lent_as_it_was_made(changes, make, folder):
-    trainer = make(**changes)
+    # Rounded, it would not cancel what it has taken from the base's weights.
+    trainer = make(**changes, twinflow_guidance_base_dtype="bfloat16")
     batch = host_batch(trainer.model)
     first = by_base(trainer, batch)
     torch.testing.assert_close(first, by_untouched(folder, batch), rtol=1e-4, atol=1e-4)
