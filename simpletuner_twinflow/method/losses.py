@@ -53,9 +53,9 @@ def rcgm_target(
 def later_step_target(prediction: Tensor, average_velocity: Tensor, t: Tensor, *, clamp: float) -> Tensor:
     """The target of a prediction on one of the sampler's later points: the end of the teacher's walk from its noise.
 
-    With the average velocity F* to that end, t (F - F*) is how far the jump to the data misses it. The residual is three
-    times that, `F - clamp(3 t (F - F*), -k, k)`, for as rcgm_target's does it must pull as hard near agreement as far
-    from it; there the factor is (t - r) / delta_t.
+    With the average velocity F* to that end, t (F - F*) is how far the jump to the data misses it. The residual is
+    three times that, `F - clamp(3 t (F - F*), -k, k)`: as in `rcgm_target`, where the factor is (t - r) / delta_t, it
+    must not vanish beside the clamp long before the two agree.
 
     Args:
         prediction: the student's F(x_t, t, 0), (B, ...).

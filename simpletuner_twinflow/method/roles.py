@@ -21,10 +21,10 @@ class Role(StrEnum):
     """The part of the objective that a row trains."""
 
     one_step = "one_step"  # (t, 0) at the sampler's first time: RCGM, and rectify in the adversarial branch
-    later_step = "later_step"  # (t, 0) where the sampler's own steps lead: the end of the teacher's walk
     near = "near"  # r = t: the real velocity
     any_step = "any_step"  # r uniform below t: RCGM
     twin = "twin"  # a generated sample at negative time: the adversarial term
+    later_step = "later_step"  # (t, 0) where the sampler's own steps lead: the end of the teacher's walk
 
 
 REAL_ROLES = (Role.one_step, Role.near, Role.any_step)  # train on the data
