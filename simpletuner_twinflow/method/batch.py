@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.method.flow import at_least_float32, endpoints, interpolate, per_sample, rollout
+from simpletuner_twinflow.method.flow import at_least_float32, endpoints, interpolate, per_sample
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
 from simpletuner_twinflow.method.transfer import numbers, on_device, row_index
 
 ONE_STEP = (1.0,)  # the times at which a sampler of one step calls the network
-LATER_TIMES = (0.2, 0.95)  # of later_step rows: where a sampler of 2 to 5 even steps calls the network after its first
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,14 @@ class RoleBatch:
     """The inputs of the student's pass with gradient, one entry a row; tensors in float32 at least."""
 
     roles: tuple[Role, ...]
-    x: Tensor  # (B, ...), data; a generated sample on twin and later_step rows
+    x: Tensor  # (B, ...), data; a generated sample on twin rows
     z: Tensor  # (B, ...), noise
     t: Tensor  # (B,), float32
     r: Tensor  # (B,), float32, 0 <= r <= t
     sign: Tensor  # (B,), float32, -1 on twin rows
     x_t: Tensor  # (B, ...)
-    velocity: Tensor  # (B, ...), z - x; on later_step rows the average velocity to the end of the teacher's walk
-    generated: int = 0  # rows passed through the network to make them
+    velocity: Tensor  # (B, ...), z - x
+    generated: int = 0  # number of rows whose sample the student generated
 
     def having(self, *roles: Role) -> tuple[int, ...]:
         """The numbers of the rows with one of these roles."""
@@ -67,11 +66,14 @@ class Draws:
         noise = torch.randn(like.shape, generator=self.generator, device=self.generator.device, dtype=like.dtype)
         return on_device(noise, self.device)
 
+    def turns(self, choices: int, count: int) -> Tensor:
+        """(count,) of the numbers below `choices` in turn, starting at a random one."""
+        first = torch.randint(choices, (1,), generator=self.generator, device=self.generator.device)
+        return (torch.arange(count, device=self.device) + on_device(first, self.device)) % choices
+
     def cycled(self, values: tuple[float, ...], count: int) -> Tensor:
         """(count,) of the values in turn, starting at a random one."""
-        first = torch.randint(len(values), (1,), generator=self.generator, device=self.generator.device)
-        turn = (torch.arange(count, device=self.device) + on_device(first, self.device)) % len(values)
-        return numbers(values, self.device)[turn]
+        return numbers(values, self.device)[self.turns(len(values), count)]
 
 
 def rows_having(roles: tuple[Role, ...], *wanted: Role) -> tuple[int, ...]:
@@ -106,15 +108,14 @@ def prepare_role_batch(
     student: Predict,
     generator: torch.Generator,
     *,
-    teacher: Predict | None = None,
     step_times: tuple[float, ...] = ONE_STEP,
+    sampler_steps: tuple[tuple[float, float], ...] = (),
 ) -> RoleBatch:
     """Give each row its times, sign and point on the path, by its role.
 
-    one_step rows have the sampler's first time and r = 0, or any of its times if there are no later_step rows in the
-    objective; near rows r = t; any_step rows r uniform below t; twin rows a generated sample, new noise, a new time,
-    r = t and sign -1; later_step rows a point to which the sampler's steps lead from their noise, and r = 0. One pass
-    of the student generates all samples of twin rows.
+    one_step rows have one of `step_times` and r = 0; sampler_step rows the two times of one of `sampler_steps`; near
+    rows r = t; any_step rows r uniform below t; twin rows a generated sample, new noise, a new time, r = t and sign -1.
+    One pass of the student generates all samples.
 
     Args:
         x: data, (B, ...).
@@ -124,17 +125,16 @@ def prepare_role_batch(
         options: of the run.
         student: the weights being trained; called, without gradient, only where a sample is to be generated.
         generator: source of every random number drawn here.
-        teacher: the averaged weights; called, without gradient, for later_step rows only.
-        step_times: the K times in (0, 1] at which the sampler calls the network.
+        step_times: times in (0, 1] of the jumps to the data.
+        sampler_steps: the times (t, r), 0 <= r < t <= 1, from and to which the sampler steps.
 
     Raises:
         TwinFlowError: if the numbers of rows differ, or there is a twin row without the adversarial branch, or a
-            later_step row without a teacher.
+            sampler_step row without sampler steps.
     """
     _check_rows(x, z, t, roles, step_times, options)
-    first = max(step_times)
-    if options.roles().get(Role.later_step):
-        step_times = (first,)
+    if Role.sampler_step in roles and not sampler_steps:
+        raise TwinFlowError("There is a sampler_step row and no sampler_steps: pass them, or give that role no share.")
     draws = Draws(generator, x.device)
     x, z, t = at_least_float32(x), at_least_float32(z), t.to(torch.float32)
     r, sign = t, torch.ones_like(t)
@@ -143,12 +143,15 @@ def prepare_role_batch(
         at = index(rows, x)
         t = t.index_copy(0, at, draws.cycled(step_times, len(rows)))
         r = r.index_fill(0, at, 0.0)
+    if rows := rows_having(roles, Role.sampler_step):
+        at, turn = index(rows, x), draws.turns(len(sampler_steps), len(rows))
+        starts, ends = (numbers(times, x.device)[turn] for times in zip(*sampler_steps, strict=True))
+        t, r = t.index_copy(0, at, starts), r.index_copy(0, at, ends)
     if rows := rows_having(roles, Role.any_step):
         at = index(rows, x)
         r = r.index_copy(0, at, t[at] * draws.uniform(len(rows)))
 
-    wanted = tuple(role for role in Role if role is not Role.later_step) if options.image_free else (Role.twin,)
-    generated = rows_having(roles, *wanted)
+    generated = tuple(range(len(roles))) if options.image_free else rows_having(roles, Role.twin)
     if generated:
         samples = _generate(x, generated, step_times, options.image_free, student, draws)
         x = x.index_copy(0, index(generated, x), samples)
@@ -158,40 +161,8 @@ def prepare_role_batch(
         times = draws.uniform(len(rows))
         t, r, sign = t.index_copy(0, at, times), r.index_copy(0, at, times), sign.index_fill(0, at, -1.0)
 
-    passes = len(generated)
-    walked_to: Tensor | None = None
-    if later := rows_having(roles, Role.later_step):
-        if teacher is None:
-            raise TwinFlowError("There is a later_step row and no teacher: pass one, or give that role no share.")
-        at = index(later, x)
-        samples, walked_to = _later_samples(z[at], later, first, options.estimate_order, teacher, draws)
-        low, high = LATER_TIMES
-        x, t = x.index_copy(0, at, samples), t.index_copy(0, at, low + (high - low) * draws.uniform(len(later)))
-        r = r.index_fill(0, at, 0.0)
-        passes += (1 + options.estimate_order) * len(later)
-
     x_t, velocity = interpolate(x, z, t)
-    if walked_to is not None:
-        velocity = velocity.index_copy(0, at, (x_t[at] - walked_to) / per_sample(t[at], like=x_t))
-    return RoleBatch(roles, x=x, z=z, t=t, r=r, sign=sign, x_t=x_t, velocity=velocity, generated=passes)
-
-
-def _later_samples(
-    noise: Tensor, rows: tuple[int, ...], first: float, order: int, teacher: Predict, draws: Draws
-) -> tuple[Tensor, Tensor]:
-    """What the sampler takes for the data after its first step from this noise, and the end of a walk in `order` jumps.
-
-    The first is between the jump in one step and the walk's end, since each further step goes some of that way.
-    """
-    ones = torch.ones(len(rows), device=noise.device)
-
-    def jump(x: Tensor, now: Tensor, following: Tensor) -> Tensor:
-        return call(teacher, x, now, following, ones, PromptRows(rows))
-
-    start = first * ones
-    in_one = endpoints(noise, jump(noise, start, 0 * ones), start).x_hat
-    end = rollout(jump, noise, start, 0 * ones, order).x_r
-    return torch.lerp(in_one, end, per_sample(draws.uniform(len(rows)), like=end).to(end.dtype)), end
+    return RoleBatch(roles, x=x, z=z, t=t, r=r, sign=sign, x_t=x_t, velocity=velocity, generated=len(generated))
 
 
 def _generate(

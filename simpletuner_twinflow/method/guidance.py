@@ -68,18 +68,28 @@ def guided(
     return torch.where(within, guided_velocity(velocity, conditional, unconditional, weight), velocity)
 
 
+def guided_rows(real: tuple[int, ...], options: ObjectiveSettings) -> tuple[int, ...]:
+    """The real rows whose velocities guidance changes: all by `ema`, every second one by `base`.
+
+    The targets are linear in the base's difference, so half of the rows with twice the weight have the same mean, for
+    half of the passes (docs/benchmarks.md compares).
+    """
+    return real if options.guidance_reference == "ema" else real[::2]
+
+
 def guided_velocities(
     rows: RoleBatch, real: tuple[int, ...], options: ObjectiveSettings, teacher: Predict, base: Predict | None
 ) -> Tensor:
-    """The velocities of all rows, (B, ...): guided on real rows whose time lies in `enhanced_range`, else z - x."""
-    at = index(real, rows.t)
+    """The velocities of all rows, (B, ...): z - x, guided on `guided_rows` whose time lies in `enhanced_range`."""
+    chosen = guided_rows(real, options)
+    at = index(chosen, rows.t)
     weight = options.ratio if options.guidance_reference == "ema" else options.scale - 1
     found = guided(
         rows.velocity[at],
         rows.x_t[at],
         rows.t[at],
-        real,
-        weight=weight,
+        chosen,
+        weight=weight * len(real) / len(chosen),
         options=options,
         reference=reference(options, teacher, base),
     )

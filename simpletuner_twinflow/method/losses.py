@@ -14,7 +14,6 @@ from torch import Tensor
 
 from simpletuner_twinflow.method.flow import at_least_float32, per_sample
 
-LATER_STEP_FACTOR = 3.0  # 1 is as good at 2 steps and worse at 4; from 10 on one step gets worse
 BARRON_EPSILON = 1e-8  # added to scale^2; a hundredth of it at the published scale, so it is part of the formula
 
 
@@ -47,25 +46,6 @@ def rcgm_target(
     span = per_sample(at_least_float32(t) - at_least_float32(r), like=prediction)
     stretch = (span / delta_t).clamp(min=1)
     residual = stretch * prediction - at_least_float32(teacher_displacement) / delta_t - velocity
-    return (prediction - residual.clamp(-clamp, clamp)).detach()
-
-
-def later_step_target(prediction: Tensor, average_velocity: Tensor, t: Tensor, *, clamp: float) -> Tensor:
-    """The target of a prediction on one of the sampler's later points: the end of the teacher's walk from its noise.
-
-    With the average velocity F* to that end, t (F - F*) is how far the jump to the data misses it. The residual is
-    three times that, `F - clamp(3 t (F - F*), -k, k)`: as in `rcgm_target`, where the factor is (t - r) / delta_t, it
-    must not vanish beside the clamp long before the two agree.
-
-    Args:
-        prediction: the student's F(x_t, t, 0), (B, ...).
-        average_velocity: F*, from x_t to the end of the walk, (B, ...).
-        t: times in (0, 1], (B,).
-        clamp: k, the largest distance of an element of the target from the prediction.
-    """
-    prediction = at_least_float32(prediction)
-    factor = LATER_STEP_FACTOR * per_sample(at_least_float32(t), like=prediction)
-    residual = factor * (prediction - at_least_float32(average_velocity))
     return (prediction - residual.clamp(-clamp, clamp)).detach()
 
 

@@ -6,9 +6,8 @@ is the mean over rows, so the micro-batches of an accumulation window add up to 
 | role     | terms                                                       | passes beside the student's |
 |----------|-------------------------------------------------------------|------------------------------|
 | one_step | rcgm; rectify if the adversarial branch is on               | N rollout, 2 rectify         |
-| any_step | rcgm                                                        | N rollout                    |
+| any_step, sampler_step | rcgm                                          | N rollout                    |
 | near     | real_velocity                                               |                              |
-| later_step | later_step                                                | N + 1 to make it             |
 | twin     | adversarial                                                 | 1 generated                     |
 
 Guidance takes two more on all but twin rows where it acts in the velocity, and on one_step rows where it acts in
@@ -33,15 +32,8 @@ from simpletuner_twinflow.method.batch import (
     prepare_role_batch,
 )
 from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
-from simpletuner_twinflow.method.guidance import guided, guided_velocities, reference
-from simpletuner_twinflow.method.losses import (
-    barron,
-    later_step_target,
-    rcgm_target,
-    rectify_target,
-    squared_error,
-    time_weight,
-)
+from simpletuner_twinflow.method.guidance import guided, guided_rows, guided_velocities, reference
+from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, squared_error, time_weight
 from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
 
@@ -73,8 +65,7 @@ class Losses:
     """The result of a training step. Nothing has been read back from the device."""
 
     total: Tensor  # scalar with graph: the weighted terms, summed and divided by the number of rows
-    # "rcgm", "real_velocity", "later_step", "adversarial", "rectify": those that have rows in this batch.
-    terms: dict[str, Term]
+    terms: dict[str, Term]  # "rcgm", "real_velocity", "adversarial", "rectify"; those with rows in this batch
     # Rows passed through the network: "student", "generated", "guidance", "rollout", "rectify".
     forwards: dict[str, int]
 
@@ -116,7 +107,7 @@ def compute_losses(
     velocity = rows.velocity
     if real and options.guides("velocity"):
         velocity = guided_velocities(rows, real, options, teacher, base)
-        forwards["guidance"] += 2 * len(real)
+        forwards["guidance"] += 2 * len(guided_rows(real, options))
 
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
         loss = distance(prediction[index(at, prediction)], target)
@@ -124,16 +115,12 @@ def compute_losses(
             loss = loss * time_weight(rows.t, rows.r)[index(at, loss)]
         return loss
 
-    if jumps := rows.having(Role.one_step, Role.any_step):
+    if jumps := rows.having(Role.one_step, Role.any_step, Role.sampler_step):
         target = _rcgm_target(rows, jumps, prediction.detach(), velocity, options, teacher)
         losses["rcgm"] = real_loss(jumps, target), 1.0
         forwards["rollout"] = options.estimate_order * len(jumps)
     if near := rows.having(Role.near):
         losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
-    if later := rows.having(Role.later_step):
-        at = index(later, prediction)
-        target = later_step_target(prediction[at], rows.velocity[at], rows.t[at], clamp=options.target_clamp)
-        losses["later_step"] = distance(prediction[at], target), 1.0
     if twins := rows.having(Role.twin):
         at = index(twins, prediction)
         losses["adversarial"] = distance(prediction[at], rows.velocity[at]), options.adversarial_weight
@@ -163,10 +150,13 @@ def training_step(
     generator: torch.Generator,
     *,
     step_times: tuple[float, ...] = ONE_STEP,
+    sampler_steps: tuple[tuple[float, float], ...] = (),
     base: Predict | None = None,
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
-    rows = prepare_role_batch(x, z, t, roles, options, student, generator, teacher=teacher, step_times=step_times)
+    rows = prepare_role_batch(
+        x, z, t, roles, options, student, generator, step_times=step_times, sampler_steps=sampler_steps
+    )
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
     return compute_losses(rows, prediction, options, student, teacher, generator, base=base)
 

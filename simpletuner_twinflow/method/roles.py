@@ -20,14 +20,14 @@ _FINEST_SHARE = 10**6
 class Role(StrEnum):
     """The part of the objective that a row trains."""
 
-    one_step = "one_step"  # (t, 0) at the sampler's first time: RCGM, and rectify in the adversarial branch
+    one_step = "one_step"  # (t_i, 0), all the way to the data: RCGM, and rectify in the adversarial branch
     near = "near"  # r = t: the real velocity
     any_step = "any_step"  # r uniform below t: RCGM
     twin = "twin"  # a generated sample at negative time: the adversarial term
-    later_step = "later_step"  # (t, 0) where the sampler's own steps lead: the end of the teacher's walk
+    sampler_step = "sampler_step"  # (t_i, t_i+1), one of the steps that a sampler of several makes: RCGM
 
 
-REAL_ROLES = (Role.one_step, Role.near, Role.any_step)  # train on the data
+REAL_ROLES = (Role.one_step, Role.near, Role.any_step, Role.sampler_step)  # train on the data
 
 
 class RoleSampler:

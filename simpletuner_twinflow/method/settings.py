@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from simpletuner_twinflow.declaration import Settings, option
-from simpletuner_twinflow.method.roles import REAL_ROLES, Role
+from simpletuner_twinflow.method.roles import Role
 
 MIN_SHARE = 1e-3  # of the largest share; a role with a smaller one would have no row for many steps
 ADVERSARIAL = ("twinflow_enabled", "twinflow_adversarial_enabled")
@@ -40,7 +40,7 @@ def _read_shares(value: Any) -> Mapping[Role, float] | None:
         raise ValueError("not an object of numbers from 0 up")
     shares = {Role(name): float(share) for name, share in found.items()}
     largest = max(shares.values(), default=0.0)
-    if not any(shares.get(role) for role in REAL_ROLES):
+    if not any(shares.get(role) for role in (Role.one_step, Role.near, Role.any_step)):
         raise ValueError("no real row would be trained")
     if any(0 < share < MIN_SHARE * largest for share in shares.values()):
         raise ValueError("a share is too small")
@@ -118,18 +118,19 @@ class ObjectiveSettings(Settings):
         allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one of the first "
         "three above 0, and none above 0 that is under a thousandth of the largest",
     )
-    """Proportions in which rows train the parts of the objective. Unset: equal shares of all that are trained, and from
-    2 target steps on later_step has half of one_step's. A role left out gets no rows; twin belongs to the adversarial
-    branch and is needed there.
+    """Proportions in which rows train the parts of the objective. Unset: equal shares of all that are trained, and
+    from 2 target steps on half of one_step's for sampler_step. A role left out gets no rows; twin belongs to the
+    adversarial branch and is needed there.
     """
 
     def roles(self) -> Mapping[Role, float]:
         """The share of each role: `role_shares`, or the automatic ones."""
         if self.role_shares is not None:
             return dict(self.role_shares)
-        shares = dict.fromkeys((*REAL_ROLES, *([Role.twin] if self.adversarial_enabled else [])), 1.0)
+        active = (Role.one_step, Role.near, Role.any_step, *([Role.twin] if self.adversarial_enabled else []))
+        shares = dict.fromkeys(active, 1.0)
         if self.target_step_count > 1:
-            shares[Role.one_step] = shares[Role.later_step] = 0.5
+            shares[Role.one_step] = shares[Role.sampler_step] = 0.5
         return {role: share / sum(shares.values()) for role, share in shares.items()}
 
     @property

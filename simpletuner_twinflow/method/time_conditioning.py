@@ -3,26 +3,32 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.method.batch import ONE_STEP
 
 FEATURES = 256
 
 
 class TargetTimeEmbedding(nn.Module):
-    """r E(t - r), added to a network's own embedding of the time t.
+    """(r - r*(t)) E(t - r), added to a network's own embedding of the time t; r* is where the sampler steps from t.
 
-    E starts at zero, so training starts from the pre-trained network. The factor r makes the term vanish at r = 0, so
-    sampling needs none of these weights (docs/method.md, "Time conditioning").
+    E starts at zero, so training starts from the pre-trained network. The factor makes the term vanish where the
+    sampler calls the network, so sampling needs none of these weights (docs/method.md, "Time conditioning").
     """
 
-    def __init__(self, dim: int) -> None:
-        """Args: dim: width of the time embedding it is added to."""
+    def __init__(self, dim: int, step_times: tuple[float, ...] = ONE_STEP) -> None:
+        """Args:
+        dim: width of the time embedding it is added to.
+        step_times: the times at which the sampler calls the network, falling; see `sampler_target_time`.
+        """
         super().__init__()
+        self.step_times = step_times
         self.linear_1 = nn.Linear(FEATURES, dim)
         self.linear_2 = nn.Linear(dim, dim)
         nn.init.zeros_(self.linear_2.weight)
@@ -32,7 +38,21 @@ class TargetTimeEmbedding(nn.Module):
         """The term for times t and target times r, both (B,) in [0, 1], r <= t: (B, dim)."""
         features = sinusoidal_features(t - r).to(self.linear_1.weight.dtype)
         embedding: Tensor = self.linear_2(nn.functional.silu(self.linear_1(features)))
-        return r.unsqueeze(1).to(embedding.dtype) * embedding
+        factor = r - sampler_target_time(t, self.step_times)
+        return factor.unsqueeze(1).to(embedding.dtype) * embedding
+
+
+def sampler_target_time(t: Tensor, step_times: tuple[float, ...]) -> Tensor:
+    """r*(t): the time to which the sampler steps from t, and in between its own times a straight line; (B,) to (B,).
+
+    From each of `step_times` it is the following one, from the last 0, as from all times below. With one step: 0.
+    """
+    starts, ends = (0.0, *reversed(step_times)), (0.0, 0.0, *reversed(step_times[1:]))
+    target = torch.zeros_like(t)
+    for (low, high), (begin, end) in zip(pairwise(starts), pairwise(ends), strict=True):
+        if end > begin:
+            target = target + (end - begin) * ((t - low) / (high - low)).clamp(0, 1)
+    return target
 
 
 class NegativeTimeEmbedding(nn.Module):

@@ -8,7 +8,7 @@ from simpletuner_twinflow.method.flow import per_sample
 from simpletuner_twinflow.method.losses import squared_error
 from simpletuner_twinflow.method.objective import ObjectiveSettings, compute_losses, prepare_role_batch, training_step
 from simpletuner_twinflow.method.roles import Role, RoleSampler
-from tests.method.training_step import ANY, EVERY, FULL, LATER, NEAR, ONE, Recorder, batch, losses_of, prepared
+from tests.method.training_step import ANY, EVERY, FULL, NEAR, ONE, STEP, STEPS, Recorder, batch, losses_of, prepared
 
 COSTS = {
     "plain rcgm": (ObjectiveSettings(enhanced_ratio=0.0), 0, 0, 8, 0),
@@ -57,11 +57,11 @@ def test_a_step_with_everything_on_costs_less_than_two_and_a_quarter_plain_ones(
     assert cost < 2.25
 
 
-def test_no_step_waits_for_the_device():
+def test_no_step_waits_for_the_device(generator):
     # Tensors on the meta device have no values: whatever reads one back to Python raises.
     x, z, t = (tensor.to("meta") for tensor in batch())
-    roles = (*EVERY[:-1], LATER)
-    losses = training_step(x, z, t, roles, FULL, Recorder(), Recorder(), torch.Generator().manual_seed(0))
+    roles = (*EVERY[:-1], STEP)
+    losses = training_step(x, z, t, roles, FULL, Recorder(), Recorder(), generator, sampler_steps=STEPS)
     assert losses.total.device.type == "meta"
 
 
@@ -76,7 +76,7 @@ def test_a_single_row_of_any_dtype_gives_a_finite_loss_and_gradient_at_any_time(
         return (size * per_sample(sign, like=x_t) * x_t.sign()).to(dtype)
 
     x, z = torch.randn(2, 1, 3).to(dtype)
-    rows = prepare_role_batch(x, z, torch.tensor([t]), (role,), options, network, generator, teacher=network)
+    rows = prepare_role_batch(x, z, torch.tensor([t]), (role,), options, network, generator, sampler_steps=STEPS)
     prediction = network(rows.x_t, rows.t, rows.r, rows.sign, None).requires_grad_()
     losses = compute_losses(rows, prediction, options, network, network, generator)
     losses.total.backward()
@@ -111,10 +111,10 @@ def test_a_window_of_sampled_roles_trains_every_term_whatever_the_batch_size(bat
     sampler, terms = RoleSampler(options.roles(), seed=0, rank=0), set()
     for _ in range(-(-8 // batch_size)):
         roles = sampler.sample(batch_size, 0, 8)
-        losses = training_step(*batch(roles), roles, options, Recorder(), Recorder(), generator)
+        losses = training_step(*batch(roles), roles, options, Recorder(), Recorder(), generator, sampler_steps=STEPS)
         assert torch.isfinite(losses.total)
         terms |= set(losses.terms)
-    assert terms == {"rcgm", "real_velocity", "later_step", "adversarial", "rectify"}
+    assert terms == {"rcgm", "real_velocity", "adversarial", "rectify"}
 
 
 def test_a_network_that_returns_another_shape_is_refused():

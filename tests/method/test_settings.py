@@ -4,7 +4,7 @@ import pytest
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.method.settings import ObjectiveSettings
-from tests.method.training_step import ANY, FULL, LATER, NEAR, ONE, TWIN
+from tests.method.training_step import ANY, FULL, NEAR, ONE, STEP, TWIN
 
 
 def test_the_roles_of_a_run_are_equal_shares_and_without_a_twin_unless_adversarial():
@@ -13,10 +13,10 @@ def test_the_roles_of_a_run_are_equal_shares_and_without_a_twin_unless_adversari
 
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
-def test_from_two_target_steps_on_half_of_the_one_step_rows_are_at_the_later_steps(steps):
-    thirds = {ONE: 1 / 6, LATER: 1 / 6, NEAR: 1 / 3, ANY: 1 / 3}
+def test_from_two_target_steps_on_half_of_the_one_step_rows_make_the_samplers_steps(steps):
+    thirds = {ONE: 1 / 6, STEP: 1 / 6, NEAR: 1 / 3, ANY: 1 / 3}
     assert ObjectiveSettings(target_step_count=steps).roles() == pytest.approx(thirds)
-    quarters = {ONE: 1 / 8, LATER: 1 / 8, NEAR: 1 / 4, ANY: 1 / 4, TWIN: 1 / 4}
+    quarters = {ONE: 1 / 8, STEP: 1 / 8, NEAR: 1 / 4, ANY: 1 / 4, TWIN: 1 / 4}
     assert FULL.changed(target_step_count=steps).roles() == pytest.approx(quarters)
 
 

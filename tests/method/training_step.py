@@ -17,7 +17,8 @@ from simpletuner_twinflow.method.objective import (
 from simpletuner_twinflow.method.roles import Role
 
 ONE, NEAR, ANY, TWIN = Role.one_step, Role.near, Role.any_step, Role.twin
-LATER = Role.later_step
+STEP = Role.sampler_step
+STEPS = ((1.0, 0.5), (0.5, 0.0))  # of a sampler of two
 EVERY = (ANY, TWIN, ONE, NEAR, NEAR, ONE, TWIN, ANY)
 FULL = ObjectiveSettings(
     adversarial_enabled=True, adversarial_weight=0.7, rectify_weight=0.3, enhanced_ratio=0.5, guidance_reference="ema"

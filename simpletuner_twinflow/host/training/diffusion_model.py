@@ -57,6 +57,11 @@ class DiffusionFamilyModel(FamilyModel):
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         return self.path.time(t)
 
+    @property
+    def steps_are_conditioned(self) -> bool:
+        """False: the sampler noises anew between its steps, as the stock LCMScheduler does."""
+        return False
+
     def scheduler(self) -> TwinFlowDiffusionScheduler:
         """The few-step sampler for this model."""
         return TwinFlowDiffusionScheduler.from_config(self.noise_schedule)

@@ -13,6 +13,7 @@ from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.host.training.batches import DESTINATIONS, select_rows, unconditional, without_words
 from simpletuner_twinflow.host.training.time_conditioning import SIGN, TARGET_TIME, TIME_CONDITIONING, attach, hidden
+from simpletuner_twinflow.method.batch import ONE_STEP
 from simpletuner_twinflow.method.batch_layout import on_whole_batch
 from simpletuner_twinflow.method.flow import per_sample
 from simpletuner_twinflow.method.objective import PromptRows
@@ -28,7 +29,8 @@ class FamilyModel:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.family = (FAMILIES | DIFFUSION_FAMILIES)[model.config.model_family]
-        self.time_conditioning_mode = options_of(model.config).time_conditioning
+        options = options_of(model.config)
+        self.time_conditioning_mode, self.target_step_count = options.time_conditioning, options.target_step_count
         self.text_destinations = {**DESTINATIONS, **self.family.text_destinations}
         self.time_conditioning: TimeConditioning | None = None
         self._reference_timesteps: Tensor | None = None
@@ -42,7 +44,8 @@ class FamilyModel:
         if self.model.assistant_lora_loaded:
             raise TwinFlowConfigError(ASSISTANT.format(path=self.model.config.assistant_lora_path))
         if self.time_conditioning_mode == "training_only":
-            self.time_conditioning = attach(self.model, self.family, self.sigma)
+            times = self.step_times if self.steps_are_conditioned else ONE_STEP
+            self.time_conditioning = attach(self.model, self.family, self.sigma, times)
 
     def time_conditioning_modules(self) -> dict[str, nn.Module]:
         """The network's modules that only training needs, by name."""
@@ -118,6 +121,19 @@ class FamilyModel:
 
         return on_whole_batch(predict, len(batch["latents"])) if self.family.whole_batch else predict
 
+    @property
+    def step_times(self) -> tuple[float, ...]:
+        """The K times at which the sampler calls the network, falling."""
+        return self.scheduler().step_times(self.target_step_count)
+
+    @property
+    def steps_are_conditioned(self) -> bool:
+        """Whether the network learns each of the sampler's steps as such, from its time to the next.
+
+        Otherwise it learns jumps to the data alone, and the sampler noises their ends anew.
+        """
+        return self.target_step_count > 1 and self.time_conditioning_mode == "training_only"
+
     def scheduler(self) -> SchedulerMixin:
         """The few-step sampler for this run's model, at times that the run's dtype can hold."""
         return TwinFlowScheduler(**self.sampling_times)
@@ -126,6 +142,8 @@ class FamilyModel:
     def sampling_times(self) -> dict[str, Any]:
         """The sampler's settings for the network's times, where they are not the default."""
         times: dict[str, Any] = {}
+        if self.target_step_count > 1 and not self.steps_are_conditioned:
+            times["stochastic_ratio"] = 1.0
         if self.family.invert_sigmas != "no":
             times |= {"invert_sigmas": True, "num_train_timesteps": 1}
         if self.model.config.weight_dtype != torch.float32:
@@ -139,7 +157,8 @@ class FamilyModel:
         if self.family.invert_sigmas != "no":
             return None
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
-        return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS)
+        settings = self.scheduler().settings
+        return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=settings.stochastic_ratio > 0)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t."""

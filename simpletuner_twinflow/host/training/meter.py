@@ -10,7 +10,7 @@ from torch import Tensor
 from simpletuner_twinflow.method.objective import RoleBatch, Term
 from simpletuner_twinflow.method.roles import Role
 
-NAMES = ("rcgm", "real_velocity", "later_step", "adversarial", "rectify")
+NAMES = ("rcgm", "real_velocity", "adversarial", "rectify")
 
 
 class Positions(NamedTuple):

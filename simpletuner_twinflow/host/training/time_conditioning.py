@@ -8,6 +8,7 @@ from torch import nn
 
 from simpletuner_twinflow.host.seams import set_on
 from simpletuner_twinflow.host.settings.families import Family
+from simpletuner_twinflow.method.batch import ONE_STEP
 from simpletuner_twinflow.method.time_conditioning import NegativeTimeEmbedding, TargetTimeEmbedding, TimeConditioning
 
 TARGET_TIME = "twinflow_target_time"  # batch key, and name of the module
@@ -16,25 +17,26 @@ SIGN = "twinflow_sign"  # batch key
 TIME_CONDITIONING = (TARGET_TIME, NEGATIVE_TIME)  # the network's submodules that only training needs
 
 
-def add_modules(network: nn.Module, family: Family) -> None:
-    """Add the modules to a network, on its device and in its dtype.
+def add_modules(network: nn.Module, family: Family, step_times: tuple[float, ...] = ONE_STEP) -> None:
+    """Add the modules to a network whose sampler calls it at these times, on its device and in its dtype.
 
     The host's own sign embedding is not used: its loader fails on quantised networks and those with float32 modules.
     """
     reference = next(network.parameters())
     linear = [layer for layer in network.get_submodule(family.time_embedding).modules() if isinstance(layer, nn.Linear)]
     width = linear[-1].out_features
-    for name, module in ((TARGET_TIME, TargetTimeEmbedding(width)), (NEGATIVE_TIME, NegativeTimeEmbedding(width))):
+    target_time, negative_time = TargetTimeEmbedding(width, step_times), NegativeTimeEmbedding(width)
+    for name, module in ((TARGET_TIME, target_time), (NEGATIVE_TIME, negative_time)):
         network.add_module(name, module.to(device=reference.device, dtype=reference.dtype))
 
 
-def attach(model: Any, family: Family, sigma: Any) -> TimeConditioning:
+def attach(model: Any, family: Family, sigma: Any, step_times: tuple[float, ...]) -> TimeConditioning:
     """Add the modules to the loaded and frozen network of a `ModelFoundation`; its passes on our batches use them.
 
-    Args: sigma: gives the times of a batch's rows, (B,).
+    Args: sigma: gives the times of a batch's rows, (B,); step_times: of the sampler that needs no modules.
     """
     network = model.get_trained_component(unwrap_model=True)
-    add_modules(network, family)
+    add_modules(network, family, step_times)
     time_conditioning = TimeConditioning(
         network.get_submodule(family.time_embedding),
         network,
