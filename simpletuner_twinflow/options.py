@@ -109,6 +109,14 @@ class TwinFlowOptions(ObjectiveSettings):
                 f"{shown(self.adversarial_enabled)}: twin rows are what the adversarial branch trains on. Set both or "
                 "neither."
             )
+        steps = (self.role_shares or {}).get(Role.sampler_step, 0.0)
+        if steps > 0 and (self.target_step_count == 1 or self.time_conditioning != "training_only"):
+            yield (
+                f"twinflow_role_shares gives sampler_step {steps:g} while twinflow_target_step_count is "
+                f"{self.target_step_count} and twinflow_time_conditioning {shown(self.time_conditioning)}: those rows "
+                'train the steps of a sampler of 2 or more, by time conditioning "training_only". Set both so, or give '
+                "the share to one_step."
+            )
         if self.adversarial_enabled and self.time_conditioning == "none":
             yield (
                 'twinflow_time_conditioning is "none" while twinflow_adversarial_enabled is true: without a time sign '

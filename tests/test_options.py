@@ -163,59 +163,6 @@ def test_shares_are_read_from_an_object_and_from_its_text(value):
     assert shares == {Role.near: 1.0, Role.one_step: 3.0}
 
 
-@pytest.mark.parametrize(
-    ("adversarial", "shares", "accepted"),
-    [
-        (True, {"near": 1, "twin": 1}, True),
-        (False, {"near": 1}, True),
-        (True, {"near": 1}, False),
-        (False, {"near": 1, "twin": 1}, False),
-    ],
-)
-def test_twin_rows_and_adversarial_branch_need_each_other(adversarial, shares, accepted):
-    values = {"twinflow_role_shares": shares, "twinflow_adversarial_enabled": adversarial}
-    TwinFlowOptions.from_mapping(values)  # nothing trains, so nothing contradicts
-    trained = values | {"twinflow_enabled": True}
-    if accepted:
-        assert TwinFlowOptions.from_mapping(trained).role_shares
-        return
-    with pytest.raises(TwinFlowConfigError, match=r"twinflow_role_shares gives twin .* twinflow_adversarial_enabled"):
-        TwinFlowOptions.from_mapping(trained)
-    TwinFlowOptions.from_mapping(trained | {"twinflow_implementation": "host"})
-
-
-def test_image_free_training_needs_the_adversarial_branch():
-    values = {"twinflow_enabled": True, "twinflow_image_free": True}
-    with pytest.raises(TwinFlowConfigError, match="twinflow_image_free is true while twinflow_adversarial_enabled"):
-        TwinFlowOptions.from_mapping(values)
-    assert TwinFlowOptions.from_mapping(values | {"twinflow_adversarial_enabled": True}).image_free
-
-
-@pytest.mark.parametrize(
-    ("changes", "accepted"),
-    [
-        ({}, True),
-        ({"twinflow_adversarial_enabled": False}, False),
-        ({"twinflow_rectify_weight": 0.0}, False),
-        ({"twinflow_role_shares": {"near": 1, "twin": 1}}, False),
-        ({"twinflow_guidance_target": "both", "twinflow_rectify_weight": 0.0}, False),
-        ({"twinflow_guidance_target": "velocity", "twinflow_rectify_weight": 0.0}, True),
-        ({"twinflow_guidance_scale": 1.0, "twinflow_rectify_weight": 0.0}, True),
-    ],
-)
-def test_guidance_in_rectify_needs_rectify(changes, accepted):
-    given = {
-        "twinflow_enabled": True,
-        "twinflow_adversarial_enabled": True,
-        "twinflow_guidance_target": "rectify",
-    } | changes
-    if accepted:
-        assert TwinFlowOptions.from_mapping(given).enabled
-        return
-    with pytest.raises(TwinFlowConfigError, match=r'twinflow_guidance_target is "(rectify|both)" while .* "velocity"'):
-        TwinFlowOptions.from_mapping(given)
-
-
 def test_misspelt_keys_are_answered_with_the_nearest():
     ratio, capitals, dashes, name = misspelt(
         ["twinflow_enhance_ratio", "TWINFLOW_LOSS", "twinflow-enabled", "twinflow", "twinflow_enhance_ratio"]

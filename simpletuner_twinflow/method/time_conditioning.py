@@ -45,13 +45,14 @@ class TargetTimeEmbedding(nn.Module):
 def sampler_target_time(t: Tensor, step_times: tuple[float, ...]) -> Tensor:
     """r*(t): the time to which the sampler steps from t, and in between its own times a straight line; (B,) to (B,).
 
-    From each of `step_times` it is the following one, from the last 0, as from all times below. With one step: 0.
+    From each of `step_times`, to the bit, it is the following one, from the last 0, as from all times below. With one
+    step: 0.
     """
     starts, ends = (0.0, *reversed(step_times)), (0.0, 0.0, *reversed(step_times[1:]))
     target = torch.zeros_like(t)
     for (low, high), (begin, end) in zip(pairwise(starts), pairwise(ends), strict=True):
-        if end > begin:
-            target = target + (end - begin) * ((t - low) / (high - low)).clamp(0, 1)
+        left = ((high - t) / (high - low)).clamp(0, 1)
+        target = torch.where(t > low, end - (end - begin) * left, target)
     return target
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.time_conditioning import SIGN, TARGET_TIME
 from simpletuner_twinflow.method.objective import Losses, ObjectiveSettings, compute_losses, prepare_role_batch
 from tests.method.training_step import ANY, NEAR, ONE, TWIN
 
@@ -23,10 +24,21 @@ def losses_of(family_model: FamilyModel, batch: dict, options: ObjectiveSettings
 
 
 def velocity(
-    family_model: FamilyModel, batch: dict, t: Any, r: Any, sign: Any = 1.0, x_t: torch.Tensor | None = None
+    family_model: FamilyModel,
+    batch: dict,
+    t: Any,
+    r: Any,
+    sign: Any = 1.0,
+    x_t: torch.Tensor | None = None,
+    *,
+    modules: bool = True,
 ) -> torch.Tensor:
-    """The velocity at these times, with gradient. Args: x_t: where; None for the batch's noisy latents."""
+    """The velocity at these times, with gradient.
+
+    Args: x_t: where; None for the batch's noisy latents; modules: whether those of the time conditioning are asked.
+    """
     rows = batch["latents"].shape[0]
     t, r, sign = (torch.full((rows,), float(value)) for value in (t, r, sign))
     there = family_model.at(batch, batch["noisy_latents"] if x_t is None else x_t, t, r, sign)
-    return family_model.velocity(family_model.model.model_predict(prepared_batch=dict(there)), there)
+    given = there if modules else {key: value for key, value in there.items() if key not in (TARGET_TIME, SIGN)}
+    return family_model.velocity(family_model.model.model_predict(prepared_batch=dict(given)), there)

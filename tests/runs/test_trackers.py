@@ -10,6 +10,7 @@ import pytest
 
 from simpletuner_twinflow import TwinFlowOptions
 from simpletuner_twinflow.host.training.wandb_chart import COLUMNS, TITLE
+from simpletuner_twinflow.method.roles import Role
 from tests.runs.harness import SEED
 from tests.runs.run import Run
 from tests.runs.terms import ALL_TERMS
@@ -45,8 +46,8 @@ def test_wandb_file_holds_the_trajectory_chart(runs):
     [table] = run.folder.glob("wandb/offline-run-*/files/media/table/twinflow/trajectory_table*.json")
     content = json.loads(table.read_text(encoding="utf-8"))
     assert content["columns"] == list(COLUMNS)
-    assert len(content["data"]) == 4  # the rows of the first step's window: batch 1, accumulation 4
-    assert {row[COLUMNS.index("role")] for row in content["data"]} == {"one_step", "near", "any_step", "twin"}
+    assert len(content["data"]) == 8  # the rows of the first step's window: batch 1, accumulation 8
+    assert {row[COLUMNS.index("role")] for row in content["data"]} == {*Role}
     for _, role, sigma, target_time, sign in content["data"]:
         assert 0 <= target_time <= sigma <= 1
         assert sign == (-1 if role == "twin" else 1)

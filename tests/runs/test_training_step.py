@@ -1,13 +1,19 @@
 """One training step of the real trainer, asked again: what it calls, with what, and what it leaves."""
 
+from collections import Counter
+
 import pytest
+
+from simpletuner_twinflow.method.roles import Role
+
+WINDOW = 8  # rows of an optimizer step
 
 
 @pytest.fixture
 def steps(runs) -> list[dict]:
-    """What the probe saw of each training step: four micro-batches a window, one row each."""
+    """What the probe saw of each training step: eight micro-batches a window, one row each."""
     found = runs["adversarial_lora"].check().of("step")
-    assert len(found) == 4 * 4
+    assert len(found) == 4 * WINDOW
     return found
 
 
@@ -26,16 +32,17 @@ def test_loss_is_float32(steps):
 
 
 @pytest.mark.host_runs("adversarial_lora")
-def test_each_window_deals_each_role_once(steps):
-    for window in range(0, 16, 4):
-        roles = sorted(role for step in steps[window : window + 4] for role in step["roles"])
-        assert roles == ["any_step", "near", "one_step", "twin"]
+def test_each_window_deals_each_role_its_share(steps):
+    """At two target steps one_step and sampler_step have half a share each."""
+    for window in range(0, len(steps), WINDOW):
+        roles = Counter(role for step in steps[window : window + WINDOW] for role in step["roles"])
+        assert roles == {"any_step": 2, "near": 2, "one_step": 1, "sampler_step": 1, "twin": 2}
 
 
 @pytest.mark.host_runs("adversarial_lora")
 def test_one_pass_with_gradient_a_row_and_as_many_others_as_its_role_needs(steps):
     """Guidance takes two, a rollout of order 2 two, rectify's two fields two rows of one pass."""
-    rows_without_gradient = {"one_step": 2 + 2 + 2, "any_step": 2 + 2, "near": 2, "twin": 0}
+    rows_without_gradient = {"one_step": 2 + 2 + 2, "any_step": 2 + 2, "sampler_step": 2 + 2, "near": 2, "twin": 0}
     for step in steps:
         [role] = step["roles"]
         assert sum(call["rows"] for call in step["calls"] if call["with_grad"]) == 1
@@ -61,13 +68,14 @@ def test_all_passes_of_the_loss_draw_the_same_dropout(steps):
 @pytest.mark.host_runs("adversarial_lora")
 def test_loss_changes_with_guidance_on_all_but_twin_rows(steps):
     for step in steps:
-        assert (step["loss"] == step["loss_without_guidance"]) == (step["roles"] == ["twin"])
+        guided, unguided = step["loss_by_guidance"]
+        assert (guided == unguided) == (step["roles"] == ["twin"])
 
 
 @pytest.mark.host_runs("adversarial_lora")
 def test_guidance_runs_on_the_bases_weights_the_rollout_on_emas_and_rectifys_fields_on_the_students(steps):
     # In the first two windows EMA and student are the same weights still: the host starts with a decay of 0.
-    for step in steps[8:]:
+    for step in steps[2 * WINDOW :]:
         [role], (student, *others) = step["roles"], step["calls"]
         fields = others[-1:] if role == "one_step" else []  # both in one pass
         base, teacher = others[:2], others[2 : len(others) - len(fields)]
@@ -88,15 +96,15 @@ def test_guidance_by_the_ema_runs_on_the_teachers_weights(runs):
 
 @pytest.mark.host_runs("adversarial_lora")
 def test_network_is_asked_with_the_times_of_the_rows_role(steps):
-    sampler_times = {0.999, 0.6}  # of two steps
+    asked = {role: set() for role in Role}
     for step in steps:
         [role], student = step["roles"], step["calls"][0]
         t, r, sign = student["timesteps"][0] / 1000, student["target_time"][0], student["sign"][0]
         assert sign == (-1 if role == "twin" else 1)
-        if role == "one_step":
-            assert r == 0
-            assert any(t == pytest.approx(time, abs=1e-4) for time in sampler_times)
-        elif role == "any_step":
+        asked[role].add((t, r))
+        if role == "any_step":
             assert 0 <= r <= t
-        else:
+        elif role in ("near", "twin"):
             assert r == pytest.approx(t, abs=1e-5)
+    assert asked["one_step"] == {(1.0, 0.0)}
+    assert asked["sampler_step"] == {(1.0, 0.5), (0.5, 0.0)}  # of two steps

@@ -10,6 +10,7 @@ from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings import conflict_rows
 from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_set
 from simpletuner_twinflow.host.settings.families import predicts_flow, unsupported_reason
+from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.options import TwinFlowOptions
 
 Config = Mapping[str, Any]
@@ -36,6 +37,13 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             f"(diff2flow_enabled is {_found(config, 'diff2flow_enabled')}, twinflow_allow_diff2flow is "
             f"{shown(options.allow_diff2flow)}). Use a flow-matching model, or set both diff2flow_enabled and "
             "twinflow_allow_diff2flow to true."
+        )
+    steps = (options.role_shares or {}).get(Role.sampler_step, 0.0)
+    if options.implementation == "paper" and not flow and steps > 0:
+        yield (
+            f"twinflow_role_shares gives sampler_step {steps:g} while model_family is "
+            f"{shown(config.get('model_family'))}: a sampler of epsilon and v models noises anew between its steps, "
+            "which are jumps to the data. Give the share to one_step."
         )
     if not use_ema and options.require_ema and not options.allow_no_ema_teacher:
         yield (

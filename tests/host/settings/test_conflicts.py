@@ -101,6 +101,14 @@ def test_epsilon_model_needs_times_from_the_whole_path(strategy, refused):
         load(DIFF2FLOW, timestep_bias_strategy=strategy)
 
 
+def test_epsilon_model_has_no_rows_of_a_samplers_steps():
+    asked = {"twinflow_target_step_count": 2, "twinflow_role_shares": {"near": 1, "sampler_step": 1}}
+    with pytest.raises(TwinFlowConfigError, match=r'gives sampler_step 1 while model_family is "sdxl".* to one_step'):
+        load(DIFF2FLOW, **asked)
+    assert load(DIFF2FLOW, **asked, twinflow_implementation="host").twinflow_enabled
+    assert load(SEED, **asked).twinflow_role_shares
+
+
 def test_conflicts_have_a_message_each():
     messages = set()
     for changes, _ in CONFLICTS:

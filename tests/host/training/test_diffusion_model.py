@@ -19,7 +19,7 @@ from tests.method.oracles import GaussianFlow
 from tests.sampling.diffusion_oracles import DiffusionOracle
 
 SAMPLE = Path(__file__).parents[3] / "sample_configs/sdxl-diff2flow-twinflow.json"
-OPTIONS = ObjectiveSettings(adversarial_enabled=True)
+OPTIONS = ObjectiveSettings(adversarial_enabled=True, guidance_reference="ema")
 models = pytest.mark.parametrize("name", MODELS)
 pytestmark = pytest.mark.usefixtures("in_folder")
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from simpletuner_twinflow.host.training.distiller import ROWS, STREAM
 from simpletuner_twinflow.method.roles import Role
-from testbed.host_models.trainer import training_step
+from testbed.host_models import diffusion, flow
+from testbed.host_models.trainer import host_trainer, training_step
 
 TERMS = {"rcgm", "real_velocity", "adversarial", "rectify"}
 
@@ -91,7 +93,10 @@ def test_evaluating_ends_with_an_error_too(distiller, batch, trainer):
     assert ROWS in distiller.prepare_batch(batch, trainer.model, {"global_step": 0})
 
 
-def test_teacher_is_the_ema_and_the_students_weights_are_back(distiller, prepared, trainer):
+def test_teacher_is_the_ema_and_the_students_weights_are_back(make_trainer, batch):
+    trainer = make_trainer(twinflow_target_clamp=100.0)  # so that no target of the random network is at the clamp
+    distiller = trainer.distiller
+    prepared = distiller.prepare_batch(batch, trainer.model, {"global_step": 0})
     loss = distiller.training_loss(prepared)
     weights = [weight.detach().clone() for weight in trainer._get_trainable_parameters()]
     for shadow in trainer.ema_model.shadow_params:
@@ -111,3 +116,42 @@ def test_without_ema_the_student_teaches(make_trainer, batch):
 def test_distillers_sampler_is_the_family_models(distiller):
     assert type(distiller.get_scheduler()).__name__ == "TwinFlowScheduler"
     assert distiller.supports_special_scheduler_validation()
+
+
+def asked(trainer, batch, windows):
+    """The (t, r) of each role's rows in the first windows of four rows, with repetitions."""
+    pairs = {role: [] for role in Role}
+    for step in range(windows):
+        rows = trainer.distiller.prepare_batch(batch, trainer.model, {"global_step": step})[ROWS]
+        for role, t, r in zip(rows.roles, rows.t.tolist(), rows.r.tolist(), strict=True):
+            pairs[role].append((t, r))
+    return pairs
+
+
+def test_each_step_of_a_conditioned_sampler_has_rows_and_jumps_start_in_noise(make_trainer, batch):
+    """Its target time is the sampler's next time; it shares the rows of jumps."""
+    pairs = asked(make_trainer(twinflow_target_step_count=2), batch, windows=8)
+    assert {*pairs[Role.sampler_step]} == {(1.0, 0.5), (0.5, 0.0)}
+    assert {*pairs[Role.one_step]} == {(1.0, 0.0)}
+    assert len(pairs[Role.sampler_step]) + len(pairs[Role.one_step]) == len(pairs[Role.near]) == 8
+
+
+UNCONDITIONED = {
+    "signed_time": {"twinflow_time_conditioning": "signed_time"},
+    "none": {"twinflow_time_conditioning": "none", "twinflow_adversarial_enabled": False},
+    "sdxl": {},
+}
+
+
+@pytest.mark.parametrize("way", UNCONDITIONED)
+def test_rows_jump_to_the_data_from_all_times_where_steps_are_not_conditioned(way, folder, in_folder):
+    changes = {"twinflow_target_step_count": 2, "train_batch_size": 4} | UNCONDITIONED[way]
+    module = diffusion if way == "sdxl" else flow
+    model = module.host_model("sdxl" if way == "sdxl" else "sd3", folder, **changes)
+    batch = diffusion.host_batch(model, "sdxl", rows=4) if way == "sdxl" else flow.host_batch(model)
+    pairs = asked(host_trainer(model), batch, windows=8)
+    times = family_model_for(model).scheduler().step_times(2)
+    assert pairs[Role.sampler_step] == []
+    assert {t for t, _ in pairs[Role.one_step]} == {*torch.tensor(times).tolist()}
+    assert {r for _, r in pairs[Role.one_step]} == {0.0}
+    assert len(pairs[Role.one_step]) >= 8

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from diffusers import LCMScheduler
 
-from simpletuner_twinflow import TwinFlowConfigError, TwinFlowScheduler
+from simpletuner_twinflow import TwinFlowConfigError, TwinFlowDiffusionScheduler, TwinFlowScheduler
 from simpletuner_twinflow.host.training.diffusion_model import DiffusionFamilyModel, family_model_for
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.method.objective import PromptRows
@@ -93,3 +94,37 @@ def test_sampler_asks_at_times_that_the_runs_dtype_can_hold(folder):
     assert type(plain.scheduler()) is TwinFlowScheduler
     for time in half.scheduler().step_times(2):
         assert torch.tensor(1000 * time).bfloat16().item() == pytest.approx(1000 * time, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "conditioned"),
+    [
+        ({"twinflow_target_step_count": 2}, True),
+        ({"twinflow_target_step_count": 4}, True),
+        ({"twinflow_target_step_count": 1}, False),
+        ({"twinflow_target_step_count": 2, "twinflow_time_conditioning": "signed_time"}, False),
+        (
+            {
+                "twinflow_target_step_count": 2,
+                "twinflow_time_conditioning": "none",
+                "twinflow_adversarial_enabled": False,
+            },
+            False,
+        ),
+    ],
+    ids=str,
+)
+def test_samplers_of_several_steps_draw_fresh_noise_unless_their_steps_are_conditioned(changes, conditioned, folder):
+    family_model, steps = family_model_for(host_model("sd3", folder, **changes)), changes["twinflow_target_step_count"]
+    assert family_model.steps_are_conditioned is conditioned
+    fresh = steps > 1 and not conditioned
+    assert family_model.scheduler().settings.stochastic_ratio == float(fresh)
+    assert family_model.stock_scheduler(steps).config.stochastic_sampling is fresh
+    assert family_model.step_times[0] == (0.999 if fresh else 1.0)
+
+
+def test_sampler_of_an_epsilon_model_draws_fresh_noise_too(folder):
+    family_model = family_model_for(diffusion.host_model("sdxl", folder, twinflow_target_step_count=2))
+    assert family_model.steps_are_conditioned is False
+    assert type(family_model.scheduler()) is TwinFlowDiffusionScheduler
+    assert type(family_model.stock_scheduler(2)) is LCMScheduler  # whose every step but the last noises anew

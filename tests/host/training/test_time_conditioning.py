@@ -1,12 +1,16 @@
-"""PEFT adapts the network that was pre-trained, and never the modules that only training needs."""
+"""The modules that only training needs: silent in the sampler's steps, and out of PEFT's reach."""
+
+from itertools import pairwise
 
 import pytest
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from simpletuner.helpers.training.trainer import Trainer
 
 from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from simpletuner_twinflow.host.training.time_conditioning import hidden
+from testbed.host_models.build import family_model_of
 from testbed.host_models.flow import host_batch, host_model
 from tests.host.steps import velocity
 
@@ -74,3 +78,24 @@ def test_hidden_modules_come_back_to_their_places(name, folder):
         assert not own & {id(weight) for weight in model.model.parameters()}
     assert [key for key, _ in model.model.named_parameters()] == order
     assert all(model.model.get_submodule(key) is module for key, module in modules.items())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["sd3", "omnigen"])  # omnigen's batch holds 1 - t
+@torch.no_grad()
+def test_trained_modules_are_silent_in_each_of_the_samplers_steps_and_heard_elsewhere(name, dtype, steps, folder):
+    model = host_model(name, folder, dtype=dtype, twinflow_target_step_count=steps)
+    if dtype is torch.bfloat16:
+        model.model.forward = torch.autocast("cpu", dtype)(model.model.forward)  # as accelerate prepares a network
+    family_model = family_model_of(model)
+    for parameter in family_model.time_conditioning_parameters().values():
+        torch.nn.init.normal_(parameter)
+    batch = host_batch(model)
+    for t, r in pairwise((*family_model.step_times, 0.0)):
+        with_modules = velocity(family_model, batch, t, r)
+        without = velocity(family_model, batch, t, r, modules=False)
+        assert torch.equal(with_modules, without) or name == "omnigen"
+        torch.testing.assert_close(with_modules, without)
+        assert not torch.allclose(velocity(family_model, batch, t, 0.9 * r + 0.1 * t), without, atol=1e-2)
+        assert not torch.allclose(velocity(family_model, batch, t, r, -1), without, atol=1e-2)

@@ -69,9 +69,11 @@ def note_each_step():
         after_step = torch.get_rng_state()
 
         distiller, options_of_run = trainer.distiller, trainer.distiller.options
-        distiller.options = options_of_run.changed(guidance_scale=1.0)
-        torch.set_rng_state(begin)
-        without_guidance = wrapped(*args, **kwargs)[0].item()
+        by_scale = []  # the losses with guidance and without, at a clamp that no target of this network reaches
+        for changes in ({}, {"guidance_scale": 1.0}):
+            distiller.options = options_of_run.changed(target_clamp=100.0, **changes)
+            torch.set_rng_state(begin)
+            by_scale.append(wrapped(*args, **kwargs)[0].item())
         distiller.options = options_of_run
         # Last of all, so that the terms that the host logs are the step's own.
         torch.set_rng_state(begin)
@@ -96,7 +98,7 @@ def note_each_step():
             base_untouched=base_untouched,
             apart=apart,
             loss=result[0].item(),
-            loss_without_guidance=without_guidance,
+            loss_by_guidance=by_scale,
             calls=calls,
         )
         return result
