@@ -5,6 +5,7 @@ import torch
 
 from simpletuner_twinflow import TwinFlowError
 from simpletuner_twinflow.host.checkpoints.files import STATE_FILE, TIME_CONDITIONING_FILE
+from testbed.host_models.flow import host_batch
 from testbed.host_models.trainer import save_hooks, training_step
 
 ADAPTER, EMA = "pytorch_lora_weights.safetensors", "transformer_ema/ema_model.pt"
@@ -67,6 +68,18 @@ def test_plain_run_goes_on_from_a_twinflow_run(checkpoint, trainer, make_trainer
 def test_changed_settings_are_named(checkpoint, make_trainer, caplog):
     load(make_trainer(twinflow_loss="barron"), checkpoint)
     assert 'was trained with other settings: twinflow_loss "l2" -> "barron".' in caplog.text
+
+
+def test_run_goes_on_for_another_number_of_steps_from_the_same_weights(checkpoint, trainer, make_trainer, caplog):
+    """The times at which the modules are silent are the configuration's, and not in the checkpoint."""
+    resumed = make_trainer(twinflow_target_step_count=2)
+    load(resumed, checkpoint)
+    assert "was trained with other settings: twinflow_target_step_count 1 -> 2." in caplog.text
+    assert same(weights(resumed), weights(trainer), weights(trainer))
+    conditioning = resumed.twinflow_model.time_conditioning_modules()["twinflow_target_time"]
+    assert conditioning(torch.tensor([1.0]), torch.tensor([0.5])).abs().max() == 0
+    assert conditioning(torch.tensor([1.0]), torch.tensor([0.0])).abs().max() > 0
+    assert training_step(resumed, host_batch(resumed.model), 2).isfinite()
 
 
 @pytest.mark.parametrize("file", [ADAPTER, EMA, str(TIME_CONDITIONING_FILE), str(STATE_FILE), ".guard"])
