@@ -118,7 +118,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         loading.append(f"pipeline.scheduler = {ours.__name__}{made}")
     else:
         if isinstance(stock, LCMScheduler):  # the noise between its steps comes from the call's generator
-            asked, note = f"timesteps={stock_timesteps(stock.config, steps)}", "", ROUNDED_TIMES
+            asked, note = f"timesteps={stock_timesteps(stock.config, steps)}", ROUNDED_TIMES
             lines = (f"    {name}={value!r},\n" for name, value in stock_diffusion_settings(stock).items())
             settings = "\n" + "".join(lines)
         else:
