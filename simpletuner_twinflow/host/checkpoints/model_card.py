@@ -21,7 +21,7 @@ from simpletuner_twinflow.sampling.stock import (
 )
 
 NEEDS_PLUGIN = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
-STOCK_ALONE = "This needs diffusers alone, and draws the pictures of the run's validation."
+STOCK_ALONE = "This needs diffusers alone, and draws the pictures of the run's validation, to rounding."
 ROUNDED_TIMES = (
     "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead asks the "
     "network off the sigmas that it was trained at."
