@@ -1,5 +1,8 @@
 """The exported stock scheduler has the few-step sampler's own sigmas and makes its steps."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from simpletuner_twinflow import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_settings
 from tests.sampling.loop import FLOW
 
+ROOT = Path(__file__).parents[2]
 STEPS = range(1, 9)
 KINDS = pytest.mark.parametrize("even_sigmas", [False, True], ids=["scheduler's own", "even sigmas"])
 
@@ -61,6 +65,18 @@ def test_settings_as_code_make_the_same_scheduler(steps, even_sigmas):
     made = eval(f"FlowMatchEulerDiscreteScheduler({stock_settings(scheduler)})", names)
     settings = [{name: value for name, value in each.config.items() if name[0] != "_"} for each in (made, scheduler)]
     assert settings[0] == settings[1]
+
+
+ROW = re.compile(r"^\| (\d) \| (1, [\d., ]*0) \| (any|[\d.]+) \|$", re.MULTILINE)
+
+
+def test_the_page_names_the_sigmas_and_the_shift():
+    rows = ROW.findall((ROOT / "docs/sampling.md").read_text(encoding="utf-8"))
+    assert [int(steps) for steps, _, _ in rows] == [1, 2, 3, 4, 8]
+    for steps, sigmas, shift in rows:
+        stock = laid_out(stock_scheduler(int(steps)), int(steps), even_sigmas=False)
+        assert [float(sigma) for sigma in sigmas.split(", ")] == pytest.approx(stock.sigmas.tolist(), abs=5.1e-5)
+        assert shift == ("any" if steps == "1" else str(stock.shift))
 
 
 def drawn(scheduler, steps: int, even_sigmas: bool, start):

@@ -1,6 +1,6 @@
 """In bf16 the network is asked at the same times in training and in sampling, for every family.
 
-bf16 holds no 999 and no 0.999, and each family's training and pipeline round at other places.
+bf16 holds no 649 and no 0.649, and each family's training and pipeline round at other places.
 """
 
 from collections.abc import Callable
