@@ -49,10 +49,13 @@ def tiny_sd() -> StableDiffusionPipeline:
         cross_attention_dim=base.text_encoder.config.hidden_size, attention_head_dim=2,
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
     )  # fmt: skip
+    vae = AutoencoderKL(
+        latent_channels=4, block_out_channels=(4,) * 4, norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
     return StableDiffusionPipeline(
-        unet=network, vae=AutoencoderKL(latent_channels=4, block_out_channels=(4,) * 4, norm_num_groups=2,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4),
-        scheduler=DDIMScheduler(), text_encoder=CLIPTextModel(base.text_encoder.config), tokenizer=base.tokenizer,
+        unet=network, vae=vae, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        text_encoder=CLIPTextModel(base.text_encoder.config), tokenizer=base.tokenizer,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
