@@ -16,7 +16,7 @@ from simpletuner_twinflow.cli.contact_sheet import LABEL_WIDTH, MARGIN
 from simpletuner_twinflow.cli.drawing import draw
 from simpletuner_twinflow.sampling.pipelines import guidance_arguments
 from tests.cli.command import BASE, PICTURE, SIZE, THREE, picture, sample
-from tests.cli.pipelines import exact_omnigen, tiny_flux, tiny_wan
+from tests.cli.pipelines import exact_omnigen, tiny_flux, tiny_sd, tiny_wan
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,16 @@ def test_network_that_embeds_guidance_is_given_the_scale_it_is_trained_with(embe
     arguments = ["sample", "--pipeline", str(tmp_path / "flux"), "--prompt", THREE, "--output", str(tmp_path), *SIZE]
     assert main([*arguments, *more]) == 0
     assert given == [scale, scale]
+
+
+def test_epsilon_model_is_drawn_with_fresh_noise_unless_asked_otherwise(tmp_path):
+    tiny_sd().save_pretrained(tmp_path / "sd")
+    arguments = ["sample", "--pipeline", str(tmp_path / "sd"), "--prompt", THREE, "--height", "64", "--width", "64"]
+    for name, flags in (("default", []), ("fresh", ["--stochastic-ratio", "1"]), ("none", ["--stochastic-ratio", "0"])):
+        assert main([*arguments, "--output", str(tmp_path / name), *flags]) == 0
+    default, fresh, none = (picture(tmp_path / name / PICTURE) for name in ("default", "fresh", "none"))
+    assert (default == fresh).all()
+    assert (default != none).any()
 
 
 def test_video_model_draws_animations_and_a_sheet_of_their_first_frames(tmp_path, capsys):
