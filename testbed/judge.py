@@ -40,6 +40,10 @@ class Judge:
         """
         return frechet_distance(self._real, self._features(self._seen(samples)))
 
+    def between(self, a: Tensor, b: Tensor) -> float:
+        """Frechet distance between two sets of samples' features, nan if any of b is not finite."""
+        return frechet_distance(self._features(self._seen(a)), self._features(self._seen(b)))
+
     def agreement(self, samples: Tensor, labels: Tensor) -> float:
         """Share of the samples that the classifier takes for the digit asked for."""
         return float((self._classifier(self._seen(samples)).argmax(1) == labels).float().mean())

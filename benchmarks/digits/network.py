@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.digits.setup import EMBED, Net
-from simpletuner_twinflow.method.time_conditioning import TargetTimeEmbedding
+from simpletuner_twinflow.method.batch import ONE_STEP
+from simpletuner_twinflow.method.time_conditioning import TargetTimeEmbedding, sampler_target_time
 
 TargetTime = Literal["none", "single", "published", "ours"]
 """How r reaches the network: not at all; as the one time t - r/2; by e(t) + (t - r) E(r); by e(t) + r E(t - r)."""
@@ -18,12 +19,12 @@ class TwinNet(nn.Module):
     The sign is a vector added on negative time only, so it is never used at inference.
     """
 
-    def __init__(self, net: Net, target_time: TargetTime) -> None:
+    def __init__(self, net: Net, target_time: TargetTime, step_times: tuple[float, ...] = ONE_STEP) -> None:
         super().__init__()
-        self.net, self.target_time = net, target_time
+        self.net, self.target_time, self.step_times = net, target_time, step_times
         self.twin = nn.Parameter(torch.zeros(EMBED))
         if target_time in ("published", "ours"):
-            self.target_time_embedding = TargetTimeEmbedding(EMBED)
+            self.target_time_embedding = TargetTimeEmbedding(EMBED, step_times)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, sign: Tensor, y: Tensor) -> Tensor:
         """F at x (N, 64) for t, r, sign and labels y, all (N,); t and r in [0, 1], sign +1 or -1."""
@@ -37,8 +38,8 @@ class TwinNet(nn.Module):
         return self.net(x, t, y, term)
 
     def few_step_field(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """F at target time 0."""
-        return self(x, t, torch.zeros_like(t), torch.ones_like(t), y)
+        """F at the target time of a network without the modules: 0, or where a sampler of several steps goes."""
+        return self(x, t, sampler_target_time(t, self.step_times), torch.ones_like(t), y)
 
     def velocity_field(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """F at r = t."""

@@ -61,9 +61,9 @@ def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> 
         student, teacher = _passes(variant, net, shadows, y)
         base, _ = _passes(variant, pretrained, shadows, y)
         z, t = torch.randn_like(x), torch.rand(len(x))
-        times = variant.step_times
+        steps = variant.sampler_steps
         losses = training_step(
-            x, z, t, roles, variant.objective, student, teacher, generator, step_times=times, base=base
+            x, z, t, roles, variant.objective, student, teacher, generator, sampler_steps=steps, base=base
         )
         forwards = losses.forwards
         return Step(losses.total, sum(forwards.values()) + (STUDENT_COST - 1) * forwards["student"])

@@ -135,14 +135,17 @@ def score(judge: Judge, x: Tensor, y: Tensor) -> Score:
 
 
 @torch.no_grad()
-def few_step(field: VelocityField, times: tuple[float, ...], seed: int = 1) -> tuple[Tensor, Tensor]:
-    """2,000 samples and their labels, with fresh noise between calls: F at target time 0, e.g. at (0.999, 0.6)."""
+def few_step(
+    field: VelocityField, times: tuple[float, ...], seed: int = 1, *, fresh_noise: bool = False
+) -> tuple[Tensor, Tensor]:
+    """2,000 samples and their labels by calls at these times, in Euler steps or with fresh noise between the calls."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         y, x = _labels(), torch.randn(SAMPLES, PIXELS)
         for t, following in zip(times, (*times[1:], 0.0), strict=True):
-            clean = x - t * field(x, torch.full((SAMPLES,), t), y)
-            x = (1 - following) * clean + following * torch.randn(SAMPLES, PIXELS)
+            velocity = field(x, torch.full((SAMPLES,), t), y)
+            noise = torch.randn(SAMPLES, PIXELS) if fresh_noise else x + (1 - t) * velocity
+            x = (1 - following) * (x - t * velocity) + following * noise
     return x, y
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchmarks.digits.guidance import distances_to_base, learnt_scale
 from benchmarks.digits.network import TwinNet
 from benchmarks.digits.recipes import recipe_of
 from benchmarks.digits.setup import Net, OnStep, base_model, euler, few_step, judge, load_data, score
@@ -22,7 +24,7 @@ from testbed.judge import Judge
 BATCH = 128
 LEARNING_RATE = 2e-4
 GRADIENT_CLIP = 1.0
-FEW_STEP_TIMES = {1: (1.0,), 2: (0.999, 0.6), 4: SamplerSettings().step_times(4)}
+FEW_STEPS = (1, 2, 4)
 EULER_STEPS = 50
 
 
@@ -62,7 +64,7 @@ def train(variant: Variant, base: Net, seed: int, steps: int, on_step: OnStep = 
     """Train a copy of the base model: Adam, gradient clip, all random numbers from the seed."""
     torch.manual_seed(seed)
     digits, labels = load_data()
-    net = TwinNet(copy.deepcopy(base), variant.target_time)
+    net = TwinNet(copy.deepcopy(base), variant.target_time, variant.step_times)
     average = AveragedWeights(net, variant.ema_decay)
     if variant.recipe == "none":
         return Trained(net, average, cost=0.0, milliseconds=0.0)
@@ -86,11 +88,21 @@ def train(variant: Variant, base: Net, seed: int, steps: int, on_step: OnStep = 
     return Trained(net, average, cost=cost / (BATCH * steps), milliseconds=1000 * statistics.median(durations))
 
 
-def evaluate(net: TwinNet, examiner: Judge) -> dict[str, dict[str, float]]:
-    """The scores of the network as it is now, by number of calls; the one of `EULER_STEPS` follows the ODE, r = t."""
-    scores = {calls: score(examiner, *few_step(net.few_step_field, times)) for calls, times in FEW_STEP_TIMES.items()}
-    scores[EULER_STEPS] = score(examiner, *euler(net.velocity_field, EULER_STEPS))
-    return {str(calls): asdict(found) for calls, found in scores.items()}
+def draw(net: TwinNet, variant: Variant) -> dict[int, tuple[Tensor, Tensor]]:
+    """Samples of the network as it is now and their labels, by number of calls.
+
+    In few calls by the sampler of the variant's runs in the host: with Euler steps from 2 target steps on, else with
+    fresh noise. Those of `EULER_STEPS` follow the ODE, r = t.
+    """
+    fresh = not variant.sampler_steps
+    settings = SamplerSettings(stochastic_ratio=float(fresh), sigma_max=1.0)
+    drawn = {calls: few_step(net.few_step_field, settings.step_times(calls), fresh_noise=fresh) for calls in FEW_STEPS}
+    return drawn | {EULER_STEPS: euler(net.velocity_field, EULER_STEPS)}
+
+
+def scores(drawn: dict[int, tuple[Tensor, Tensor]], examiner: Judge) -> dict[str, dict[str, float]]:
+    """How good samples are, by number of calls."""
+    return {str(calls): asdict(score(examiner, *samples)) for calls, samples in drawn.items()}
 
 
 def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda step: None) -> dict[str, Any]:
@@ -105,10 +117,13 @@ def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda
     """
     variant = VARIANTS[name]
     examiner = judge(folder / "classifier.pt")
-    trained = train(variant, base_model(folder / "base.pt"), seed, steps, on_step)
-    student = evaluate(trained.net, examiner)
+    path, scale = folder / "base.pt", variant.objective.scale
+    trained = train(variant, base_model(path), seed, steps, on_step)
+    student = scores(draw(trained.net, variant), examiner)
     with trained.average.applied():
-        average = evaluate(trained.net, examiner)
+        drawn = draw(trained.net, variant)
+        learnt = learnt_scale(trained.net, base_model(path))
+    to_base = distances_to_base(examiner, {calls: x for calls, (x, _) in drawn.items()}, path, scale, EULER_STEPS)
     return {
         "variant": name,
         "definition": variant.definition,
@@ -116,6 +131,8 @@ def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda
         "steps": steps,
         "cost": trained.cost,
         "milliseconds": trained.milliseconds,
-        "ema": average,
+        "ema": scores(drawn, examiner),
+        "base": to_base,
+        "learnt": learnt,
         "student": student,
     }

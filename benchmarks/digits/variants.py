@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Literal
 
 from benchmarks.digits.network import TargetTime
@@ -9,6 +10,7 @@ from simpletuner_twinflow.method.objective import ObjectiveSettings
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
 
+EQUAL = (Role.one_step, Role.near, Role.any_step, Role.twin)
 FULL = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=0.0, guidance_reference="ema")
 
 
@@ -20,11 +22,20 @@ class Variant:
     text: str  # for the table
     recipe: Literal["none", "roles", "tutorial", "host"] = "roles"  # none: the base model as it is
     objective: ObjectiveSettings = FULL
-    step_times: tuple[float, ...] = (1.0,)
     target_time: TargetTime = "ours"
     ema_decay: float = 0.99  # reached by the published warm-up
     student_teacher: bool = False  # the student's weights teach; the average is still kept, to be judged
     label_dropout: float = 0.0
+
+    @property
+    def step_times(self) -> tuple[float, ...]:
+        """The times at which the sampler of so many target steps calls the network."""
+        return SamplerSettings().step_times(self.objective.target_step_count)
+
+    @property
+    def sampler_steps(self) -> tuple[tuple[float, float], ...]:
+        """The sampler's steps that are trained as such, as in the host: from 2 target steps on."""
+        return tuple(pairwise((*self.step_times, 0.0))) if self.objective.target_step_count > 1 else ()
 
     @property
     def definition(self) -> str:
@@ -38,8 +49,10 @@ def _objective(name: str, text: str, **changes: object) -> Variant:
     return Variant(name=name, text=text, objective=FULL.changed(**changes))
 
 
-def _step_times(steps: int) -> tuple[float, ...]:
-    return SamplerSettings().step_times(steps)
+def _guided(name: str, text: str, **changes: object) -> Variant:
+    """The default branch with guidance against the frozen base."""
+    guidance = {"adversarial_enabled": False, "enhanced_ratio": 0.5, "guidance_reference": "base"}
+    return Variant(name=name, text=text, objective=FULL.changed(**guidance | changes))
 
 
 _VARIANTS = (
@@ -65,8 +78,15 @@ _VARIANTS = (
         objective=FULL.changed(adversarial_enabled=False),
     ),
     Variant(name="full", text="**ours in full**"),
-    Variant(name="steps_2", text="target step count 2", step_times=_step_times(2)),
-    Variant(name="steps_4", text="target step count 4", step_times=_step_times(4)),
+    _objective("steps_2", "target step count 2", target_step_count=2),
+    _objective("steps_4", "target step count 4", target_step_count=4),
+    _objective(
+        "steps_2_default", "target step count 2, adversarial branch off", target_step_count=2, adversarial_enabled=False
+    ),
+    _objective(
+        "steps_4_default", "target step count 4, adversarial branch off", target_step_count=4, adversarial_enabled=False
+    ),
+    _objective("equal_shares", "equal shares of rows", role_shares=dict.fromkeys(EQUAL, 1.0)),
     _objective("adversarial_off", "adversarial branch off", adversarial_enabled=False),
     _objective("rectify_off", "rectify off", rectify_weight=0.0),
     _objective("rectify_half", "rectify weight 0.5", rectify_weight=0.5),
@@ -78,13 +98,14 @@ _VARIANTS = (
         objective=FULL.changed(enhanced_ratio=0.5),
         label_dropout=0.1,
     ),
-    _objective("guidance_base", "guidance 0.5 against the frozen base", enhanced_ratio=0.5, guidance_reference="base"),
-    Variant(
-        name="guidance_base_dropout",
-        text="guidance 0.5 against the frozen base, 10 % of labels dropped",
-        objective=FULL.changed(enhanced_ratio=0.5, guidance_reference="base"),
-        label_dropout=0.1,
-    ),
+    _guided("guided_1", "guidance 0.5 against the frozen base, adversarial branch off"),
+    _guided("guided_2", "the same, target step count 2", target_step_count=2),
+    _guided("guided_4", "the same, target step count 4", target_step_count=4),
+    _guided("scale_3_1", "guidance scale 3", guidance_scale=3.0),
+    _guided("scale_3_2", "guidance scale 3, target step count 2", guidance_scale=3.0, target_step_count=2),
+    _guided("guided_full", "guidance 0.5 against the base, adversarial branch on", adversarial_enabled=True),
+    _guided("guided_rectify", "in rectify alone", adversarial_enabled=True, guidance_target="rectify"),
+    _guided("guided_both", "in velocity and rectify", adversarial_enabled=True, guidance_target="both"),
     _objective("guidance_range", "guidance 0.5 at times 0.3 to 1 only", enhanced_ratio=0.5, enhanced_range=(0.3, 1.0)),
     Variant(
         name="documented",
@@ -109,7 +130,7 @@ _VARIANTS = (
     _objective(
         "one_step_double",
         "twice as many one-step rows",
-        role_shares={role: 2.0 if role is Role.one_step else 1.0 for role in Role},
+        role_shares={role: 2.0 if role is Role.one_step else 1.0 for role in EQUAL},
     ),
     _objective("image_free", "image free", image_free=True),
 )

@@ -1,5 +1,6 @@
 """A pipeline with the few-step sampler, and the pictures that it draws."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,8 @@ def load_pipeline(
         keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
         pipeline = diffusers.DiffusionPipeline.from_pretrained(name, **{keyword: getattr(torch, dtype)})
         time_dtype = dtype if time_dtype == "auto" else time_dtype
+        if _noises_anew(pipeline, lora):
+            settings = {"stochastic_ratio": 1.0, "sigma_max": 1.0} | dict(settings or {})
         pipeline.scheduler = few_step_scheduler(pipeline.scheduler, kind, time_dtype, settings)
         if lora is not None:
             _load_lora(pipeline, lora)
@@ -139,6 +142,16 @@ def _must_be_there(option: str, name: str, needs: str) -> None:
         return
     if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or path.suffix == ".safetensors":
         raise TwinFlowError(f"{option} {name}: no such folder{' or .safetensors file' if option == '--lora' else ''}.")
+
+
+def _noises_anew(pipeline: Any, lora: str | None) -> bool:
+    """Whether the stock scheduler that a run exported, in the pipeline or beside the LoRA, draws fresh noise."""
+    config: Mapping[str, Any] = pipeline.scheduler.config
+    if lora is not None:
+        path = Path(lora)
+        file = (path.parent if path.is_file() else path) / "scheduler" / "scheduler_config.json"
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else config
+    return bool(config.get("stochastic_sampling"))
 
 
 def _load_lora(pipeline: Any, lora: str) -> None:

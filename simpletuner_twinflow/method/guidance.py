@@ -11,18 +11,20 @@ from torch import Tensor
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.batch import Predict, PromptRows, RoleBatch, call, index
 from simpletuner_twinflow.method.flow import at_least_float32, per_sample
+from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
+from simpletuner_twinflow.method.transfer import numbers
 
 
-def guided_velocity(velocity: Tensor, conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+def guided_velocity(velocity: Tensor, conditional: Tensor, unconditional: Tensor, weight: float | Tensor) -> Tensor:
     """`v + weight (F(x_t, t, t; c) - F(x_t, t, t; none))`, detached (`enhance_target` in the public code).
 
     Args:
         velocity: z - x, (B, ...).
         conditional: the reference's velocity under the prompt, (B, ...).
         unconditional: the reference's velocity under the empty prompt, (B, ...).
-        weight: rho where the reference is the network being trained, w - 1 where it stands still; 0 leaves the
-            velocity as it is.
+        weight: rho where the reference is the network being trained, w - 1 where it stands still, or as many of them as
+            rows, (B, 1, ...); 0 leaves the velocity as it is.
     """
     difference = at_least_float32(conditional) - at_least_float32(unconditional)
     return (at_least_float32(velocity) + weight * difference).detach()
@@ -52,7 +54,7 @@ def guided(
     t: Tensor,
     prompts: tuple[int, ...],
     *,
-    weight: float,
+    weight: float | Tensor,
     options: ObjectiveSettings,
     reference: Predict,
 ) -> Tensor:
@@ -68,29 +70,41 @@ def guided(
     return torch.where(within, guided_velocity(velocity, conditional, unconditional, weight), velocity)
 
 
-def guided_rows(real: tuple[int, ...], options: ObjectiveSettings) -> tuple[int, ...]:
-    """The real rows whose velocities guidance changes: all by `ema`, every second one by `base`.
+def guided_groups(rows: RoleBatch, options: ObjectiveSettings) -> list[tuple[tuple[int, ...], float]]:
+    """The rows whose velocity is guided, in groups with the weight of the guide's difference.
 
-    The targets are linear in the base's difference, so half of the rows with twice the weight have the same mean, for
-    half of the passes (docs/benchmarks.md compares).
+    By `ema` all real rows with rho. By `base` all rows at r = t with w - 1, and every second of the jumps with as much
+    more as keeps the mean over them: RCGM's residual is linear in the velocity, and this saves half of the passes.
     """
-    return real if options.guidance_reference == "ema" else real[::2]
+    near = rows.having(Role.near)
+    if options.guidance_reference == "ema":
+        return [(rows.having(*REAL_ROLES), options.ratio)]
+    jumps = rows.having(*(role for role in REAL_ROLES if role is not Role.near))
+    chosen = jumps[::2]
+    weight = options.scale - 1
+    return [(near, weight), (chosen, weight * len(jumps) / max(len(chosen), 1))]
 
 
 def guided_velocities(
-    rows: RoleBatch, real: tuple[int, ...], options: ObjectiveSettings, teacher: Predict, base: Predict | None
-) -> Tensor:
-    """The velocities of all rows, (B, ...): z - x, guided on `guided_rows` whose time lies in `enhanced_range`."""
-    chosen = guided_rows(real, options)
+    rows: RoleBatch, options: ObjectiveSettings, teacher: Predict, base: Predict | None
+) -> tuple[Tensor, int]:
+    """The velocities of all rows, (B, ...), and how many of them took two passes of the guide.
+
+    Guided on the rows of `guided_groups` whose time lies in `enhanced_range`, else z - x.
+    """
+    groups = guided_groups(rows, options)
+    chosen = tuple(row for members, _ in groups for row in members)
+    if not chosen:
+        return rows.velocity, 0
+    weights = tuple(weight for members, weight in groups for _ in members)
     at = index(chosen, rows.t)
-    weight = options.ratio if options.guidance_reference == "ema" else options.scale - 1
     found = guided(
         rows.velocity[at],
         rows.x_t[at],
         rows.t[at],
         chosen,
-        weight=weight * len(real) / len(chosen),
+        weight=weights[0] if len(set(weights)) == 1 else per_sample(numbers(weights, rows.t.device), rows.velocity),
         options=options,
         reference=reference(options, teacher, base),
     )
-    return rows.velocity.index_copy(0, at, found.to(rows.velocity.dtype))
+    return rows.velocity.index_copy(0, at, found.to(rows.velocity.dtype)), len(chosen)

@@ -32,9 +32,9 @@ from simpletuner_twinflow.method.batch import (
     prepare_role_batch,
 )
 from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample, rollout
-from simpletuner_twinflow.method.guidance import guided, guided_rows, guided_velocities, reference
+from simpletuner_twinflow.method.guidance import guided, guided_velocities, reference
 from simpletuner_twinflow.method.losses import barron, rcgm_target, rectify_target, squared_error, time_weight
-from simpletuner_twinflow.method.roles import REAL_ROLES, Role
+from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
 
 __all__ = [
@@ -100,14 +100,14 @@ def compute_losses(
             f"The student's pass returned shape {tuple(prediction.shape)} for x_t of {tuple(rows.x_t.shape)}."
         )
     distance = DISTANCES[options.loss]
-    real, one_step = rows.having(*REAL_ROLES), rows.having(Role.one_step)
+    one_step = rows.having(Role.one_step)
     forwards = {"student": len(rows.roles), "generated": rows.generated, "guidance": 0, "rollout": 0, "rectify": 0}
     losses: dict[str, tuple[Tensor, float]] = {}  # by term: the loss of each row that has it, and its weight
 
     velocity = rows.velocity
-    if real and options.guides("velocity"):
-        velocity = guided_velocities(rows, real, options, teacher, base)
-        forwards["guidance"] += 2 * len(guided_rows(real, options))
+    if options.guides("velocity"):
+        velocity, guided_count = guided_velocities(rows, options, teacher, base)
+        forwards["guidance"] += 2 * guided_count
 
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
         loss = distance(prediction[index(at, prediction)], target)

@@ -118,19 +118,21 @@ class ObjectiveSettings(Settings):
         allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one of the first "
         "three above 0, and none above 0 that is under a thousandth of the largest",
     )
-    """Proportions in which rows train the parts of the objective. Unset: equal shares of all that are trained, and
-    from 2 target steps on half of one_step's for sampler_step. A role left out gets no rows; twin belongs to the
-    adversarial branch and is needed there.
+    """Proportions in which rows train the parts of the objective. Unset: near 2 and 1 of each other part that is
+    trained; from 2 target steps on that is sampler_step in place of one_step, which keeps a share for the adversarial
+    branch. A role left out gets no rows; twin belongs to the adversarial branch and is needed there.
     """
 
     def roles(self) -> Mapping[Role, float]:
         """The share of each role: `role_shares`, or the automatic ones."""
         if self.role_shares is not None:
             return dict(self.role_shares)
-        active = (Role.one_step, Role.near, Role.any_step, *([Role.twin] if self.adversarial_enabled else []))
-        shares = dict.fromkeys(active, 1.0)
+        shares = {Role.one_step: 1.0, Role.near: 2.0, Role.any_step: 1.0}
+        if self.adversarial_enabled:
+            shares[Role.twin] = 1.0
         if self.target_step_count > 1:
-            shares[Role.one_step] = shares[Role.sampler_step] = 0.5
+            # Rectify needs jumps to the data, which no other part of a run of several steps does.
+            shares |= {Role.sampler_step: 1.0, Role.one_step: float(self.adversarial_enabled)}
         return {role: share / sum(shares.values()) for role, share in shares.items()}
 
     @property

@@ -88,19 +88,12 @@ PIPELINES = {
 
 # Pipelines that hand their scheduler sigmas spaced evenly from 1 to 1 / steps; the others leave the sigmas to it.
 EVEN_SIGMAS = frozenset(
-    (
-        *("ChromaPipeline", "ErnieImagePipeline", "FluxPipeline", "FluxKontextPipeline", "Flux2Pipeline"),
-        *("Flux2KleinPipeline", "Flux3ImagePipeline", "HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
-        *("Krea2Pipeline", "LongCatImagePipeline", "LongCatImageEditPipeline", "LTXPipeline"),
-        *(
-            "LTXImageToVideoPipeline",
-            "Lumina2Pipeline",
-            "Lumina2Text2ImgPipeline",
-            "MageFlowPipeline",
-            "MOSSImagePipeline",
-        ),
-        *("QwenImagePipeline", "QwenImage21Pipeline", "QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
-        *("ZImagePipeline", "ZImageOmniPipeline"),
+    f"{name}Pipeline"
+    for name in (
+        *("Chroma", "ErnieImage", "Flux", "FluxKontext", "Flux2", "Flux2Klein", "Flux3Image", "HunyuanVideo15"),
+        *("HunyuanVideo15ImageToVideo", "Krea2", "LongCatImage", "LongCatImageEdit", "LTX", "LTXImageToVideo"),
+        *("Lumina2", "Lumina2Text2Img", "MageFlow", "QwenImage", "QwenImage21", "QwenImageEdit", "QwenImageEditPlus"),
+        *("ZImage", "ZImageOmni"),
     )
 )
 

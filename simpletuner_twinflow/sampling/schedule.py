@@ -64,7 +64,7 @@ class SamplerSettings:
         ratio, low, high = self.stochastic_ratio, self.sigma_min, self.sigma_max
         rules = {
             "style": (self.style in get_args(Style), "'few', 'any' or 'multi'"),
-            "stochastic_ratio": (0 <= ratio <= 1, "in [0, 1]"),
+            "stochastic_ratio": (ratio is not None and 0 <= ratio <= 1, "in [0, 1]"),
             "sigma_max": (high is None or 0 < high <= 1, "in (0, 1], or None for automatic"),
             "sigma_min": (low is None or 0 <= low < self.first_sigma, "in [0, sigma_max), or None for automatic"),
             "shift": (0 < self.shift < math.inf, "above 0"),

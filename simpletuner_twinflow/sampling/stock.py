@@ -55,7 +55,7 @@ def stock_settings(scheduler: FlowMatchEulerDiscreteScheduler) -> str:
     return (
         "use_karras_sigmas=True"
         + shift
-        + (", stochastic_sampling=True" if scheduler.config.stochastic_sampling else "")
+        + (", stochastic_sampling=True" if scheduler.config["stochastic_sampling"] else "")
     )
 
 

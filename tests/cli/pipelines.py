@@ -3,12 +3,15 @@
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLWan,
+    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     OmniGenPipeline,
     OmniGenTransformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -35,6 +38,25 @@ def tiny_flux(guidance_embeds: bool) -> FluxPipeline:
         transformer=network, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         text_encoder=CLIPTextModel(base.text_encoder.config),
         tokenizer=base.tokenizer, text_encoder_2=base.text_encoder_3, tokenizer_2=base.tokenizer_3,
+    )  # fmt: skip
+
+
+def tiny_sd() -> StableDiffusionPipeline:
+    """Of a network that predicts epsilon."""
+    base = StableDiffusion3Pipeline.from_pretrained(BASE)
+    network = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+        cross_attention_dim=base.text_encoder.config.hidden_size, attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        latent_channels=4, block_out_channels=(4,) * 4, norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        unet=network, vae=vae, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        text_encoder=CLIPTextModel(base.text_encoder.config), tokenizer=base.tokenizer,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 

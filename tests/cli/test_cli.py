@@ -55,5 +55,5 @@ def test_help_names_each_default_once(capsys):
         main(["sample", "--help"])
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "sigma of the first step, above 0 up to 1 (default: 0.999)" in text
+    assert "sigma of the first step, above 0 up to 1 (default: 1; with fresh noise 0.999)" in text
     assert "None" not in text

@@ -1,6 +1,7 @@
 """Pipelines of each kind, as the command loads and calls them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from PIL import Image
 
 from simpletuner_twinflow.cli import main
 from simpletuner_twinflow.cli.contact_sheet import LABEL_WIDTH, MARGIN
-from simpletuner_twinflow.cli.drawing import draw
+from simpletuner_twinflow.cli.drawing import draw, load_pipeline
 from simpletuner_twinflow.sampling.pipelines import guidance_arguments
+from simpletuner_twinflow.sampling.stock import stock_scheduler
 from tests.cli.command import BASE, PICTURE, SIZE, THREE, picture, sample
-from tests.cli.pipelines import exact_omnigen, tiny_flux, tiny_wan
+from tests.cli.pipelines import exact_omnigen, tiny_flux, tiny_sd, tiny_wan
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,16 @@ def test_network_that_embeds_guidance_is_given_the_scale_it_is_trained_with(embe
     assert given == [scale, scale]
 
 
+def test_epsilon_model_is_drawn_with_fresh_noise_unless_asked_otherwise(tmp_path):
+    tiny_sd().save_pretrained(tmp_path / "sd")
+    arguments = ["sample", "--pipeline", str(tmp_path / "sd"), "--prompt", THREE, "--height", "64", "--width", "64"]
+    for name, flags in (("default", []), ("fresh", ["--stochastic-ratio", "1"]), ("none", ["--stochastic-ratio", "0"])):
+        assert main([*arguments, "--output", str(tmp_path / name), *flags]) == 0
+    default, fresh, none = (picture(tmp_path / name / PICTURE) for name in ("default", "fresh", "none"))
+    assert (default == fresh).all()
+    assert (default != none).any()
+
+
 def test_video_model_draws_animations_and_a_sheet_of_their_first_frames(tmp_path, capsys):
     tiny_wan().save_pretrained(tmp_path / "wan")
     arguments = ["sample", "--pipeline", str(tmp_path / "wan"), "--prompt", "a cat", "--output", str(tmp_path)]
@@ -97,3 +109,20 @@ def test_pipeline_whose_time_is_1_at_the_data_draws_an_exact_networks_data(steps
     draw(pipeline, ["a cat"], [0], how, tmp_path)
     expected = vae.post_quant_conv(torch.full((1, 4, 8, 8), 0.7))
     torch.testing.assert_close(decoded[0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("beside_lora", [True, False])
+def test_model_whose_exported_scheduler_noises_anew_is_drawn_so_unless_asked_otherwise(beside_lora, lora, tmp_path):
+    base = BASE if beside_lora else tmp_path / "pipeline"
+    scheduler = stock_scheduler(1, fresh_noise=True)
+    if beside_lora:
+        lora = shutil.copytree(lora, tmp_path / "lora")
+        scheduler.save_pretrained(lora / "scheduler")
+    else:
+        StableDiffusion3Pipeline.from_pretrained(BASE, scheduler=scheduler).save_pretrained(base)
+    given = str(lora) if beside_lora else None
+    made = load_pipeline(str(base), lora=given).scheduler.settings
+    assert (made.stochastic_ratio, made.first_sigma) == (1.0, 1.0)
+    asked = load_pipeline(str(base), lora=given, settings={"stochastic_ratio": 0.0}).scheduler.settings
+    assert asked.stochastic_ratio == 0.0
+    assert load_pipeline(str(BASE)).scheduler.settings.stochastic_ratio == 0.0

@@ -62,14 +62,15 @@ HALF = SamplerSettings(time_dtype="bfloat16")
 @pytest.mark.parametrize(
     ("flags", "sigmas"),
     [
-        ([], [0.999, 0.6]),
-        (["--sigma-max", "0.9"], [0.9, 0.6]),
-        (["--sigma-min", "0.3"], [0.999, 0.3]),
-        (["--shift", "3"], [3 * 0.999 / 2.998, 1.8 / 2.2]),
-        (["--style", "multi"], [0.999, 0.4995]),
-        (["--time-dtype", "bfloat16"], HALF.step_times(2)),
-        (["--dtype", "bfloat16"], HALF.step_times(2)),
-        (["--dtype", "bfloat16", "--time-dtype", "float32"], [0.999, 0.6]),
+        ([], [1.0, 0.5]),
+        (["--stochastic-ratio", "1"], [0.999, 0.6]),
+        (["--sigma-max", "0.9"], [0.9, 0.45]),
+        (["--sigma-min", "0.3"], [1.0, 0.3]),
+        (["--shift", "3"], [1.0, 1.5 / 2]),
+        (["--style", "multi", "--steps", "4"], [1.0, 0.75, 0.5, 0.25]),
+        (["--steps", "4", "--time-dtype", "bfloat16"], HALF.step_times(4)),
+        (["--steps", "4", "--dtype", "bfloat16"], HALF.step_times(4)),
+        (["--dtype", "bfloat16", "--steps", "4", "--time-dtype", "float32"], SamplerSettings().step_times(4)),
     ],
     ids=str,
 )
@@ -89,9 +90,9 @@ def test_network_is_called_at_the_sigmas_that_are_asked_for(flags, sigmas, tmp_p
 @pytest.mark.parametrize(
     ("flags", "settings"),
     [
-        (["--stochastic-ratio", "0"], {"stochastic_ratio": 0.0}),
+        (["--stochastic-ratio", "1"], {"stochastic_ratio": 1.0}),
         (["--stochastic-ratio", "0.5"], {"stochastic_ratio": 0.5}),
-        (["--style", "any"], {"style": "any"}),
+        (["--style", "any", "--stochastic-ratio", "0.5"], {"style": "any", "stochastic_ratio": 0.5}),
     ],
     ids=str,
 )
@@ -111,7 +112,7 @@ def test_share_of_fresh_noise_is_the_one_that_is_asked_for(flags, settings, tmp_
         (["--sigma-max", "0"], "sigma_max is 0.0; allowed: in (0, 1]"),
         (["--sigma-min", "1"], "sigma_min is 1.0; allowed: in [0, sigma_max)"),
         (["--shift", "-1"], "shift is -1.0; allowed: above 0"),
-        (["--sigma-max", "0.5"], "must fall"),
+        (["--sigma-max", "0.5", "--stochastic-ratio", "1"], "must fall"),
     ],
     ids=str,
 )

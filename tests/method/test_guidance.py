@@ -7,7 +7,7 @@ import torch
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.flow import per_sample
-from simpletuner_twinflow.method.guidance import guided_velocity
+from simpletuner_twinflow.method.guidance import guided_velocities, guided_velocity
 from simpletuner_twinflow.method.losses import rectify_target, squared_error
 from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows
 from tests.method.training_step import ANY, EVERY, FULL, NEAR, ONE, Recorder, batch, losses_of, prepared
@@ -108,10 +108,10 @@ def test_where_the_data_are_the_bases_own_its_guided_field_is_the_one_without_lo
         assert smallest <= loss <= largest
 
 
-def test_base_is_asked_for_both_fields_and_the_teacher_for_its_rollout_alone():
+def test_base_is_asked_for_both_fields_of_near_rows_and_of_every_second_jump_and_the_teacher_for_its_rollout_alone():
     rows, teacher, base = prepared(), Recorder(), Recorder()
     losses_of(rows, options=BASE, teacher=teacher, base=base)
-    real = (0, 2, 3, 4, 5, 7)
+    real = (3, 4, 0, 5)  # near: 3 and 4; jumps: 0, 2, 5 and 7
     assert [call[4] for call in base.calls] == [PromptRows(real), PromptRows(real, unconditional=True)]
     assert not any(call[4].unconditional for call in teacher.calls)
     for x_t, t, r, sign, _, with_grad in base.calls:
@@ -119,6 +119,17 @@ def test_base_is_asked_for_both_fields_and_the_teacher_for_its_rollout_alone():
         assert torch.equal(r, t)
         assert (sign == 1).all()
         assert not with_grad
+
+
+@pytest.mark.parametrize("jumps", [1, 2, 3, 4, 5])
+def test_the_jumps_that_are_guided_stand_for_those_that_are_not(jumps):
+    rows = prepared((NEAR, *[ONE] * jumps, NEAR), BASE)
+    guided, count = guided_velocities(rows, BASE, field, field)
+    conditional, unconditional = fields_of(rows)
+    weights = ((guided - rows.velocity) / (conditional - unconditional)).flatten(1).mean(1)
+    torch.testing.assert_close(weights[[0, -1]], torch.ones(2).to(weights))
+    assert weights[1:-1].mean().item() == pytest.approx(1.0, abs=1e-6)
+    assert count == 2 + (weights[1:-1] > 0).sum() == 2 + -(-jumps // 2)
 
 
 def test_base_keeps_to_the_range_of_times():

@@ -22,7 +22,7 @@ from tests.runs.run import Run
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
 ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance": 3.0}
 ADVERSARIAL = {"twinflow_adversarial_enabled": True}
-EIGHT_ROWS = {"gradient_accumulation_steps": 8}  # a window in which each role has a row
+SIX_ROWS = {"gradient_accumulation_steps": 6}  # a window in which each role has a row
 TWENTY_STEPS = {"max_train_steps": 20, "checkpointing_steps": 20, "validation_disable": True}
 
 
@@ -35,7 +35,7 @@ def seed_lora(host: Host, runs: Runs) -> tuple[Run, Run]:
 
 def adversarial_lora(host: Host, runs: Runs) -> Run:
     """Everything on, with a W&B run, a benchmark of the base model by its own settings, and each step probed."""
-    config = SEED | TINY | ADVERSARIAL | EIGHT_ROWS | ORDINARY_SAMPLING
+    config = SEED | TINY | ADVERSARIAL | SIX_ROWS | ORDINARY_SAMPLING
     config |= {"report_to": "wandb", "disable_benchmark": False}
     # Dropout kept by the host's switch, so that each pass draws random numbers and it shows which.
     kept = {"SIMPLETUNER_LORA_DROPOUT_FORCE_ENABLED": "1"}
@@ -103,7 +103,7 @@ def refused(host: Host, runs: Runs) -> Run:
 
 def failing_chart(host: Host, runs: Runs) -> Run:
     """A W&B run whose trajectory chart cannot be drawn."""
-    config = SEED | TINY | ADVERSARIAL | EIGHT_ROWS
+    config = SEED | TINY | ADVERSARIAL | SIX_ROWS
     config |= {"report_to": "wandb", "validation_disable": True, "max_train_steps": 2}
     return host.train("failing_chart", config, probe=faults.chart_that_cannot_be_drawn)
 

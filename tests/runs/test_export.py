@@ -145,27 +145,38 @@ def draw(pipeline: StableDiffusion3Pipeline, steps: int) -> np.ndarray:
     return pixels(pipeline(PROMPT, num_inference_steps=steps, generator=generator, **how).images[0])
 
 
+def distance(one: np.ndarray, other: np.ndarray) -> int:
+    """The largest, of 255 levels."""
+    return np.abs(one - other).max()
+
+
 @pytest.mark.host_runs(*EXPORTS)
 def test_exported_pipeline_draws_the_validations_picture(runs):
-    """Student, one step: to the last bit of the PNG with our scheduler; with the exported one, at t = 1 for 0.999."""
+    """Student, one step, as it is loaded; and at two the sampler's, though it was trained for one."""
     run = runs["export_full_student"]
     pipeline = StableDiffusion3Pipeline.from_pretrained(exported(run))
-    stock = np.abs(draw(pipeline, steps=1) - validation_picture(run))
-    assert stock.max() <= 8
-    assert stock.mean() <= 1
+    stock = {steps: draw(pipeline, steps) for steps in (1, 2)}
+    assert distance(stock[1], validation_picture(run)) <= 1
     pipeline.scheduler = TwinFlowScheduler()
-    assert np.abs(draw(pipeline, steps=1) - validation_picture(run)).max() <= 1
+    assert distance(draw(pipeline, steps=1), validation_picture(run)) <= 1
+    assert distance(draw(pipeline, steps=2), stock[2]) <= 1 < distance(stock[1], stock[2])
 
 
 @pytest.mark.host_runs(*EXPORTS)
 def test_exported_adapter_draws_the_validations_picture(runs):
     """EMA, two steps, alpha four times the rank, an initialisation that has changed the base's weights."""
     run = runs["export_lora"]
-    pipeline = StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base", scheduler=TwinFlowScheduler())
+    folder = run.check().output
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    pipeline = StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base", scheduler=scheduler)
     base = draw(pipeline, steps=2)
-    pipeline.load_lora_weights(run.check().output)
-    assert np.abs(draw(pipeline, steps=2) - validation_picture(run)).max() <= 1
-    assert np.abs(base - validation_picture(run)).max() > 8
+    pipeline.load_lora_weights(folder)
+    stock = {steps: draw(pipeline, steps) for steps in (1, 2)}
+    assert distance(stock[2], validation_picture(run)) <= 1
+    assert distance(base, validation_picture(run)) > 8
+    pipeline.scheduler = TwinFlowScheduler()
+    assert distance(draw(pipeline, steps=2), validation_picture(run)) <= 1
+    assert distance(draw(pipeline, steps=1), stock[1]) <= 1 < distance(stock[1], stock[2])
 
 
 @pytest.mark.host_runs(*EXPORTS)
@@ -173,10 +184,11 @@ def test_exported_adapter_draws_the_validations_picture(runs):
 def test_exported_scheduler_is_stock_and_keeps_to_the_trained_levels(name, runs):
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(exported(runs[name]), subfolder="scheduler")
     assert type(scheduler) is FlowMatchEulerDiscreteScheduler
-    assert scheduler.config.stochastic_sampling
+    assert not scheduler.config.stochastic_sampling
     steps = 1 if name == "export_full_student" else SEED["twinflow_target_step_count"]
-    scheduler.set_timesteps(steps)
-    assert scheduler.sigmas[:-1].tolist() == pytest.approx(TwinFlowScheduler().step_times(steps), abs=0.00101)
+    for asked in {1, steps}:
+        scheduler.set_timesteps(asked)
+        assert scheduler.sigmas[:-1].tolist() == pytest.approx(TwinFlowScheduler().step_times(asked), abs=1e-5)
 
 
 # --- model card ---------------------------------------------------------------------------------------------------
@@ -214,5 +226,5 @@ def test_model_cards_code_runs_without_plugin_and_host_and_loads_without_a_notic
     drawn = pixels(Image.open(picture))
     assert drawn.shape == (SIZE, SIZE, 3)
     assert drawn.std() > 10
-    if name == "export_full_student":
-        assert np.abs(drawn - validation_picture(run)).max() <= 8
+    if name in ("export_full_student", "export_lora"):  # which validate the weights that they export
+        assert distance(drawn, validation_picture(run)) <= 1

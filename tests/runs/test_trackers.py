@@ -46,7 +46,7 @@ def test_wandb_file_holds_the_trajectory_chart(runs):
     [table] = run.folder.glob("wandb/offline-run-*/files/media/table/twinflow/trajectory_table*.json")
     content = json.loads(table.read_text(encoding="utf-8"))
     assert content["columns"] == list(COLUMNS)
-    assert len(content["data"]) == 8  # the rows of the first step's window: batch 1, accumulation 8
+    assert len(content["data"]) == 6  # the rows of the first step's window: batch 1, accumulation 6
     assert {row[COLUMNS.index("role")] for row in content["data"]} == {*Role}
     for _, role, sigma, target_time, sign in content["data"]:
         assert 0 <= target_time <= sigma <= 1

@@ -35,10 +35,13 @@ def seeded(seed=7):
     return torch.Generator().manual_seed(seed)
 
 
-@every_kind
-def test_defaults_are_the_settings_own(make):
-    assert make().settings == SamplerSettings()
-    assert make().config.seed == 0
+@pytest.mark.parametrize(("kind", "share"), [("flow", 0.0), ("inverted", 0.0), ("epsilon", 1.0), ("v", 1.0)])
+def test_a_flow_is_drawn_without_fresh_noise_and_a_diffusion_model_with(kind, share):
+    """The settings' own defaults, but for what an epsilon or v model's stock counterpart does: it draws noise."""
+    assert KINDS[kind]().settings == SamplerSettings(stochastic_ratio=share)
+    assert KINDS[kind]().config.seed == 0
+    for style in ("any", "multi"):
+        assert KINDS[kind](style=style).settings == SamplerSettings(style=style, stochastic_ratio=0.0)
 
 
 @every_kind
@@ -167,6 +170,7 @@ def test_a_sample_that_the_pipeline_has_changed_is_taken_as_changed(make, in_pla
 @every_kind
 def test_without_a_generator_the_result_follows_from_the_start_noise_alone(make):
     noise, other = torch.randn(2, 3, 4)
+    make = partial(make, stochastic_ratio=1.0)
     first = run(make(), noise, 4)
     torch.manual_seed(99)
     scheduler = make()
@@ -181,7 +185,8 @@ def test_without_a_generator_the_result_follows_from_the_start_noise_alone(make)
 
 @every_kind
 def test_a_generator_reproduces_and_the_last_step_draws_nothing_from_it(make):
-    noise, generator, twin = torch.randn(2, 3), seeded(), seeded()
+    make, noise = partial(make, stochastic_ratio=1.0), torch.randn(2, 3)
+    generator, twin = seeded(), seeded()
     first = run(make(), noise, 3, generator=generator)
     assert torch.equal(run(make(), noise, 3, generator=seeded()), first)
     assert not torch.equal(run(make(), noise, 3), first)
@@ -193,7 +198,7 @@ def test_a_generator_reproduces_and_the_last_step_draws_nothing_from_it(make):
 @every_kind
 @pytest.mark.parametrize("container", [list, tuple])
 def test_one_generator_for_each_sample_gives_each_sample_its_own_result(make, container):
-    noise = torch.randn(3, 4)
+    make, noise = partial(make, stochastic_ratio=1.0), torch.randn(3, 4)
     batched = run(make(), noise, 4, generator=container(seeded(seed) for seed in range(3)))
     for row in range(3):
         alone = run(make(), noise[row : row + 1], 4, generator=seeded(row))
@@ -203,20 +208,28 @@ def test_one_generator_for_each_sample_gives_each_sample_its_own_result(make, co
 @every_kind
 def test_a_wrong_number_of_generators_is_refused(make):
     with pytest.raises(TwinFlowError, match="2 generators for 3 samples"):
-        run(make(), torch.randn(3, 4), 2, generator=[torch.Generator()] * 2)
+        run(make(stochastic_ratio=1.0), torch.randn(3, 4), 2, generator=[torch.Generator()] * 2)
 
 
 @every_kind
 @pytest.mark.parametrize("given", [False, True], ids=["no generator", "generator"])
 def test_sampling_leaves_the_global_random_stream_alone(make, given):
     noise, before = torch.randn(2, 3), torch.get_rng_state()
-    run(make(), noise, 4, generator=seeded() if given else None)
+    run(make(stochastic_ratio=1.0), noise, 4, generator=seeded() if given else None)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @every_kind
+def test_without_fresh_noise_nothing_is_drawn_from_the_generator(make):
+    noise, generator = torch.randn(2, 3), seeded()
+    drawn = run(make(stochastic_ratio=0.0), noise, 4, generator=generator)
+    assert torch.equal(drawn, run(make(stochastic_ratio=0.0), noise, 4))
+    assert torch.equal(generator.get_state(), seeded().get_state())
+
+
+@every_kind
 def test_a_copy_made_in_the_middle_of_a_run_goes_on_like_the_original(make):
-    scheduler = make()
+    scheduler = make(stochastic_ratio=1.0)
     scheduler.set_timesteps(4)
     x = scheduler.step(torch.zeros(2, 3), scheduler.timesteps[0], torch.randn(2, 3)).prev_sample
     copied = copy.deepcopy(scheduler)

@@ -47,7 +47,8 @@ def test_it_solves_as_the_flow_scheduler_does(settings):
         prompt_embeds=prompt["prompt_embeds"].expand(16, -1, -1), latents=noise, num_inference_steps=4,
         guidance_scale=0.0, output_type="latent", generator=torch.Generator().manual_seed(3),
     ).images  # fmt: skip
-    scheduler, path, generator = TwinFlowScheduler(), pipeline.scheduler.path, torch.Generator().manual_seed(3)
+    scheduler, path = TwinFlowScheduler(stochastic_ratio=1.0), pipeline.scheduler.path
+    generator = torch.Generator().manual_seed(3)
     scheduler.set_timesteps(4)
     x = noise.double()
     for timestep, t in zip(scheduler.timesteps, scheduler.sigmas, strict=False):

@@ -1,5 +1,6 @@
 """Stock pipelines of flow models draw with the flow scheduler."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -12,6 +13,9 @@ from diffusers import (
 )
 
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS
+from simpletuner_twinflow.sampling.stock import stock_scheduler
+from tests.cli.command import BASE
 
 
 def tiny_sd3(kind):
@@ -42,6 +46,13 @@ def tiny_flux():
     return pipeline, {"prompt_embeds": torch.randn(1, 3, 8), "pooled_prompt_embeds": torch.randn(1, 8)}
 
 
+def tiny_base():
+    """The demo's trained base, with its text encoders."""
+    pipeline = StableDiffusion3Pipeline.from_pretrained(BASE)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, {"prompt": "a handwritten digit 3", "max_sequence_length": 8}
+
+
 @pytest.mark.parametrize("make", [lambda: tiny_sd3(StableDiffusion3Pipeline), tiny_flux], ids=["sd3", "flux"])
 def test_stock_pipelines_sample_with_it_reproducibly_from_a_seed(make):
     pipeline, prompt = make()
@@ -60,6 +71,43 @@ def test_stock_pipelines_sample_with_it_reproducibly_from_a_seed(make):
     assert len(pipeline.scheduler.timesteps) == 2
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize(
+    "make", [lambda: tiny_sd3(StableDiffusion3Pipeline), tiny_flux, tiny_base], ids=["sd3", "flux", "demo"]
+)
+def test_stock_pipelines_draw_the_same_picture_with_the_exported_scheduler(make, steps):
+    """To the last of 255 levels."""
+    pipeline, prompt = make()
+    size, even = 64 if "prompt" in prompt else 4, type(pipeline).__name__ in EVEN_SIGMAS
+    pictures = []
+    for scheduler in (TwinFlowScheduler(), stock_scheduler(steps, even_sigmas=even)):
+        pipeline.scheduler = scheduler
+        picture = pipeline(
+            **prompt, height=size, width=size, num_inference_steps=steps, guidance_scale=0.0, output_type="np",
+            generator=torch.Generator().manual_seed(1),
+        ).images  # fmt: skip
+        pictures.append(np.round(255 * picture))
+    assert pictures[0].std() > 5, "a picture, not one colour"
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_in_bf16_the_picture_of_the_exported_scheduler_differs_by_rounding():
+    """docs/sampling.md says by how much; a sigma that is off by 0.02 moves the mean by more."""
+    pipeline, prompt = tiny_base()
+    pipeline.to(torch.bfloat16)
+    pictures = []
+    for scheduler in (TwinFlowScheduler(time_dtype="bfloat16"), stock_scheduler(4)):
+        pipeline.scheduler = scheduler
+        picture = pipeline(
+            **prompt, height=64, width=64, num_inference_steps=4, guidance_scale=0.0, output_type="np",
+            generator=torch.Generator().manual_seed(1),
+        ).images  # fmt: skip
+        pictures.append(np.round(255 * picture))
+    apart = np.abs(pictures[0] - pictures[1])
+    assert 0 < apart.max() <= 8
+    assert apart.mean() < 0.4
+
+
 def test_a_stock_image_to_image_pipeline_begins_in_the_middle_of_it():
     pipeline, prompt = tiny_sd3(StableDiffusion3Img2ImgPipeline)
     steps = []
@@ -68,4 +116,4 @@ def test_a_stock_image_to_image_pipeline_begins_in_the_middle_of_it():
         height=4, width=4, output_type="latent",
         callback_on_step_end=lambda pipeline, step, timestep, kwargs: steps.append(float(timestep)) or {},
     )  # fmt: skip
-    assert steps == pytest.approx([666.3333, 500.0])
+    assert steps == pytest.approx([409.4029, 250.0])

@@ -32,9 +32,9 @@ def test_pipelines_find_what_they_look_for():
     assert scheduler.config.use_dynamic_shifting is False
     assert {"sigmas", "timesteps", "mu"} <= set(inspect.signature(scheduler.set_timesteps).parameters)
     assert "generator" in inspect.signature(scheduler.step).parameters
-    for steps, last in ((1, 0.999), (2, 0.6), (4, 0.5)):
+    for steps in (1, 2, 4):
         scheduler.set_timesteps(steps)
-        assert (scheduler.sigma_max, scheduler.sigma_min) == pytest.approx((0.999, last))
+        assert (scheduler.sigma_max, scheduler.sigma_min) == pytest.approx((1, 1 / steps))
         assert torch.equal(scheduler.sigmas, scheduler.flow_sigmas)
         torch.testing.assert_close(scheduler.timesteps, scheduler.sigmas[:-1] * 1000)
 
@@ -59,8 +59,8 @@ def test_shift_that_is_set_later_moves_the_sigmas_too():
 def test_timesteps_are_counted_in_the_models_own_number_of_them():
     scheduler = TwinFlowScheduler(num_train_timesteps=500)
     scheduler.set_timesteps(2)
-    assert scheduler.timesteps.tolist() == pytest.approx([0.999 * 500, 0.6 * 500])
-    assert scheduler.sigmas.tolist() == pytest.approx([0.999, 0.6, 0.0])
+    assert scheduler.timesteps.tolist() == pytest.approx([500, 250])
+    assert scheduler.sigmas.tolist() == pytest.approx([1.0, 0.5, 0.0])
 
 
 FLOW_SIGMAS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
@@ -81,7 +81,7 @@ def test_taking_over_from_another_scheduler_keeps_to_the_trained_sigmas(other, s
     if saved:
         other.save_pretrained(tmp_path)
     ours = TwinFlowScheduler.from_pretrained(tmp_path) if saved else TwinFlowScheduler.from_config(other.config)
-    for steps, expected in ((1, [0.999, 0]), (2, [0.999, 0.6, 0]), (3, [0.999, 0.7495, 0.5, 0])):
+    for steps, expected in ((1, [1, 0]), (2, [1, 0.5, 0]), (4, [1, 0.6490176, 0.4094029, 0.25, 0])):
         ours.set_timesteps(steps)  # the stock one with dynamic shifting would ask for mu
         assert ours.flow_sigmas.tolist() == pytest.approx(expected)
         assert ours.step_times(steps) == pytest.approx(expected[:-1])
@@ -98,7 +98,7 @@ def test_what_pipelines_read_is_taken_over():
 def test_shift_that_is_asked_for_moves_the_sigmas_of_a_scheduler_that_took_over():
     ours = TwinFlowScheduler.from_config(OTHERS["euler"].config, shift=2.0)
     ours.set_timesteps(2)
-    assert ours.sigmas.tolist() == pytest.approx([2 * 0.999 / 1.999, 1.2 / 1.6, 0.0])
+    assert ours.sigmas.tolist() == pytest.approx([1.0, 1.0 / 1.5, 0.0])
     given, unused = TwinFlowScheduler.from_config(OTHERS["euler"].config, return_unused_kwargs=True, mu=1.0)
     assert (given.shift, unused["mu"]) == (1.0, 1.0)
 
@@ -132,7 +132,7 @@ def test_every_public_method_of_the_parent_works():
     assert len(scheduler) == 1000
     assert scheduler.index_for_timestep(scheduler.timesteps[1]) == 1
     x, z = torch.zeros(1, 2), torch.ones(1, 2)
-    torch.testing.assert_close(scheduler.scale_noise(x, scheduler.timesteps[1:], z), torch.full((1, 2), 0.6))
+    torch.testing.assert_close(scheduler.scale_noise(x, scheduler.timesteps[1:], z), torch.full((1, 2), 0.5))
 
 
 @pytest.mark.parametrize("name", ["s_churn", "s_tmin", "s_tmax", "s_noise"])
@@ -143,16 +143,16 @@ def test_churn_is_refused_and_not_passed_over(name):
 
 
 def test_image_to_image_begins_in_the_middle():
-    scheduler = TwinFlowScheduler(style="any", stochastic_ratio=0.0)
+    scheduler = TwinFlowScheduler(style="any", sigma_min=0.0)
     scheduler.set_timesteps(4)
-    scheduler.set_begin_index(2)
+    scheduler.set_begin_index(1)
     x, z = torch.full((1, 3), 0.4), torch.randn(1, 3)
-    started = scheduler.scale_noise(x, scheduler.timesteps[2:3], z)
-    torch.testing.assert_close(started, 0.6663333 * z + (1 - 0.6663333) * x)
+    started = scheduler.scale_noise(x, scheduler.timesteps[1:2], z)
+    torch.testing.assert_close(started, 0.75 * z + 0.25 * x)
     velocity = torch.randn(1, 3)
-    stepped = scheduler.step(velocity, scheduler.timesteps[2], started).prev_sample
-    torch.testing.assert_close(stepped, started - float(scheduler.sigmas[2] - scheduler.sigmas[3]) * velocity)
-    assert scheduler.step_index == 3
+    stepped = scheduler.step(velocity, scheduler.timesteps[1], started).prev_sample
+    torch.testing.assert_close(stepped, started - 0.25 * velocity)
+    assert scheduler.step_index == 2
 
 
 def test_prediction_of_another_kind_is_refused():
@@ -160,19 +160,20 @@ def test_prediction_of_another_kind_is_refused():
         TwinFlowScheduler(prediction_type="epsilon")
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("style", ["few", "any", "multi"])
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_it_makes_what_the_plain_loop_makes(style, steps):
-    noise = torch.randn(4, 3, dtype=torch.float64)
-    expected = sample(FLOW.average_velocity, noise, steps, SamplerSettings(style=style))
-    torch.testing.assert_close(run(TwinFlowScheduler(style=style), noise, steps), expected, rtol=0, atol=1e-5)
+def test_it_makes_what_the_plain_loop_makes(style, steps, share):
+    noise, settings = torch.randn(4, 3, dtype=torch.float64), {"style": style, "stochastic_ratio": share}
+    expected = sample(FLOW.average_velocity, noise, steps, SamplerSettings(**settings))
+    torch.testing.assert_close(run(TwinFlowScheduler(**settings), noise, steps), expected, rtol=0, atol=1e-5)
 
 
 def test_the_last_step_returns_its_clean_estimate():
     scheduler = TwinFlowScheduler()
     x, velocity = torch.randn(2, 2, 3)
     output = scheduler.step(velocity, scheduler.timesteps[0], x)
-    torch.testing.assert_close(output.prev_sample, x - 0.999 * velocity)
+    torch.testing.assert_close(output.prev_sample, x - velocity)
     assert torch.equal(output.pred_original_sample, output.prev_sample)
 
 
@@ -183,12 +184,12 @@ def test_the_output_has_the_samples_dtype_while_the_state_does_not_lose_digits()
     steps = run(scheduler, noise, 50, network=lambda x, t, r: torch.full_like(x, 1 / 3))
     assert steps.dtype == torch.bfloat16
     third = float(torch.tensor(1 / 3).bfloat16())
-    assert torch.equal(steps, (noise.double() - 0.999 * third).bfloat16())
+    assert torch.equal(steps, (noise.double() - third).bfloat16())
 
 
 def test_without_a_generator_the_noise_is_that_of_the_start_noise():
     noise, velocity = torch.randn(2, 2, 3)
-    scheduler = TwinFlowScheduler()
+    scheduler = TwinFlowScheduler(stochastic_ratio=1.0)
     scheduler.set_timesteps(2)
     stepped = scheduler.step(velocity, scheduler.timesteps[0], noise).prev_sample
     fresh = (stepped - 0.4 * (noise - 0.999 * velocity)) / 0.6

@@ -12,7 +12,7 @@ NOW, FOLLOWING = torch.tensor([0.999, 0.6, 0.7, 0.0]), torch.tensor([0.6, 0.0, 0
 
 
 def begun(**settings):
-    scheduler = TwinFlowScheduler(**settings)
+    scheduler = TwinFlowScheduler(**{"sigma_max": 0.999, "sigma_min": 0.6} | settings)
     scheduler.set_timesteps(2)
     return scheduler
 

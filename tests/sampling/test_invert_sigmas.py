@@ -43,9 +43,9 @@ def test_sigmas_and_timesteps_are_the_stock_schedulers(scale):
 
 def test_timesteps_between_0_and_1_are_those_of_the_separate_class_that_there_was():
     for steps, timesteps in ((1, [0.001]), (2, [0.001, 0.4]), (4, [0.001, 0.16733333, 0.33366667, 0.5])):
-        scheduler = inverted()
+        scheduler = inverted(stochastic_ratio=1.0)
         scheduler.set_timesteps(steps)
-        sigmas = torch.tensor(TwinFlowScheduler().step_times(steps), dtype=torch.float64)
+        sigmas = torch.tensor(scheduler.step_times(steps), dtype=torch.float64)
         before = 1 - (sigmas * 1000).float() / 1000
         assert torch.equal(scheduler.timesteps, before)
         assert scheduler.timesteps.tolist() == pytest.approx(timesteps, abs=1e-7)
@@ -72,7 +72,7 @@ def test_each_step_is_the_stock_schedulers(share):
 def test_timestep_off_the_schedule_is_refused():
     scheduler = inverted()
     scheduler.set_timesteps(2)
-    assert scheduler.index_for_timestep(0.4) == 1
+    assert scheduler.index_for_timestep(0.5) == 1
     with pytest.raises(TwinFlowError, match="not on the schedule"):
         scheduler.index_for_timestep(0.7)
 

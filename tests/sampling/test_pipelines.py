@@ -1,12 +1,17 @@
 """How a pipeline is called to draw in a few steps: its guidance, by the names that it knows."""
 
+import ast
+import inspect
+import textwrap
 from inspect import Parameter, Signature
 from types import SimpleNamespace
 
+import diffusers
+import numpy as np
 import pytest
 
 from simpletuner_twinflow import TwinFlowError
-from simpletuner_twinflow.sampling.pipelines import PIPELINES, guidance_arguments, kind_of
+from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS, PIPELINES, guidance_arguments, kind_of
 
 
 def pipeline(name, *parameters, **config):
@@ -55,3 +60,33 @@ def test_pipeline_of_an_untrained_family_is_refused_with_those_that_are():
     with pytest.raises(TwinFlowError, match="StableAudioPipeline is not a pipeline") as refusal:
         kind_of("StableAudioPipeline")
     assert all(name in str(refusal.value) for name in PIPELINES)
+
+
+def hands_over_even_sigmas(pipeline_class) -> bool:
+    """Whether the call works out sigmas from 1 to 1 / steps: what its lines `sigmas = ...` come to, at four steps."""
+    call = inspect.unwrap(pipeline_class.__call__)
+    assigned = (
+        ast.unparse(node.value)
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(call))))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "sigmas"
+    )
+    worked_out = [
+        np.asarray(eval(code, call.__globals__, {"num_inference_steps": 4, "sigmas": None}))[:4]
+        for code in assigned
+        if "num_inference_steps" in code
+    ]
+    return any(np.allclose(sigmas, [1.0, 0.75, 0.5, 0.25]) for sigmas in worked_out)
+
+
+# The inverted ones, and epsilon and v models, are exported with another stock scheduler or none.
+ORDINARY = {name for name, kind in PIPELINES.items() if not (kind.invert_sigmas or kind.diffusion)}
+STOCK = sorted(ORDINARY & set(dir(diffusers)))
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_pipelines_of_even_sigmas_are_those_whose_call_works_them_out(name):
+    assert hands_over_even_sigmas(getattr(diffusers, name)) == (name in EVEN_SIGMAS)
+
+
+def test_pipelines_of_even_sigmas_are_in_the_table():
+    assert ORDINARY > EVEN_SIGMAS

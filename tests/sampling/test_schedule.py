@@ -17,23 +17,42 @@ from simpletuner_twinflow.sampling.schedule import SamplerSettings
         (8, [0.999, 0.8991, 0.7993, 0.6994, 0.5996, 0.4997, 0.3999, 0.3, 0]),
     ],
 )
+@pytest.mark.parametrize("share", [0.01, 1.0])
 @pytest.mark.parametrize("style", ["few", "any"])
-def test_the_automatic_schedules_are_the_published_ones(steps, sigmas, style):
-    assert SamplerSettings(style=style).sigmas(steps) == pytest.approx(sigmas, abs=5e-5)
+def test_the_automatic_schedules_with_fresh_noise_are_the_published_ones(steps, sigmas, style, share):
+    assert SamplerSettings(style=style, stochastic_ratio=share).sigmas(steps) == pytest.approx(sigmas, abs=5e-5)
+
+
+@pytest.mark.parametrize("style", ["few", "any"])
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_the_automatic_schedules_without_are_karras_from_pure_noise_to_one_over_the_steps(steps, style):
+    """Formula (5) of arXiv:2206.00364: the seventh roots lie evenly."""
+    *sigmas, end = SamplerSettings(style=style).sigmas(steps)
+    assert end == 0
+    assert [sigmas[0], sigmas[-1]] == pytest.approx([1, 1 / steps])
+    assert [sigma ** (1 / 7) for sigma in sigmas] == pytest.approx(torch.linspace(1, steps ** (-1 / 7), steps).tolist())
+
+
+def test_automatic_sigmas_begin_where_sigma_max_says():
+    assert SamplerSettings(sigma_max=0.8).sigmas(2) == pytest.approx([0.8, 0.4, 0.0])
+    assert SamplerSettings(sigma_max=0.8, stochastic_ratio=1.0).sigmas(2) == pytest.approx([0.8, 0.6, 0.0])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_sigmas_down_to_one_that_is_given_lie_evenly(share):
+    assert SamplerSettings(sigma_min=0.4, sigma_max=1.0, stochastic_ratio=share).sigmas(3) == pytest.approx(
+        [1, 0.7, 0.4, 0]
+    )
 
 
 def test_a_gap_of_zero_is_a_gap_of_zero_and_not_automatic():
-    assert SamplerSettings(sigma_min=0.0).sigmas(4) == pytest.approx([0.999, 0.74925, 0.4995, 0.24975, 0.0])
-    assert SamplerSettings(sigma_min=0.0, sigma_max=1.0).sigmas(4) == (1.0, 0.75, 0.5, 0.25, 0.0)
-    assert SamplerSettings(stochastic_ratio=0.0).fresh_share == 0
+    fresh = SamplerSettings(sigma_min=0.0, stochastic_ratio=1.0)
+    assert fresh.sigmas(4) == pytest.approx([0.999, 0.74925, 0.4995, 0.24975, 0.0])
+    assert SamplerSettings(sigma_min=0.0).sigmas(4) == (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 def test_automatic_sigmas_of_multi_go_evenly_down_to_zero():
-    assert SamplerSettings(style="multi", sigma_max=1.0).sigmas(4) == (1.0, 0.75, 0.5, 0.25, 0.0)
-
-
-def test_automatic_noise_is_all_fresh_for_few_and_none_for_the_others():
-    assert [SamplerSettings(style=style).fresh_share for style in ("few", "any", "multi")] == [1, 0, 0]
+    assert SamplerSettings(style="multi").sigmas(4) == (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
@@ -64,8 +83,14 @@ def test_training_aims_at_the_times_that_sampling_visits(count, shift):
     [
         ({"style": "mul"}, "style is 'mul'"),
         ({"stochastic_ratio": 1.1}, "stochastic_ratio is 1.1"),
+        ({"stochastic_ratio": -0.1}, "stochastic_ratio is -0.1"),
+        ({"stochastic_ratio": None}, "stochastic_ratio is None"),
         ({"sigma_max": 0.0}, "sigma_max is 0.0"),
-        ({"sigma_min": 0.999}, "sigma_min is 0.999"),
+        ({"sigma_max": 1.001}, "sigma_max is 1.001"),
+        ({"sigma_min": 1.0}, "sigma_min is 1.0"),
+        ({"sigma_min": 0.999, "stochastic_ratio": 1.0}, "sigma_min is 0.999"),
+        ({"sigma_min": 0.5, "sigma_max": 0.5}, "sigma_min is 0.5"),
+        ({"sigma_min": -0.1}, "sigma_min is -0.1"),
         ({"shift": 0.0}, "shift is 0.0"),
         ({"time_dtype": "int8"}, "time_dtype is 'int8'"),
         ({"time_unit": 100}, "time_unit is 100"),
@@ -79,7 +104,7 @@ def test_a_setting_that_cannot_be_sampled_with_is_refused_by_name(settings, word
 
 def test_sigmas_that_would_not_fall_are_refused():
     with pytest.raises(TwinFlowConfigError, match="must fall"):
-        SamplerSettings(sigma_max=0.55).sigmas(2)  # the automatic last sigma is 0.6
+        SamplerSettings(sigma_max=0.55, stochastic_ratio=1.0).sigmas(2)  # the automatic last sigma is 0.6
 
 
 def test_a_run_of_no_steps_is_refused():

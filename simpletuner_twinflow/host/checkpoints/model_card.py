@@ -21,7 +21,7 @@ from simpletuner_twinflow.sampling.stock import (
 )
 
 NEEDS_PLUGIN = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
-STOCK_ALONE = "This needs diffusers alone, and draws the pictures of the run's validation."
+STOCK_ALONE = "This needs diffusers alone, and draws the pictures of the run's validation, to rounding."
 ROUNDED_TIMES = (
     "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead asks the "
     "network off the sigmas that it was trained at."
@@ -118,7 +118,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         loading.append(f"pipeline.scheduler = {ours.__name__}{made}")
     else:
         if isinstance(stock, LCMScheduler):  # the noise between its steps comes from the call's generator
-            asked, note = f"timesteps={stock_timesteps(stock.config, steps)}", "", ROUNDED_TIMES
+            asked, note = f"timesteps={stock_timesteps(stock.config, steps)}", ROUNDED_TIMES
             lines = (f"    {name}={value!r},\n" for name, value in stock_diffusion_settings(stock).items())
             settings = "\n" + "".join(lines)
         else:

@@ -142,8 +142,8 @@ class FamilyModel:
     def sampling_times(self) -> dict[str, Any]:
         """The sampler's settings for the network's times, where they are not the default."""
         times: dict[str, Any] = {}
-        if self.target_step_count > 1 and not self.steps_are_conditioned:
-            times["stochastic_ratio"] = 1.0
+        if not self.steps_are_conditioned:
+            times |= {"stochastic_ratio": 1.0, "sigma_max": 1.0}  # 1: where the stock scheduler begins
         if self.family.invert_sigmas != "no":
             times |= {"invert_sigmas": True, "num_train_timesteps": 1}
         if self.model.config.weight_dtype != torch.float32:

@@ -9,10 +9,11 @@ import pytest
 from simpletuner.helpers.publishing import metadata
 from simpletuner.helpers.training.state_tracker import StateTracker
 
+from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_settings
 from testbed.host_models.demo import BASE, demo_model
 from testbed.host_models.trainer import host_trainer
 
-NOISE = "# the noise between steps"  # said in our code alone
+OURS = "generator=torch.Generator().manual_seed("  # in our code alone
 
 
 @pytest.fixture
@@ -71,15 +72,17 @@ def test_code_calls_a_stock_pipeline_with_arguments_that_it_has(kind, card):
     assert given["num_inference_steps"] == "2"
     assert given["guidance_scale"] == "0.0"
     assert given["max_sequence_length"] == "8"
-    assert ("load_lora_weights" in text) == ("FlowMatchEulerDiscreteScheduler(" in text) == (kind == "lora")
+    made = f"FlowMatchEulerDiscreteScheduler({stock_settings(stock_scheduler(2))})"
+    assert ("load_lora_weights" in text) == (made in text) == (kind == "lora")
+    assert "torch.manual_seed" not in text, "the call's own seed settles the picture"
     assert (str(BASE) in text) == (kind == "lora")
 
 
 def test_checkpoints_card_keeps_the_hosts_code(card):
     text = card("checkpoint-2")
     assert "Weights: a checkpoint's, to resume from" in text
-    assert NOISE not in code(text)
-    assert NOISE in code(card("pipeline"))
+    assert OURS not in code(text)
+    assert OURS in code(card("pipeline"))
 
 
 def test_card_of_another_run_is_the_hosts(card):

@@ -4,6 +4,7 @@ import inspect
 from functools import partial, wraps
 from unittest.mock import patch
 
+import diffusers
 import pytest
 import torch
 from simpletuner.helpers.models.common import PipelineTypes
@@ -34,10 +35,10 @@ def pipeline_of(model, scheduler):
     return model.pipeline
 
 
-def draw(model):
-    """Latents of one prompt, drawn by the host's own way to call a pipeline."""
+def draw(model, scheduler=None):
+    """Latents of one prompt, drawn by the host's own way to call a pipeline; with our scheduler if none is given."""
     tiny = model.tiny
-    pipeline = pipeline_of(model, family_model_for(model).scheduler())
+    pipeline = pipeline_of(model, scheduler or family_model_for(model).scheduler())
     pipeline.set_progress_bar_config(disable=True)
     given = {
         "prompt": None,
@@ -71,6 +72,30 @@ def test_exact_network_draws_its_data_in_any_number_of_steps(family, steps, fold
     install(model.model, ZOO[family], prompted=POINT, unprompted=-9.0)
     latents = draw(model)
     torch.testing.assert_close(latents, torch.full_like(latents, POINT), rtol=1e-4, atol=1e-4)
+
+
+# Whose stock pipeline takes the host's network and embeddings, or which the host alone has. What the others' pipelines
+# hand over is read from their source, in tests/sampling/test_pipelines.py.
+DRAWN_BY_STOCK = (
+    *("sd3", "sana", "auraflow", "lumina2", "ernie", "flux2", "chroma", "qwen_image", "krea2", "wan", "ltxvideo"),
+    *("sanavideo", "flux3_image", "mageflow", "moss_image"),
+)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # of ERNIE's
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("family", DRAWN_BY_STOCK)
+def test_stock_pipeline_with_the_exported_scheduler_draws_at_the_sigmas_that_are_trained(
+    family, steps, folder, monkeypatch
+):
+    model = host_model(family, folder, twinflow_target_step_count=steps)
+    exported, ours = family_model_of(model).stock_scheduler(steps), family_model_for(model).scheduler()
+    hosts = model.PIPELINE_CLASSES[PipelineTypes.TEXT2IMG]
+    stock = getattr(diffusers, hosts.__name__, hosts)
+    monkeypatch.setitem(model.PIPELINE_CLASSES, PipelineTypes.TEXT2IMG, stock)
+    assert torch.isfinite(draw(model, exported)).all()
+    assert type(model.pipeline) is stock
+    assert exported.sigmas[:-1].tolist() == pytest.approx(ours.step_times(steps), abs=1e-5)
 
 
 def test_stock_scheduler_is_offered_only_where_the_familys_pipeline_could_use_it(folder):
