@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from testbed.trainer import demo_config, is_finished, without_twinflow
 
 FRESH_NOISE = partial(TwinFlowScheduler, stochastic_ratio=1.0, sigma_max=1.0)
 CLASSES = 10
+LABEL_WIDTH = 22  # letters of a contact sheet's row
 Scores = dict[str, float]
 
 
@@ -56,7 +58,10 @@ class Bench:
     """Pictures to come near to beside the real digits, (N, 3, 64, 64)."""
 
     def scores(self, ways: Sequence[Way], at_once: int, console: Console) -> dict[str, Scores]:
-        """Train in every way and judge, a few ways at once; what is done already is not repeated."""
+        """Train in every way and judge, a few ways at once; what is done already is not repeated.
+
+        Writes `comparison.png` too.
+        """
         for some in itertools.batched(ways, at_once):
             missing = {}
             for way in some:
@@ -68,6 +73,8 @@ class Bench:
                 train_side_by_side(self.folder, missing, console)
             for way in some:
                 console.print(f"{way.name}: {self.judged(way)}", soft_wrap=True)
+        pictures = [torch.load(run_folder(self.folder, way.name) / "pictures.pt", weights_only=True) for way in ways]
+        contact_sheet(self.folder / "comparison.png", list(itertools.chain(*pictures)))
         return {way.name: self.judged(way) for way in ways}
 
     def judged(self, way: Way) -> Scores:
@@ -77,21 +84,18 @@ class Bench:
         if file.exists():
             return json.loads(file.read_text(encoding="utf-8"))
         run.mkdir(parents=True, exist_ok=True)
-        pipeline = (
-            base_pipeline(self.base) if way.config is None else trained_pipeline(self.folder, way.name, self.base)
-        )
+        trained = way.config is not None
+        pipeline = trained_pipeline(self.folder, way.name, self.base) if trained else base_pipeline(self.base)
         labels, scores, rows = digits_asked(self.samples), {}, []
         for calls in self.calls:
-            own_grid = way.sampler is not even_scheduler
-            images = sample(
-                pipeline, labels, range(self.samples), calls, scheduler_factory=way.sampler, own_grid=own_grid
-            )
+            how = {"scheduler_factory": way.sampler, "own_grid": way.sampler is not even_scheduler}
+            images = sample(pipeline, labels, range(self.samples), calls, **how)
             scores[f"real {calls}"] = self.judge.frechet(images)
             scores[f"agreement {calls}"] = self.judge.agreement(images, labels)
             if self.target is not None:
                 scores[f"target {calls}"] = self.judge.between(self.target, images)
-            rows.append((f"{calls} step{'s' * (calls > 1)}", images[:20]))
-        contact_sheet(run / "pictures.png", rows, title=way.name)
+            rows.append((fill(f"{way.name}, {calls}", LABEL_WIDTH), images[:CLASSES].clone()))
+        torch.save(rows, run / "pictures.pt")
         file.write_text(json.dumps(scores, indent=1), encoding="utf-8")
         return scores
 
@@ -103,19 +107,17 @@ def digits_asked(samples: int) -> torch.Tensor:
 
 def run_config(base: Path, seed: int, steps: int, **changes: Any) -> dict[str, Any]:
     """The demo's config on that base, without guidance and without the adversarial branch."""
-    return (
-        demo_config(
-            pretrained_model_name_or_path=str(base),
-            max_train_steps=steps,
-            checkpointing_steps=steps,
-            validation_disable=True,
-            seed=seed,
-            report_to="simpletuner",
-            twinflow_enhanced_ratio=0.0,
-            twinflow_adversarial_enabled=False,
-        )
-        | changes
-    )
+    ours = {
+        "pretrained_model_name_or_path": str(base),
+        "max_train_steps": steps,
+        "checkpointing_steps": steps,
+        "validation_disable": True,
+        "seed": seed,
+        "report_to": "simpletuner",
+        "twinflow_enhanced_ratio": 0.0,
+        "twinflow_adversarial_enabled": False,
+    }
+    return demo_config(**ours | changes)
 
 
 def plain_config(base: Path, seed: int, steps: int, **changes: Any) -> dict[str, Any]:
