@@ -12,7 +12,9 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from rich.console import Console
 
 from testbed.progress import Progress
-from testbed.trainer import ROOT, train, write_run
+from testbed.trainer import ADAPTER_FILE, ROOT, train, write_run
+
+DEMO_BASE = ROOT / "demo/base"
 
 
 def run_folder(folder: Path, name: str) -> Path:
@@ -38,7 +40,16 @@ def train_side_by_side(folder: Path, runs: dict[str, dict[str, Any]], console: C
             raise error
 
 
-def trained_pipeline(folder: Path, name: str) -> StableDiffusion3Pipeline:
-    """The base pipeline with the network that a run exported; a plain run's export has no text encoders."""
-    network = SD3Transformer2DModel.from_pretrained(run_folder(folder, name) / "output/pipeline/transformer")
-    return StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base", transformer=network)
+def base_pipeline(base: Path = DEMO_BASE) -> StableDiffusion3Pipeline:
+    """The pipeline that runs begin from."""
+    return StableDiffusion3Pipeline.from_pretrained(base)
+
+
+def trained_pipeline(folder: Path, name: str, base: Path = DEMO_BASE) -> StableDiffusion3Pipeline:
+    """The base pipeline with the network or LoRA that a run exported; a plain run's export has no text encoders."""
+    output, pipeline = run_folder(folder, name) / "output", base_pipeline(base)
+    if (output / ADAPTER_FILE).exists():
+        pipeline.load_lora_weights(output, weight_name=ADAPTER_FILE)
+    else:
+        pipeline.transformer = SD3Transformer2DModel.from_pretrained(output / "pipeline/transformer")
+    return pipeline

@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "sample_configs/cpu-demo.json"
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 POLL_SECONDS = 0.5
 EXIT_SECONDS = 30.0  # a finished trainer takes a few to exit
 SILENT_SECONDS = 600.0  # its longest silence is its import, a minute on a slow machine
@@ -142,5 +143,5 @@ def _follow(
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the full fine-tune in this folder has written the last of its files."""
-    return (folder / "output/pipeline/model_index.json").exists()
+    """Whether the run in this folder has written the last of its files: a full fine-tune's pipeline, or the LoRA."""
+    return any((folder / "output" / file).exists() for file in ("pipeline/model_index.json", ADAPTER_FILE))

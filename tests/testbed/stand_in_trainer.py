@@ -21,10 +21,18 @@ def die() -> None:
 
 
 def finish_without_exit() -> None:
-    """Writes its last file and stays."""
-    folder = Path("output/pipeline")
-    folder.mkdir(parents=True)
-    (folder / "model_index.json").write_text("{}")
+    """Writes a full fine-tune's last file and stays."""
+    _write_and_stay(Path("output/pipeline/model_index.json"))
+
+
+def finish_lora_without_exit() -> None:
+    """Writes a LoRA run's last file and stays."""
+    _write_and_stay(Path("output/pytorch_lora_weights.safetensors"))
+
+
+def _write_and_stay(file: Path) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
     print(os.getpid(), flush=True)
     time.sleep(60)
 

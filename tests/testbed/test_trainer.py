@@ -50,9 +50,10 @@ def test_trainer_that_dies_shows_its_last_lines(run):
         run("die")
 
 
-def test_finished_trainer_that_does_not_exit_is_ended_with_one_line(run, tmp_path, capfd):
+@pytest.mark.parametrize("finish", ["finish_without_exit", "finish_lora_without_exit"])
+def test_finished_trainer_that_does_not_exit_is_ended_with_one_line(run, finish, tmp_path, capfd):
     began = time.monotonic()
-    run("finish_without_exit")
+    run(finish)
     assert time.monotonic() - began < 10
     assert capfd.readouterr().out.count("finished, but did not exit") == 1
     with pytest.raises(ProcessLookupError):
