@@ -152,14 +152,12 @@ def distance(one: np.ndarray, other: np.ndarray) -> int:
 
 @pytest.mark.host_runs(*EXPORTS)
 def test_exported_pipeline_draws_the_validations_picture(runs):
-    """Student, one step, as it is loaded; and at two the sampler's, though it was trained for one."""
+    """Student, one step, as it is loaded and by our scheduler."""
     run = runs["export_full_student"]
     pipeline = StableDiffusion3Pipeline.from_pretrained(exported(run))
-    stock = {steps: draw(pipeline, steps) for steps in (1, 2)}
-    assert distance(stock[1], validation_picture(run)) <= 1
+    assert distance(draw(pipeline, steps=1), validation_picture(run)) <= 1
     pipeline.scheduler = TwinFlowScheduler()
     assert distance(draw(pipeline, steps=1), validation_picture(run)) <= 1
-    assert distance(draw(pipeline, steps=2), stock[2]) <= 1 < distance(stock[1], stock[2])
 
 
 @pytest.mark.host_runs(*EXPORTS)
@@ -184,8 +182,8 @@ def test_exported_adapter_draws_the_validations_picture(runs):
 def test_exported_scheduler_is_stock_and_keeps_to_the_trained_levels(name, runs):
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(exported(runs[name]), subfolder="scheduler")
     assert type(scheduler) is FlowMatchEulerDiscreteScheduler
-    assert not scheduler.config.stochastic_sampling
     steps = 1 if name == "export_full_student" else SEED["twinflow_target_step_count"]
+    assert scheduler.config.stochastic_sampling == (steps == 1)
     for asked in {1, steps}:
         scheduler.set_timesteps(asked)
         assert scheduler.sigmas[:-1].tolist() == pytest.approx(TwinFlowScheduler().step_times(asked), abs=1e-5)
