@@ -78,9 +78,9 @@ class Bench:
         return {way.name: self.judged(way) for way in ways}
 
     def judged(self, way: Way) -> Scores:
-        """Frechet distances and class agreement by the number of calls, from the run's `scores.json` if it is there."""
+        """Frechet distances and class agreement by the number of calls, from the run's file of them if it is there."""
         run = run_folder(self.folder, way.name)
-        file = run / "scores.json"
+        file = run / f"scores-{self.samples}.json"
         if file.exists():
             return json.loads(file.read_text(encoding="utf-8"))
         run.mkdir(parents=True, exist_ok=True)
