@@ -10,9 +10,12 @@ from simpletuner_twinflow.method.objective import ObjectiveSettings
 from simpletuner_twinflow.method.roles import Role, RoleSampler
 
 QUARTERS = dict.fromkeys((Role.one_step, Role.near, Role.any_step, Role.twin), 0.25)
-THIRDS = ObjectiveSettings(adversarial_enabled=False).roles()
+THIRDS = dict.fromkeys((Role.one_step, Role.near, Role.any_step), 1 / 3)
+DEFAULT = ObjectiveSettings(adversarial_enabled=False).roles()
 UNEVEN = {Role.one_step: 0.1, Role.near: 0.2, Role.any_step: 0.3, Role.twin: 0.4}
-shares = pytest.mark.parametrize("shares", [QUARTERS, THIRDS, UNEVEN], ids=["quarters", "thirds", "tenths"])
+shares = pytest.mark.parametrize(
+    "shares", [QUARTERS, THIRDS, DEFAULT, UNEVEN], ids=["quarters", "thirds", "default", "tenths"]
+)
 
 
 def window(sampler, batch_size, accumulation, index=0):
@@ -38,7 +41,7 @@ def test_a_window_of_any_size_holds_each_role_within_one_row_of_its_share(shares
 
 
 @pytest.mark.parametrize(
-    ("shares", "rows"), [(QUARTERS, 4), (QUARTERS, 12), (THIRDS, 3), (THIRDS, 6), (UNEVEN, 10)], ids=str
+    ("shares", "rows"), [(QUARTERS, 4), (QUARTERS, 12), (THIRDS, 3), (THIRDS, 6), (DEFAULT, 4), (UNEVEN, 10)], ids=str
 )
 def test_a_window_that_divides_holds_each_share_exactly(shares, rows):
     sampler = RoleSampler(shares, seed=0, rank=0)

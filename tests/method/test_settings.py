@@ -7,17 +7,17 @@ from simpletuner_twinflow.method.settings import ObjectiveSettings
 from tests.method.training_step import ANY, FULL, NEAR, ONE, STEP, TWIN
 
 
-def test_the_roles_of_a_run_are_equal_shares_and_without_a_twin_unless_adversarial():
-    assert ObjectiveSettings().roles() == dict.fromkeys((ONE, NEAR, ANY), 1 / 3)
-    assert FULL.roles() == dict.fromkeys((ONE, NEAR, ANY, TWIN), 0.25)
+def test_near_rows_have_twice_the_share_of_other_roles_and_there_is_no_twin_unless_adversarial():
+    assert ObjectiveSettings().roles() == {ONE: 1 / 4, NEAR: 1 / 2, ANY: 1 / 4}
+    assert FULL.roles() == pytest.approx({ONE: 1 / 5, NEAR: 2 / 5, ANY: 1 / 5, TWIN: 1 / 5})
 
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
-def test_from_two_target_steps_on_half_of_the_one_step_rows_make_the_samplers_steps(steps):
-    thirds = {ONE: 1 / 6, STEP: 1 / 6, NEAR: 1 / 3, ANY: 1 / 3}
-    assert ObjectiveSettings(target_step_count=steps).roles() == pytest.approx(thirds)
-    quarters = {ONE: 1 / 8, STEP: 1 / 8, NEAR: 1 / 4, ANY: 1 / 4, TWIN: 1 / 4}
-    assert FULL.changed(target_step_count=steps).roles() == pytest.approx(quarters)
+def test_from_two_target_steps_on_the_samplers_steps_stand_in_place_of_one_step_which_rectify_keeps(steps):
+    plain = {ONE: 0.0, STEP: 1 / 4, NEAR: 1 / 2, ANY: 1 / 4}
+    assert ObjectiveSettings(target_step_count=steps).roles() == plain
+    adversarial = {ONE: 1 / 6, STEP: 1 / 6, NEAR: 1 / 3, ANY: 1 / 6, TWIN: 1 / 6}
+    assert FULL.changed(target_step_count=steps).roles() == pytest.approx(adversarial)
 
 
 def test_shares_that_are_set_are_the_runs():

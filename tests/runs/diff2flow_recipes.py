@@ -10,7 +10,8 @@ from tests.runs.run import Run
 
 SAMPLE = json.loads((ROOT / "sample_configs/sdxl-diff2flow-twinflow.json").read_text(encoding="utf-8"))
 DIFFUSION = SAMPLE | {key: value for key, value in TINY.items() if key != "model_flavour"}
-ADVERSARIAL = {"twinflow_adversarial_enabled": True}
+# Six rows a window, so that each role has one.
+ADVERSARIAL = {"twinflow_adversarial_enabled": True, "gradient_accumulation_steps": 6}
 
 
 def on(host: Host, pipeline: str) -> tuple[Host, dict[str, str]]:
