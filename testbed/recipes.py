@@ -13,7 +13,7 @@ COMMON: dict[str, Any] = {
     "num_train_epochs": 0,
     "max_train_steps": 2,
     "checkpointing_steps": 2,
-    "train_batch_size": 4,
+    "train_batch_size": 6,  # so that each role has a row
     "learning_rate": 1e-3,
     "lr_scheduler": "constant",
     "optimizer": "optimi-adamw",
