@@ -62,7 +62,7 @@ class ObjectiveSettings(Settings):
 
     target_step_count: int = option(1, "Target steps", ge=1, le=8, documented=True)
     """Number of sampling steps to train for, also used for validation (guidance is forced to 0). Recommended: 1 to 4.
-    From 2 on each step is trained as such: draw with this number, fewer are no better than without TwinFlow.
+    From 2 on each step is trained as such: draw with this number, others draw less well.
     """
     estimate_order: int = option(2, "RCGM order", ge=1, le=8, documented=True)
     """Jumps of the teacher's rollout in the RCGM target (N). Each costs one more teacher pass."""
