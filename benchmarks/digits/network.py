@@ -10,7 +10,8 @@ from simpletuner_twinflow.method.batch import ONE_STEP
 from simpletuner_twinflow.method.time_conditioning import TargetTimeEmbedding, sampler_target_time
 
 TargetTime = Literal["none", "single", "published", "ours"]
-"""How r reaches the network: not at all; as the one time t - r/2; by e(t) + (t - r) E(r); by e(t) + r E(t - r)."""
+"""How r reaches the network: not at all; as the one time t - r/2; by e(t) + (t - r) E(r); by
+e(t) + (r - r*(t)) E(t - r), where r* is the time to which the sampler steps from t, for one step 0."""
 
 
 class TwinNet(nn.Module):

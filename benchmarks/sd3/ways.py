@@ -14,12 +14,13 @@ import torch
 from rich.console import Console
 
 from simpletuner_twinflow import TwinFlowScheduler
+from simpletuner_twinflow.sampling.schedule import JUMPS
 from testbed.judge import Judge
 from testbed.pictures import contact_sheet, even_scheduler, sample
 from testbed.side_by_side import base_pipeline, run_folder, train_side_by_side, trained_pipeline
 from testbed.trainer import demo_config, is_finished, without_twinflow
 
-FRESH_NOISE = partial(TwinFlowScheduler, stochastic_ratio=1.0, sigma_max=1.0)
+FRESH_NOISE = partial(TwinFlowScheduler, **JUMPS)
 CLASSES = 10
 LABEL_WIDTH = 22  # letters of a contact sheet's row
 Scores = dict[str, float]

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.sampling.choose import few_step_scheduler
 from simpletuner_twinflow.sampling.pipelines import PipelineKind, kind_of
+from simpletuner_twinflow.sampling.schedule import JUMPS
 
 
 def load_pipeline(
@@ -55,7 +56,7 @@ def load_pipeline(
         pipeline = diffusers.DiffusionPipeline.from_pretrained(name, **{keyword: getattr(torch, dtype)})
         time_dtype = dtype if time_dtype == "auto" else time_dtype
         if _noises_anew(pipeline, lora):
-            settings = {"stochastic_ratio": 1.0, "sigma_max": 1.0} | dict(settings or {})
+            settings = JUMPS | dict(settings or {})
         pipeline.scheduler = few_step_scheduler(pipeline.scheduler, kind, time_dtype, settings)
         if lora is not None:
             _load_lora(pipeline, lora)

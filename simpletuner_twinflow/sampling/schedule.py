@@ -25,6 +25,9 @@ _PUBLISHED_SIGMA_MIN = ((2, 0.6), (4, 0.5), (math.inf, 0.3))
 _DIGITS = {"float32": None, "bfloat16": 8, "float16": 11}
 TIME_DTYPES = tuple(_DIGITS)
 
+# For a model that jumps to the data: each jump's end is noised anew. 1 is where the stock scheduler begins.
+JUMPS = {"stochastic_ratio": 1.0, "sigma_max": 1.0}
+
 
 class SolverStep(NamedTuple):
     """One step of the solver: one call of the network."""

@@ -20,6 +20,7 @@ from simpletuner_twinflow.method.objective import PromptRows
 from simpletuner_twinflow.method.time_conditioning import TimeConditioning
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS
+from simpletuner_twinflow.sampling.schedule import JUMPS
 from simpletuner_twinflow.sampling.stock import stock_scheduler
 
 
@@ -143,7 +144,7 @@ class FamilyModel:
         """The sampler's settings for the network's times, where they are not the default."""
         times: dict[str, Any] = {}
         if not self.steps_are_conditioned:
-            times |= {"stochastic_ratio": 1.0, "sigma_max": 1.0}  # 1: where the stock scheduler begins
+            times |= JUMPS
         if self.family.invert_sigmas != "no":
             times |= {"invert_sigmas": True, "num_train_timesteps": 1}
         if self.model.config.weight_dtype != torch.float32:
@@ -157,8 +158,8 @@ class FamilyModel:
         if self.family.invert_sigmas != "no":
             return None
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
-        settings = self.scheduler().settings
-        return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=settings.stochastic_ratio > 0)
+        fresh_noise = not self.steps_are_conditioned
+        return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=fresh_noise)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t."""
