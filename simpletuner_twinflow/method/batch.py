@@ -114,13 +114,13 @@ def prepare_role_batch(
     """Give each row its times, sign and point on the path, by its role.
 
     one_step rows have one of `step_times` and r = 0; sampler_step rows the two times of one of `sampler_steps`; near
-    rows r = t; any_step rows r uniform below t; twin rows a generated sample, new noise, a new time, r = t and sign -1.
-    One pass of the student generates all samples.
+    rows r = t; any_step rows r below t; twin rows a generated sample, new noise, a new time, r = t and sign -1.
+    `time_sampling` says how near and any_step rows get their times. One pass of the student generates all samples.
 
     Args:
         x: data, (B, ...).
         z: noise, (B, ...).
-        t: times in [0, 1] of near and any_step rows, (B,).
+        t: times in [0, 1] of near and any_step rows, (B,), where `time_sampling` is "host".
         roles: B roles, as sampled.
         options: of the run.
         student: the weights being trained; called, without gradient, only where a sample is to be generated.
@@ -136,7 +136,8 @@ def prepare_role_batch(
     if Role.sampler_step in roles and not sampler_steps:
         raise TwinFlowError("There is a sampler_step row and no sampler_steps: pass them, or give that role no share.")
     draws = Draws(generator, x.device)
-    x, z, t = at_least_float32(x), at_least_float32(z), t.to(torch.float32)
+    x, z = at_least_float32(x), at_least_float32(z)
+    t, other = _times(t.to(torch.float32), options, draws)
     r, sign = t, torch.ones_like(t)
 
     if rows := rows_having(roles, Role.one_step):
@@ -149,7 +150,8 @@ def prepare_role_batch(
         t, r = t.index_copy(0, at, starts), r.index_copy(0, at, ends)
     if rows := rows_having(roles, Role.any_step):
         at = index(rows, x)
-        r = r.index_copy(0, at, t[at] * draws.uniform(len(rows)))
+        times, others = t[at], t[at] * draws.uniform(len(rows)) if other is None else other[at]
+        t, r = t.index_copy(0, at, times.maximum(others)), r.index_copy(0, at, times.minimum(others))
 
     generated = tuple(range(len(roles))) if options.image_free else rows_having(roles, Role.twin)
     if generated:
@@ -163,6 +165,20 @@ def prepare_role_batch(
 
     x_t, velocity = interpolate(x, z, t)
     return RoleBatch(roles, x=x, z=z, t=t, r=r, sign=sign, x_t=x_t, velocity=velocity, generated=len(generated))
+
+
+def _times(t: Tensor, options: ObjectiveSettings, draws: Draws) -> tuple[Tensor, Tensor | None]:
+    """The times of near and any_step rows, (B,), and a second one for the latter where that is sampled alike.
+
+    Two logit-normal times are MeanFlow's (Geng et al. 2025, arXiv:2505.13447, section 4.3).
+    """
+    match options.time_sampling:
+        case "host":
+            return t, None
+        case "uniform":
+            return draws.uniform(len(t)), None
+        case "logit_normal":
+            return draws.normal(t).sigmoid(), draws.normal(t).sigmoid()
 
 
 def _generate(

@@ -113,6 +113,11 @@ class ObjectiveSettings(Settings):
     """Where guidance acts: in the velocity of real rows, in the direction of L_rectify (which needs the adversarial
     branch), or in both.
     """
+    time_sampling: Literal["host", "uniform", "logit_normal"] = option("host", "Time sampling")
+    """Where the times of near and any_step rows come from. host: SimpleTuner's own, with its flow_schedule_* keys, for
+    any_step rows with a target time uniform below. uniform: the same from 0 to 1. logit_normal: the logistic function
+    of a standard normal number, for any_step rows of two of them, the larger as the time and the smaller as the target.
+    """
     role_shares: RoleShares = option(
         None,
         "Role shares",

@@ -40,6 +40,37 @@ def test_the_target_time_of_any_step_rows_is_uniform_below_t():
     torch.testing.assert_close(share, torch.linspace(0, 1, 5_000), rtol=0, atol=0.03)
 
 
+def _times_of(roles, sampling):
+    count = len(roles)
+    data = (torch.zeros(count, 1), torch.zeros(count, 1), torch.full((count,), 0.8))
+    return prepared(roles, FULL.changed(time_sampling=sampling), data=data)
+
+
+def test_uniform_times_are_uniform_and_so_is_the_target_time_below():
+    rows = _times_of((NEAR, ANY) * 5_000, "uniform")
+    near, jumps = rows.having(NEAR), rows.having(ANY)
+    even = torch.linspace(0, 1, 5_000)
+    torch.testing.assert_close(rows.t[list(near)].sort().values, even, rtol=0, atol=0.03)
+    torch.testing.assert_close(rows.t[list(jumps)].sort().values, even, rtol=0, atol=0.03)
+    share = rows.r[list(jumps)] / rows.t[list(jumps)]
+    torch.testing.assert_close(share.sort().values, even, rtol=0, atol=0.03)
+    assert torch.equal(rows.r[list(near)], rows.t[list(near)])
+
+
+def test_logit_normal_times_are_the_logistic_function_of_normal_numbers_and_jumps_go_from_one_to_the_other():
+    rows = _times_of((NEAR, ANY) * 5_000, "logit_normal")
+    near, jumps = list(rows.having(NEAR)), list(rows.having(ANY))
+    normal = torch.distributions.Normal(0, 1)
+    one = normal.icdf((torch.arange(5_000) + 0.5) / 5_000).sigmoid()
+    torch.testing.assert_close(rows.t[near].sort().values, one, rtol=0, atol=0.05)
+    assert torch.equal(rows.r[near], rows.t[near])
+    assert (rows.r[jumps] < rows.t[jumps]).all()
+    # The larger of two has the square of one's distribution function; the smaller is its mirror image.
+    larger = normal.icdf(((torch.arange(5_000) + 0.5) / 5_000).sqrt()).sigmoid()
+    for times in (rows.t[jumps], 1 - rows.r[jumps]):
+        torch.testing.assert_close(times.sort().values, larger, rtol=0, atol=0.05)
+
+
 def test_times_of_twin_rows_are_uniform_and_their_own():
     roles = (TWIN,) * 5_000
     rows = prepared(roles, data=(torch.zeros(5_000, 1), torch.zeros(5_000, 1), torch.full((5_000,), 0.8)))

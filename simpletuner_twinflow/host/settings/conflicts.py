@@ -39,6 +39,13 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             "twinflow_allow_diff2flow to true."
         )
     steps = (options.role_shares or {}).get(Role.sampler_step, 0.0)
+    several = options.target_step_count > 1 and options.time_conditioning == "training_only"
+    if options.implementation == "paper" and flow and several and options.role_shares is not None and steps == 0:
+        yield (
+            f"twinflow_role_shares gives sampler_step nothing while twinflow_target_step_count is "
+            f"{options.target_step_count}: the steps that the model is drawn by would not be trained. Give it a share, "
+            "remove twinflow_role_shares, or set twinflow_target_step_count to 1."
+        )
     if options.implementation == "paper" and not flow and steps > 0:
         yield (
             f"twinflow_role_shares gives sampler_step {steps:g} while model_family is "

@@ -17,6 +17,14 @@ SAMPLING_KEYS: dict[str, tuple[Any, ...]] = {
     "validation_noise_scheduler": (),
     "inference_scheduler_timestep_spacing": ("trailing",),
 }
+# Where the host's training times come from; with the values that change nothing.
+TIME_KEYS: dict[str, tuple[Any, ...]] = {
+    "flow_use_uniform_schedule": (),
+    "flow_use_beta_schedule": (),
+    "flow_cubic_schedule_weights": (),
+    "flow_schedule_auto_shift": (),
+    "flow_schedule_shift": (3.0,),
+}
 
 
 def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[str]:
@@ -29,6 +37,13 @@ def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[
             yield (
                 f"TwinFlow validates with its own sampler, {steps} step{'s' * (steps > 1)} without guidance. "
                 f"Overridden: {', '.join(replaced)}. The base model's benchmark keeps them."
+            )
+    if options.time_sampling != "host":
+        given = {key: config[key] for key in TIME_KEYS if is_set(config.get(key))}
+        if replaced := [f"{key} {shown(value)}" for key, value in given.items() if value not in TIME_KEYS[key]]:
+            yield (
+                f"twinflow_time_sampling is {shown(options.time_sampling)}, from which the trained times come. "
+                f"Overridden: {', '.join(replaced)}."
             )
     if is_set(config.get("diff2flow_loss")):
         yield "diff2flow_loss is true: without effect, since TwinFlow's terms compare velocities in any case."

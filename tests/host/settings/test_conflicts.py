@@ -109,6 +109,16 @@ def test_epsilon_model_has_no_rows_of_a_samplers_steps():
     assert load(SEED, **asked).twinflow_role_shares
 
 
+def test_a_run_of_several_steps_trains_them():
+    asked = {"twinflow_role_shares": {"near": 1, "one_step": 1}}
+    with pytest.raises(TwinFlowConfigError, match=r"gives sampler_step nothing while twinflow_target_step_count is 2"):
+        load(SEED, **asked, twinflow_target_step_count=2)
+    for accepted in ({"twinflow_target_step_count": 1}, {"twinflow_time_conditioning": "signed_time"}):
+        assert load(SEED, **asked, **{"twinflow_target_step_count": 2} | accepted).twinflow_role_shares
+    assert load(SEED, **asked, twinflow_target_step_count=2, twinflow_implementation="host").twinflow_enabled
+    assert load(DIFF2FLOW, **asked, twinflow_target_step_count=2).twinflow_role_shares
+
+
 def test_conflicts_have_a_message_each():
     messages = set()
     for changes, _ in CONFLICTS:

@@ -99,7 +99,7 @@ def test_misspelt_key_is_named_with_the_nearest_right_one(misspelt, meant):
 
 
 def test_lists_and_objects_pass_the_hosts_parser():
-    given = {"twinflow_enhanced_range": [0.2, 0.8], "twinflow_role_shares": {"near": 1, "one_step": 3}}
+    given = {"twinflow_enhanced_range": [0.2, 0.8], "twinflow_role_shares": {"near": 1, "sampler_step": 3}}
     options = TwinFlowOptions.from_mapping(vars(load(SEED, **given)))
     assert options.enhanced_range == (0.2, 0.8)
     assert options.role_shares == given["twinflow_role_shares"]
