@@ -11,12 +11,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.sd3.tables import FEW_STEPS, GUIDANCE, Table, guided_pictures, knowing_base
+from benchmarks.sd3.tables import FEW_STEPS, GUIDANCE, PARTS, Table, guided_pictures, knowing_base
 from benchmarks.sd3.ways import Bench, Scores
 from testbed.digits import write_digits
 from testbed.judge import picture_judge
 from testbed.side_by_side import DEMO_BASE
 from testbed.trainer import ROOT, demo_config
+
+CHOICES = (FEW_STEPS, PARTS, GUIDANCE)
 
 
 def main() -> None:
@@ -25,28 +27,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="training seeds, from 1 up")
     parser.add_argument("--steps", type=int, default=demo_config()["max_train_steps"])
     parser.add_argument("--samples", type=int, default=1000, help="pictures drawn, a multiple of 20")
+    parser.add_argument("--tables", nargs="*", choices=[table.title for table in CHOICES], help="default: all")
     parser.add_argument("--at-once", type=int, default=os.cpu_count(), help="runs of the host at a time")
     parser.add_argument("--output", type=Path, default=ROOT / "output/benchmarks/sd3")
     arguments = parser.parse_args()
     console, folder, judge = Console(), arguments.output.resolve(), picture_judge()
     if not (folder / "digits").exists():
         write_digits(folder / "digits")
+    chosen = [table for table in CHOICES if table.title in (arguments.tables or [table.title])]
     knowing = knowing_base(folder, console)
     target = guided_pictures(folder, knowing, arguments.samples)
-    scores: dict[str, list[dict[str, Scores]]] = {FEW_STEPS.title: [], GUIDANCE.title: []}
+    scores: dict[str, list[dict[str, Scores]]] = {table.title: [] for table in CHOICES}
     for seed in range(1, arguments.seeds + 1):
-        for table, base in ((FEW_STEPS, DEMO_BASE), (GUIDANCE, knowing)):
+        for table in chosen:
+            base = knowing if table is GUIDANCE else DEMO_BASE
             console.print(f"{table.title}, seed {seed}")
             place = table_folder(folder, table, seed)
             bench = Bench(place, base, judge, table.calls, arguments.samples, target if table is GUIDANCE else None)
             ways = table.ways(base, seed, arguments.steps)
             scores[table.title].append(bench.scores(ways, arguments.at_once, console))
-    said = {"steps": arguments.steps, "seeds": arguments.seeds, "samples": arguments.samples}
-    text = "\n".join(
-        f"### {table.title}\n\n{rows(table, scores[table.title])}{table.note.format(**said)}"
-        for table in (FEW_STEPS, GUIDANCE)
-    )
-    (folder / "sd3.md").write_text(text, encoding="utf-8")
+        said = {"steps": arguments.steps, "seeds": seed, "samples": arguments.samples}
+        text = "\n".join(
+            f"### {table.title}\n\n{rows(table, scores[table.title])}{table.note.format(**said)}" for table in chosen
+        )
+        (folder / "sd3.md").write_text(text, encoding="utf-8")
     console.print(Markdown(text))
     console.print(f"tables {folder / 'sd3.md'}", soft_wrap=True)
 

@@ -16,6 +16,12 @@ from testbed.trainer import is_finished
 KNOWING, KNOWING_STEPS = "base that knows digits", 800
 SCALE, TARGET_CALLS = 2.0, 50  # the scale of the default guidance ratio, 0.5
 UNTOUCHED, PLAIN, HOST = "base, untouched", "plain", "host's own TwinFlow"
+HOSTS = {"flow_use_uniform_schedule": False}
+TIMES: dict[str, dict[str, Any]] = {
+    "logit-normal times": HOSTS,
+    "logit-normal times, shift 3": HOSTS | {"flow_schedule_shift": 3.0},
+    "pairs of logit-normal times": {"twinflow_time_sampling": "logit_normal"},
+}
 LORA: dict[str, Any] = {"model_type": "lora", "lora_type": "standard", "lora_rank": 16, "learning_rate": 1e-3}
 
 
@@ -56,6 +62,20 @@ def guidance_ways(base: Path, seed: int, steps: int) -> list[Way]:
     return found
 
 
+def part_ways(base: Path, seed: int, steps: int) -> list[Way]:
+    """Where the times of near and any_step rows come from, and what the adversarial branch adds."""
+    found = []
+    for count in (1, 2):
+        for title, times in TIMES.items():
+            config = run_config(base, seed, steps, twinflow_target_step_count=count, **times)
+            found.append(Way(f"K = {count}, {title}", config))
+    for weight in (0.0, 1.0, 2.0):
+        branch = {"twinflow_adversarial_enabled": True, "twinflow_rectify_weight": weight}
+        config = run_config(base, seed, steps, twinflow_target_step_count=1, **branch)
+        found.append(Way(f"K = 1, branch on, rectify {weight:g}", config))
+    return found
+
+
 FEW_STEPS = Table(
     "Few steps",
     (1, 2, 4),
@@ -67,6 +87,16 @@ config is `sample_configs/cpu-demo.json` with `twinflow_enhanced_ratio` 0 and `t
 is `twinflow_target_step_count`; "host's own TwinFlow" has `twinflow_implementation: host` on top, "plain" no
 `twinflow_*` key. Plain models are drawn by Euler steps, K = 2 and 4 by the default sampler, K = 1 and the host's own
 with fresh noise.
+""",
+)
+PARTS = Table(
+    "Parts",
+    (1, 2, 4),
+    part_ways,
+    """
+As TwinFlow K = 1 and 2 in the table above, whose times are uniform, with one thing changed: the times of near and
+any_step rows ("logit-normal" is SimpleTuner's default, "pairs" is `twinflow_time_sampling: logit_normal`), or the
+adversarial branch switched on, with its `twinflow_rectify_weight`.
 """,
 )
 GUIDANCE = Table(
