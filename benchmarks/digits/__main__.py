@@ -34,9 +34,9 @@ def main() -> None:
     failures = train(jobs, arguments.jobs, folder, results, console)
 
     if records := read_results(results):
-        table, picture = write_report(records, arguments.steps, folder)
+        written = write_report(records, arguments.steps, folder)
         console.print(terminal_table(by_variant(records, arguments.steps)))
-        console.print(f"table    {table}\npicture  {picture}", soft_wrap=True)
+        console.print("\n".join(map(str, written)), soft_wrap=True)
     if failures:
         raise SystemExit(f"{failures} runs failed; start again to repeat them.")
 

@@ -18,6 +18,7 @@ Record = dict[str, Any]
 
 REFERENCE = "full"  # whose time per step the others are given in
 TICKS = (0.5, 1, 2, 5, 10, 20, 40)  # of the picture's logarithmic axis
+GROWTH = ("guided_1", "guided_2", "guidance", "guidance_dropout")  # of the picture of the learnt scale
 POINT_SHIFT = 0.12  # between the two points of a variant, in rows
 
 _COLUMNS: dict[str, tuple[Callable[[Record], float], int]] = {
@@ -67,13 +68,14 @@ def append_result(path: Path, record: Record) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def write_report(records: list[Record], steps: int, folder: Path) -> tuple[Path, Path]:
-    """Write the table and the picture of the runs of this many steps; returns where they are."""
+def write_report(records: list[Record], steps: int, folder: Path) -> list[Path]:
+    """Write the table and the pictures of the runs of this many steps; returns where they are."""
     runs = by_variant(records, steps)
-    table, picture = folder / "digits.md", folder / "digits.png"
+    table, picture, growth = folder / "digits.md", folder / "digits.png", folder / "learnt_scale.png"
     table.write_text(markdown_table(runs, steps), encoding="utf-8")
     _draw(runs, picture)
-    return table, picture
+    _draw_growth(runs, growth)
+    return [table, picture, growth]
 
 
 def by_variant(records: list[Record], steps: int) -> dict[str, list[Record]]:
@@ -148,6 +150,28 @@ def _mean(records: list[Record], key: str) -> float:
 def _mean_and_spread(values: list[float], digits: int) -> str:
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def _draw_growth(runs: dict[str, list[Record]], path: Path) -> None:
+    """The learnt guidance scale over training, the mean over seeds and times; below, the drift of the empty prompt."""
+    figure, rows = plt.subplots(2, 1, figsize=(8, 7), sharex=True, layout="constrained")
+    for axes, kind in zip(rows, ("scale", "drift"), strict=True):
+        for name in GROWTH:
+            paths = [
+                [statistics.fmean(at[kind] for at in learnt.values()) for _, learnt in record["growth"]]
+                for record in runs.get(name, [])
+            ]
+            if paths:
+                steps = [step for step, _ in runs[name][0]["growth"]]
+                axes.plot(steps, [statistics.fmean(at) for at in zip(*paths, strict=True)], label=VARIANTS[name].text)
+        axes.grid(alpha=0.3)
+    rows[0].axhline(2, color="black", linestyle="dashed", label="asked for: 2")
+    rows[0].set_ylabel("learnt guidance scale")
+    rows[1].set_ylabel("drift of the empty prompt, in $|B_c - B_u|$")
+    rows[1].set_xlabel("step")
+    rows[0].legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def _draw(runs: dict[str, list[Record]], path: Path) -> None:

@@ -3,7 +3,7 @@
 import copy
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ LEARNING_RATE = 2e-4
 GRADIENT_CLIP = 1.0
 FEW_STEPS = (1, 2, 4)
 EULER_STEPS = 50
+LOOK_EVERY = 75  # steps
 
 
 class AveragedWeights:
@@ -60,7 +61,20 @@ class Trained:
     milliseconds: float  # processor time of a step, the median
 
 
-def train(variant: Variant, base: Net, seed: int, steps: int, on_step: OnStep = lambda step: None) -> Trained:
+Look = Callable[[int, TwinNet, AveragedWeights], None]
+"""Called with the number of steps made, the network and its averages, after every `LOOK_EVERY` steps; draws no global
+random numbers.
+"""
+
+
+def train(
+    variant: Variant,
+    base: Net,
+    seed: int,
+    steps: int,
+    on_step: OnStep = lambda step: None,
+    look: Look = lambda step, net, average: None,
+) -> Trained:
     """Train a copy of the base model: Adam, gradient clip, all random numbers from the seed."""
     torch.manual_seed(seed)
     digits, labels = load_data()
@@ -85,6 +99,8 @@ def train(variant: Variant, base: Net, seed: int, steps: int, on_step: OnStep = 
         durations.append(time.process_time() - began)
         cost += taken.cost
         on_step(step + 1)
+        if (step + 1) % LOOK_EVERY == 0:
+            look(step + 1, net, average)
     return Trained(net, average, cost=cost / (BATCH * steps), milliseconds=1000 * statistics.median(durations))
 
 
@@ -118,11 +134,18 @@ def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda
     variant = VARIANTS[name]
     examiner = judge(folder / "classifier.pt")
     path, scale = folder / "base.pt", variant.objective.scale
-    trained = train(variant, base_model(path), seed, steps, on_step)
+    base, growth = base_model(path), []
+
+    def look(step: int, net: TwinNet, average: AveragedWeights) -> None:
+        with average.applied():
+            growth.append((step, learnt_scale(net, base)))
+
+    guided = {"look": look} if scale > 1 else {}
+    trained = train(variant, base, seed, steps, on_step, **guided)
     student = scores(draw(trained.net, variant), examiner)
     with trained.average.applied():
         drawn = draw(trained.net, variant)
-        learnt = learnt_scale(trained.net, base_model(path))
+        learnt = learnt_scale(trained.net, base)
     to_base = distances_to_base(examiner, {calls: x for calls, (x, _) in drawn.items()}, path, scale, EULER_STEPS)
     return {
         "variant": name,
@@ -134,5 +157,6 @@ def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda
         "ema": scores(drawn, examiner),
         "base": to_base,
         "learnt": learnt,
+        "growth": growth,
         "student": student,
     }
