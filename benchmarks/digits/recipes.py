@@ -53,6 +53,7 @@ def recipe_of(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
 def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> Recipe:
     sampler = RoleSampler(variant.objective.roles(), seed=seed, rank=0)
     generator = torch.Generator().manual_seed(seed)
+    times = variant.trained_times
     pretrained = copy.deepcopy(net)  # nothing has been trained yet
 
     def step(x: Tensor, y: Tensor, number: int) -> Step:
@@ -61,9 +62,18 @@ def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> 
         student, teacher = _passes(variant, net, shadows, y)
         base, _ = _passes(variant, pretrained, shadows, y)
         z, t = torch.randn_like(x), torch.rand(len(x))
-        steps = variant.sampler_steps
         losses = training_step(
-            x, z, t, roles, variant.objective, student, teacher, generator, sampler_steps=steps, base=base
+            x,
+            z,
+            t,
+            roles,
+            variant.objective,
+            student,
+            teacher,
+            generator,
+            step_times=times.jumps,
+            sampler_steps=times.steps,
+            base=base,
         )
         forwards = losses.forwards
         return Step(losses.total, sum(forwards.values()) + (STUDENT_COST - 1) * forwards["student"])

@@ -18,7 +18,6 @@ from benchmarks.digits.recipes import recipe_of
 from benchmarks.digits.setup import Net, OnStep, base_model, euler, few_step, judge, load_data, score
 from benchmarks.digits.variants import VARIANTS, Variant
 from simpletuner_twinflow.method.teacher import teacher_weights
-from simpletuner_twinflow.sampling.schedule import SamplerSettings
 from testbed.judge import Judge
 
 BATCH = 128
@@ -110,9 +109,8 @@ def draw(net: TwinNet, variant: Variant) -> dict[int, tuple[Tensor, Tensor]]:
     In few calls by the sampler of the variant's runs in the host: with Euler steps from 2 target steps on, else with
     fresh noise. Those of `EULER_STEPS` follow the ODE, r = t.
     """
-    fresh = not variant.sampler_steps
-    settings = SamplerSettings(stochastic_ratio=float(fresh), sigma_max=1.0)
-    drawn = {calls: few_step(net.few_step_field, settings.step_times(calls), fresh_noise=fresh) for calls in FEW_STEPS}
+    times, fresh = variant.sampler.step_times, not variant.own_steps
+    drawn = {calls: few_step(net.few_step_field, times(calls), fresh_noise=fresh) for calls in FEW_STEPS}
     return drawn | {EULER_STEPS: euler(net.velocity_field, EULER_STEPS)}
 
 

@@ -2,13 +2,12 @@
 
 import json
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Literal
 
 from benchmarks.digits.network import TargetTime
 from simpletuner_twinflow.method.objective import ObjectiveSettings
 from simpletuner_twinflow.method.roles import Role
-from simpletuner_twinflow.sampling.schedule import SamplerSettings
+from simpletuner_twinflow.sampling.schedule import JUMPS, SamplerSettings, TrainedTimes, trained_times
 
 EQUAL = (Role.one_step, Role.near, Role.any_step, Role.twin)
 FULL = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=0.0, guidance_reference="ema")
@@ -28,19 +27,30 @@ class Variant:
     label_dropout: float = 0.0
 
     @property
-    def step_times(self) -> tuple[float, ...]:
-        """The times at which the sampler of so many target steps calls the network."""
-        return SamplerSettings().step_times(self.objective.target_step_count)
+    def own_steps(self) -> bool:
+        """Whether the sampler's own steps are trained, as in the host: from 2 target steps on."""
+        return self.objective.target_step_count > 1
 
     @property
-    def sampler_steps(self) -> tuple[tuple[float, float], ...]:
-        """The sampler's steps that are trained as such, as in the host: from 2 target steps on."""
-        return tuple(pairwise((*self.step_times, 0.0))) if self.objective.target_step_count > 1 else ()
+    def step_times(self) -> tuple[float, ...]:
+        """The times at which the sampler of so many target steps calls the network."""
+        return self.sampler.step_times(self.objective.target_step_count)
+
+    @property
+    def trained_times(self) -> TrainedTimes:
+        """The jumps to the data and the sampler's own steps that are trained."""
+        return trained_times(self.sampler.step_times, self.objective.target_step_count, own_steps=self.own_steps)
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """What such a run is drawn by in the host: Euler steps where these are trained, else with fresh noise."""
+        return SamplerSettings() if self.own_steps else SamplerSettings(**JUMPS)
 
     @property
     def definition(self) -> str:
         """All that decides the result but seed and steps, as text to compare."""
-        values = asdict(self) | {"objective": self.objective.model_dump()}
+        settled = {"times": self.trained_times, "shares": self.objective.roles(own_steps=self.own_steps)}
+        values = asdict(self) | {"objective": self.objective.model_dump()} | settled
         del values["text"]
         return json.dumps(values, sort_keys=True)
 

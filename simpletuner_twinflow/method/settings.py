@@ -124,19 +124,25 @@ class ObjectiveSettings(Settings):
         allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one of the first "
         "three above 0, and none above 0 that is under a thousandth of the largest",
     )
-    """Proportions in which rows train the parts of the objective. Unset: near 2 and 1 of each other part that is
-    trained; from 2 target steps on that is sampler_step in place of one_step, which keeps a share for the adversarial
-    branch. A role left out gets no rows; twin belongs to the adversarial branch and is needed there.
+    """Proportions in which rows train the parts of the objective. Unset: the same of each part that is trained, but
+    near twice as much with guidance or from 2 target steps on. Then sampler_step stands in place of one_step, which
+    keeps a share for the adversarial branch. A role left out gets no rows; twin belongs to the adversarial branch and
+    is needed there.
     """
 
-    def roles(self) -> Mapping[Role, float]:
-        """The share of each role: `role_shares`, or the automatic ones."""
+    def roles(self, *, own_steps: bool = True) -> Mapping[Role, float]:
+        """The share of each role: `role_shares`, or the automatic ones.
+
+        Args: own_steps: whether the sampler's own steps are trained from 2 target steps on; else jumps to the data are.
+        """
         if self.role_shares is not None:
             return dict(self.role_shares)
-        shares = {Role.one_step: 1.0, Role.near: 2.0, Role.any_step: 1.0}
+        own_steps = own_steps and self.target_step_count > 1
+        near = 2.0 if own_steps or self.guides("velocity") else 1.0
+        shares = {Role.one_step: 1.0, Role.near: near, Role.any_step: 1.0}
         if self.adversarial_enabled:
             shares[Role.twin] = 1.0
-        if self.target_step_count > 1:
+        if own_steps:
             # Rectify needs jumps to the data, which no other part of a run of several steps does.
             shares |= {Role.sampler_step: 1.0, Role.one_step: float(self.adversarial_enabled)}
         return {role: share / sum(shares.values()) for role, share in shares.items()}

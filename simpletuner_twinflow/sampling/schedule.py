@@ -6,6 +6,7 @@ stock scheduler of diffusers can make exactly. With fresh noise between the step
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
@@ -35,6 +36,29 @@ class SolverStep(NamedTuple):
     t: float  # sigma of the sample that the network is given
     r: float  # target time of the call
     t_next: float  # sigma of the sample afterwards
+
+
+class TrainedTimes(NamedTuple):
+    """The times that a run for some number of steps trains to call the network at."""
+
+    jumps: tuple[float, ...]
+    """From which it jumps to the data; some more than once, for they are taken in turn."""
+    steps: tuple[tuple[float, float], ...]
+    """The sampler's own steps from a time to the next, where each is trained as such."""
+
+
+def trained_times(step_times: Callable[[int], tuple[float, ...]], count: int, *, own_steps: bool) -> TrainedTimes:
+    """What a run for `count` steps trains.
+
+    A model that learns its sampler's own steps is drawn in that many. One that jumps to the data is noised anew in
+    between and can be drawn in any number: it learns the times of the samplers of 1, 2, 4 and `count` steps.
+
+    Args: step_times: of a sampler, by the number of its steps; own_steps: whether these are trained.
+    """
+    if own_steps:
+        times = step_times(count)
+        return TrainedTimes(times[:1], tuple(pairwise((*times, 0.0))))
+    return TrainedTimes(tuple(time for steps in sorted({1, 2, 4, count}) for time in step_times(steps)), ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,9 @@ from simpletuner_twinflow.method.settings import ObjectiveSettings
 from tests.method.training_step import ANY, FULL, NEAR, ONE, STEP, TWIN
 
 
-def test_near_rows_have_twice_the_share_of_other_roles_and_there_is_no_twin_unless_adversarial():
+def test_shares_are_equal_but_near_rows_count_twice_with_guidance_and_there_is_no_twin_unless_adversarial():
+    assert ObjectiveSettings(enhanced_ratio=0).roles() == dict.fromkeys((ONE, NEAR, ANY), 1 / 3)
+    assert FULL.changed(guidance_target="rectify").roles() == dict.fromkeys((ONE, NEAR, ANY, TWIN), 1 / 4)
     assert ObjectiveSettings().roles() == {ONE: 1 / 4, NEAR: 1 / 2, ANY: 1 / 4}
     assert FULL.roles() == pytest.approx({ONE: 1 / 5, NEAR: 2 / 5, ANY: 1 / 5, TWIN: 1 / 5})
 
@@ -20,9 +22,16 @@ def test_from_two_target_steps_on_the_samplers_steps_stand_in_place_of_one_step_
     assert FULL.changed(target_step_count=steps).roles() == pytest.approx(adversarial)
 
 
-def test_shares_that_are_set_are_the_runs():
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_without_own_steps_a_run_of_several_has_the_shares_of_one(ratio):
+    one = ObjectiveSettings(enhanced_ratio=ratio)
+    assert one.changed(target_step_count=4).roles(own_steps=False) == one.roles(own_steps=False) == one.roles()
+
+
+@pytest.mark.parametrize("own_steps", [True, False])
+def test_shares_that_are_set_are_the_runs(own_steps):
     settings = ObjectiveSettings(role_shares={NEAR: 1, ONE: 3})
-    assert settings.roles() == {NEAR: 1.0, ONE: 3.0}
+    assert settings.roles(own_steps=own_steps) == {NEAR: 1.0, ONE: 3.0}
 
 
 @pytest.mark.parametrize(

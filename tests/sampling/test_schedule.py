@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
-from simpletuner_twinflow.sampling.schedule import SamplerSettings
+from simpletuner_twinflow.sampling.schedule import JUMPS, SamplerSettings, trained_times
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,19 @@ def test_sigmas_are_moved_to_the_nearest_that_a_networks_time_can_be_in_its_dtyp
         assert torch.equal(1 - times, (1 - times).to(dtype).double())
     nearest = torch.finfo(dtype).eps / 2 * (1 if unit == 1 else 1000 / 512 / 2)
     assert moved == pytest.approx(SamplerSettings().sigmas(steps), abs=nearest)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_a_run_of_own_steps_trains_these_and_its_jumps_begin_where_it_begins(count):
+    jumps, steps = trained_times(SamplerSettings().step_times, count, own_steps=True)
+    assert jumps == (1.0,)
+    assert [start for start, _ in steps] == list(SamplerSettings().step_times(count))
+    assert [end for _, end in steps] == [*SamplerSettings().step_times(count)[1:], 0.0]
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ()), (2, ()), (4, ()), (3, (1.0, 0.75, 0.5))])
+def test_a_run_of_jumps_trains_the_times_of_one_two_and_four_steps_and_of_its_own_number(count, more):
+    jumps, steps = trained_times(SamplerSettings(**JUMPS).step_times, count, own_steps=False)
+    assert steps == ()
+    even = (1.0, *(1.0, 0.6), *more, *(1.0, 5 / 6, 4 / 6, 0.5))
+    assert jumps == pytest.approx(even)

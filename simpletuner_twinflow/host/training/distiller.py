@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.meter import WindowMeter
 from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
-from simpletuner_twinflow.method.roles import Role, RoleSampler
+from simpletuner_twinflow.method.roles import RoleSampler
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.options import TwinFlowOptions
 
@@ -35,16 +34,14 @@ class TwinFlowDistiller(DistillationBase):
     def __init__(self, trainer: Any, options: TwinFlowOptions, family_model: FamilyModel) -> None:
         super().__init__(teacher_model=trainer.model)
         self.trainer, self.options, self.family_model = trainer, options, family_model
-        times = family_model.step_times
-        conditioned = family_model.steps_are_conditioned
-        self.step_times = times[:1] if conditioned else times
-        self.sampler_steps = tuple(pairwise((*times, 0.0))) if conditioned else ()
+        self.step_times, self.sampler_steps = family_model.trained_times
         frozen = options.scale > 1 and options.guidance_reference == "base"
         self.base = FrozenBase(trainer, options) if frozen else None
         self.meter = WindowMeter()
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank, ranks = int(trainer.accelerator.process_index), int(trainer.accelerator.num_processes)
-        self._role_sampler = RoleSampler(_shares(options, conditioned), seed=self._seed, rank=self._rank, ranks=ranks)
+        shares = options.roles(own_steps=family_model.steps_are_conditioned)
+        self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
 
@@ -152,14 +149,6 @@ def _lent(passes: Predict, rng: RngState, weights: Callable[[], tuple[list, list
             return passes(*args)
 
     return predict
-
-
-def _shares(options: TwinFlowOptions, conditioned: bool) -> dict[Role, float]:
-    """The roles' shares; where the sampler's steps are not conditioned, their rows jump to the data instead."""
-    shares = dict(options.roles())
-    if not conditioned and (share := shares.pop(Role.sampler_step, 0.0)):
-        shares[Role.one_step] = shares.get(Role.one_step, 0.0) + share
-    return shares
 
 
 def _stream_seed(*numbers: int) -> int:

@@ -20,7 +20,7 @@ from simpletuner_twinflow.method.objective import PromptRows
 from simpletuner_twinflow.method.time_conditioning import TimeConditioning
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS
-from simpletuner_twinflow.sampling.schedule import JUMPS
+from simpletuner_twinflow.sampling.schedule import JUMPS, TrainedTimes, trained_times
 from simpletuner_twinflow.sampling.stock import stock_scheduler
 
 
@@ -126,6 +126,11 @@ class FamilyModel:
     def step_times(self) -> tuple[float, ...]:
         """The K times at which the sampler calls the network, falling."""
         return self.scheduler().step_times(self.target_step_count)
+
+    @property
+    def trained_times(self) -> TrainedTimes:
+        """The jumps to the data and the sampler's own steps that this run trains."""
+        return trained_times(self.scheduler().step_times, self.target_step_count, own_steps=self.steps_are_conditioned)
 
     @property
     def steps_are_conditioned(self) -> bool:
