@@ -34,6 +34,12 @@ def active_options(config: Any) -> TwinFlowOptions | None:
     return options if options.enabled and options.implementation == "paper" else None
 
 
+def exported_weights(config: Any) -> str:
+    """The weights that a TwinFlow run with this configuration exports: "ema" or "student"."""
+    wanted = options_of(config).export_weights
+    return wanted if wanted != "auto" else "ema" if config.use_ema else "student"
+
+
 def wrap_active(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
     """Wrap a host method, "Class.method", for TwinFlow runs alone; in any other the call goes straight through.
 

@@ -11,16 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import argument, options_of, wrap_active
+from simpletuner_twinflow.host.run import argument, exported_weights, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses
 
 logger = logging.getLogger("simpletuner_twinflow")
-
-
-def exported_weights(config: Any) -> str:
-    """The weights that a TwinFlow run with this configuration exports: "ema" or "student"."""
-    wanted = options_of(config).export_weights
-    return wanted if wanted != "auto" else "ema" if config.use_ema else "student"
 
 
 def stock_scheduler_of(model: Any) -> Any | None:

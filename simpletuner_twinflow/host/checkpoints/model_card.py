@@ -9,9 +9,9 @@ from typing import Any
 import diffusers
 from diffusers import LCMScheduler
 
-from simpletuner_twinflow.host.checkpoints.export import exported_weights, stock_scheduler_of
+from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
-from simpletuner_twinflow.host.run import active_options, argument, options_of
+from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import (

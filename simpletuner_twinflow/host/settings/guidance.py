@@ -1,4 +1,4 @@
-"""Guidance in the host's terms: the reference that "auto" stands for, and the line of a run's log."""
+"""Guidance in the host's terms: the reference that "auto" stands for, and what a run says of it."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ def settled(options: TwinFlowOptions, model_type: str) -> TwinFlowOptions:
 
 
 def described(options: TwinFlowOptions, config: Any) -> str:
-    """What guidance a run trains in, as a line. Args: options: settled. config: the host's, parsed."""
+    """What guidance a run trains in, as a part of a line. Args: options: settled. config: the host's, parsed."""
     if options.scale == 1:
-        return "TwinFlow guidance: none is trained in (scale 1)."
+        return "none is trained in (scale 1)"
     given = f" (twinflow_enhanced_ratio {options.ratio:g})" if options.guidance_scale is None else ""
     base = "a copy of the first weights"
     if config.model_type == "lora":
@@ -28,4 +28,4 @@ def described(options: TwinFlowOptions, config: Any) -> str:
     low, high = options.enhanced_range
     times = "" if (low, high) == (0, 1) else f" at times {low:g} to {high:g}"
     place = PLACES[options.guidance_target]
-    return f"TwinFlow guidance: scale {options.scale:g}{given}, against {against}, {place}{times}."
+    return f"scale {options.scale:g}{given}, against {against}, {place}{times}"

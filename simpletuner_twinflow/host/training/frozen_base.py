@@ -51,6 +51,10 @@ class FrozenBase:
         trained = self._trained()
         return list(trained.values()), [self._first(name, parameter) for name, parameter in trained.items()]
 
+    def kept(self) -> list[Tensor]:
+        """The values that take memory of their own."""
+        return list(self._kept.values())
+
     def _first(self, name: str, parameter: Parameter) -> Tensor:
         if self._zeros & _parts(name):
             return torch.zeros_like(parameter)
@@ -68,7 +72,7 @@ class FrozenBase:
         }
 
     def _log_cost(self, accelerator: torch.device) -> None:
-        values = list(self._kept.values())
+        values = self.kept()
         size = sum(value.numel() * value.element_size() for value in values) / 1e9
         logger.info(
             "TwinFlow keeps the first values of %s parameters for guidance: %.2f GB of %s on %s.",

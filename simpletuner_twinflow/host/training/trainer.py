@@ -1,6 +1,5 @@
 """The training step: our distiller in the host's trainer, our terms in place of the host's loss."""
 
-import logging
 import threading
 from collections.abc import Callable
 from types import ModuleType
@@ -8,10 +7,8 @@ from typing import Any
 
 from simpletuner_twinflow.host.run import active_options, argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, set_on, uses, wrap
-from simpletuner_twinflow.host.settings.guidance import described, settled
+from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
-
-logger = logging.getLogger("simpletuner_twinflow")
 
 UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for them, in what a distiller requires of a batch
 HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for its own sign embedding
@@ -55,8 +52,6 @@ def attach_to_trainer(module: ModuleType) -> None:
         wrapped(*args, **kwargs)
         options = settled(options_of(trainer.config), trainer.config.model_type)
         set_on(trainer, "distiller", TwinFlowDistiller(trainer, options, trainer.twinflow_model))
-        if trainer.accelerator.is_main_process:
-            logger.info(described(options, trainer.config))
 
     def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
         loss = trainer.distiller.training_loss(argument(args, kwargs, "prepared_batch"))

@@ -7,7 +7,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from simpletuner.helpers.models.common import PipelineTypes
 
-from simpletuner_twinflow.host.checkpoints.export import exported_weights, stock_scheduler_of, weights_to_export
+from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of, weights_to_export
+from simpletuner_twinflow.host.run import exported_weights
 from testbed.host_models.demo import demo_model
 from testbed.host_models.trainer import host_trainer
 

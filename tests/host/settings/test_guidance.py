@@ -39,32 +39,32 @@ def test_settling_changes_nothing_else():
             {"guidance_reference": "base"},
             "lora",
             "default",
-            "scale 2 (twinflow_enhanced_ratio 0.5), against the frozen base (adapter switched off), in the velocity.",
+            "scale 2 (twinflow_enhanced_ratio 0.5), against the frozen base (adapter switched off), in the velocity",
         ),
         (
             {"guidance_reference": "base", "guidance_scale": 3.5, "guidance_target": "both"},
             "lora",
             "pissa",
-            "scale 3.5, against the frozen base (adapter as it was made), in the velocity and in rectify.",
+            "scale 3.5, against the frozen base (adapter as it was made), in the velocity and in rectify",
         ),
         (
             {"guidance_reference": "base", "guidance_scale": 3, "guidance_target": "rectify"},
             "full",
             "default",
-            "scale 3, against the frozen base (a copy of the first weights), in rectify.",
+            "scale 3, against the frozen base (a copy of the first weights), in rectify",
         ),
         (
             {"guidance_reference": "ema", "enhanced_range": (0.25, 1.0)},
             "full",
             "default",
-            "scale 2 (twinflow_enhanced_ratio 0.5), against the EMA teacher, in the velocity at times 0.25 to 1.",
+            "scale 2 (twinflow_enhanced_ratio 0.5), against the EMA teacher, in the velocity at times 0.25 to 1",
         ),
-        ({"guidance_reference": "base", "enhanced_ratio": 0.0}, "lora", "default", "none is trained in (scale 1)."),
+        ({"guidance_reference": "base", "enhanced_ratio": 0.0}, "lora", "default", "none is trained in (scale 1)"),
     ],
 )
 def test_line_says_scale_reference_and_place(given, model_type, init, line):
     config = SimpleNamespace(model_type=model_type, lora_init_type=init)
-    assert described(TwinFlowOptions(**given), config) == f"TwinFlow guidance: {line}"
+    assert described(TwinFlowOptions(**given), config) == line
 
 
 @pytest.mark.usefixtures("configuration_folder")

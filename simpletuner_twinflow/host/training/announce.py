@@ -1,0 +1,81 @@
+"""What a TwinFlow run says of itself before its first step, in the log and in the trackers' configuration."""
+
+import logging
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from simpletuner_twinflow._hooks import DISTRIBUTION
+from simpletuner_twinflow.host.run import exported_weights
+from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.host.settings.summary import block, recorded, size, summary
+from simpletuner_twinflow.host.training.trainer import distiller_of
+
+logger = logging.getLogger("simpletuner_twinflow")
+
+
+@uses(
+    Seam("Trainer.init_trackers", ("self",)),
+    Seam("Trainer._trackers_initialized", touch=Touch.read),
+    Seam("Trainer.ema_model", touch=Touch.read),
+    Seam("Accelerator.init_trackers", ("config",), Touch.in_block, "accelerate.accelerator"),
+    lost="what the run does and costs is neither logged at its start nor recorded with it",
+)
+def attach_to_start(module: ModuleType) -> None:
+    """Log a block of lines once all is loaded, and add the numbers in it to the recorded configuration."""
+
+    def init_trackers(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        distiller, accelerator = distiller_of(trainer), trainer.accelerator
+        if distiller is None or getattr(trainer, "_trackers_initialized", False) or not accelerator.is_main_process:
+            wrapped(*args, **kwargs)
+            return
+        logger.info(said_at_start(trainer))
+        more: dict[str, Any] = {"twinflow/plugin_version": _version()}
+        more |= recorded(distiller.options, trainer.config, own_steps=bool(distiller.sampler_steps))
+        init = accelerator.init_trackers
+
+        def init_with_more(project_name: str, config: dict | None = None, **more_kwargs: Any) -> Any:
+            return init(
+                project_name, config=(config or {}) | {"twinflow/plugin_version": _version()} | more, **more_kwargs
+            )
+
+        with changed(accelerator, init_trackers=init_with_more):
+            wrapped(*args, **kwargs)
+
+    wrap(module, "Trainer.init_trackers", init_trackers)
+
+
+def said_at_start(trainer: Any) -> str:
+    """The block of lines. Args: trainer: the host's, all loaded, a checkpoint resumed if there is one."""
+    distiller, config = trainer.distiller, trainer.config
+    model, own_steps = distiller.family_model, bool(distiller.sampler_steps)
+    entries = summary(distiller.options, config, model.step_times, own_steps=own_steps)
+    shadows = [] if trainer.ema_model is None else list(trainer.ema_model.shadow_params)
+    if shadows:
+        dtypes = ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in shadows}))
+        entries["teacher"] += f", {dtypes} on {shadows[0].device}"
+    kept = distiller.base.kept() if distiller.base is not None else []
+    parts = {
+        "EMA": shadows,
+        "the base's first weights": kept,
+        "time conditioning": model.time_conditioning_parameters().values(),
+    }
+    sizes = {name: _bytes(tensors) for name, tensors in parts.items()}
+    entries["memory"] = ", ".join(f"{name} {size(count)}" for name, count in sizes.items() if count) or "none"
+    entries["memory"] += " beyond plain training without EMA"
+    file = "pytorch_lora_weights.safetensors" if config.model_type == "lora" else "pipeline"
+    weights = {"ema": "the EMA's", "student": "the student's"}[exported_weights(config)]
+    entries["results"] = f"{weights} weights in {Path(config.output_dir) / file}, twinflow/* in {config.report_to}"
+    return block(f"TwinFlow {_version()} is on; this run", entries)
+
+
+def _version() -> str:
+    return version(DISTRIBUTION)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
