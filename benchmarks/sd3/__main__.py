@@ -44,11 +44,12 @@ def main() -> None:
             console.print(f"{table.title}, seed {seed}")
             place = table_folder(folder, table, seed)
             bench = Bench(place, base, judge, table.calls, arguments.samples, target if table is GUIDANCE else None)
-            ways = table.ways(base, seed, arguments.steps)
+            ways = table.ways(base, seed, table.longer * arguments.steps)
             scores[table.title].append(bench.scores(ways, arguments.at_once, console))
-        said = {"steps": arguments.steps, "seeds": seed, "samples": arguments.samples}
+        said = {"seeds": seed, "samples": arguments.samples}
         text = "\n".join(
-            f"### {table.title}\n\n{rows(table, scores[table.title])}{table.note.format(**said)}" for table in chosen
+            f"### {table.title}\n\n{rows(table, scores[table.title])}{table.note.format(steps=table.longer * arguments.steps, **said)}"
+            for table in chosen
         )
         (folder / "sd3.md").write_text(text, encoding="utf-8")
     console.print(Markdown(text))
