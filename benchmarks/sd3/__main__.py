@@ -47,10 +47,11 @@ def main() -> None:
             ways = table.ways(base, seed, table.longer * arguments.steps)
             scores[table.title].append(bench.scores(ways, arguments.at_once, console))
         said = {"seeds": seed, "samples": arguments.samples}
-        text = "\n".join(
-            f"### {table.title}\n\n{rows(table, scores[table.title])}{table.note.format(steps=table.longer * arguments.steps, **said)}"
-            for table in chosen
-        )
+        parts = []
+        for table in chosen:
+            note = table.note.format(steps=table.longer * arguments.steps, **said)
+            parts.append(f"### {table.title}\n\n{rows(table, scores[table.title])}{note}")
+        text = "\n".join(parts)
         (folder / "sd3.md").write_text(text, encoding="utf-8")
     console.print(Markdown(text))
     console.print(f"tables {folder / 'sd3.md'}", soft_wrap=True)

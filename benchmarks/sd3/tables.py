@@ -22,11 +22,11 @@ TIMES: dict[str, dict[str, Any]] = {
     "logit-normal times, shift 3": HOSTS | {"flow_schedule_shift": 3.0},
     "pairs of logit-normal times": {"twinflow_time_sampling": "logit_normal"},
 }
-LINEAR = (
-    ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-    + ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
-    + ["norm1.linear", "norm1_context.linear", "norm_out.linear", "proj_out"]
-)
+LINEAR = [
+    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    *("norm1.linear", "norm1_context.linear", "norm_out.linear", "proj_out"),
+]
 LORA: dict[str, Any] = {
     "model_type": "lora",
     "lora_type": "standard",
@@ -119,8 +119,8 @@ GUIDANCE = Table(
 {{steps}} steps of batch 16, {{seeds}} training seed(s), from a base that knows the digits: the demo's, trained on
 plainly for {KNOWING_STEPS} steps. "To guided" is the FD to {{samples}} pictures that this base draws itself at guidance
 {SCALE:g} in {TARGET_CALLS} Euler steps from other noise. `twinflow_enhanced_ratio` is {1 - 1 / SCALE:g}; all is drawn
-without guidance. LoRA: rank {LORA["lora_rank"]} on all linear layers, learning rate {LORA["learning_rate"]:g}; full: 3e-4. Samplers and the
-rest as above; a plain LoRA's export has no EMA weights.
+without guidance. LoRA: rank {LORA["lora_rank"]} on all linear layers, learning rate {LORA["learning_rate"]:g}; full:
+3e-4. Samplers and the rest as above; a plain LoRA's export has no EMA weights.
 """,
     longer=2,
     columns={"target": "to guided", "real": "to real digits"},

@@ -50,8 +50,8 @@ def test_sampler_is_named_with_its_times(count, times, own_steps, words):
 
 def test_cost_is_that_of_the_kind_of_model():
     assert said()["cost"] == (
-        "2.5 passes without gradient beside each row's own (guidance 1.5, rollout 1), so about 1.83 times the network's "
-        "work of plain training"
+        "2.5 passes without gradient beside each row's own (guidance 1.5, rollout 1), so about 1.83 times the "
+        "network's work of plain training"
     )
     assert "2.25 times" in said(model_type="lora")["cost"]
 
