@@ -4,13 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 from typing import NoReturn
 
 from simpletuner_twinflow.errors import TwinFlowError
 
 PROGRAM = "simpletuner-twinflow"
 # Each is a module of this package with HELP, add_arguments(parser) and run(arguments); torch is imported in run only.
-COMMANDS = ("sample",)
+COMMANDS = ("sample", "doctor")
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: 2, for arguments that are wrong in themselves.
     """
     parser = Parser(prog=PROGRAM, description="TwinFlow few-step models.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version(PROGRAM)}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         command = import_module(f"{__name__}.{name}")

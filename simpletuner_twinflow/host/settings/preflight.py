@@ -8,7 +8,8 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
@@ -45,18 +46,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_configuration(argv: list[str]) -> None:
+def read_configuration(argv: list[str], check: Callable[[Sequence[str]], object] = checked_arguments) -> None:
     """Have the host read a command's configuration, and the plugin check it.
+
+    Args: argv: of the command; check: is given the arguments that the host's parser would parse.
 
     Raises:
         TwinFlowError: What the checks found.
     """
-    # Left out: the one module of the host's command that imports torch, and the parser with its fields.
-    sys.modules["simpletuner.helpers.log_format"] = ModuleType("log_format")
-    sys.modules["simpletuner.simpletuner_sdk.server.services.field_registry"] = None  # type: ignore[assignment]
-    parser = ModuleType("cmd_args")
-    vars(parser)["parse_cmdline_args"] = check_arguments
-    sys.modules["simpletuner.helpers.configuration.cmd_args"] = parser
+    leave_out_torch(partial(check_arguments, check))
     if PurePath(argv[0]).name == "train.py":
         sys.argv = argv
     else:
@@ -71,6 +69,18 @@ def read_configuration(argv: list[str]) -> None:
     from simpletuner.helpers.configuration import loader
 
     loader.load_config.__wrapped__(None)  # without the plugin's own end of the process
+
+
+def leave_out_torch(parse: Callable[..., object] | None) -> None:
+    """Import the host's configuration without the modules of it that import torch. Args: parse: in its parser's place.
+
+    They are the one of its command that does, and the parser with its fields.
+    """
+    sys.modules["simpletuner.helpers.log_format"] = ModuleType("log_format")
+    sys.modules["simpletuner.simpletuner_sdk.server.services.field_registry"] = None  # type: ignore[assignment]
+    parser = ModuleType("cmd_args")
+    vars(parser)["parse_cmdline_args"] = parse
+    sys.modules["simpletuner.helpers.configuration.cmd_args"] = parser
 
 
 def as_launched(argv: list[str]) -> tuple[Sequence[str], Mapping[str, str]] | None:
@@ -90,9 +100,11 @@ def as_launched(argv: list[str]) -> tuple[Sequence[str], Mapping[str, str]] | No
     return None
 
 
-def check_arguments(input_args: Sequence[str] | None = None, exit_on_error: bool = False) -> None:
+def check_arguments(
+    check: Callable[[Sequence[str]], object], input_args: Sequence[str] | None = None, exit_on_error: bool = False
+) -> None:
     """In place of the host's parser: check the arguments that it would parse."""
-    checked_arguments(sys.argv[1:] if input_args is None else input_args)
+    check(sys.argv[1:] if input_args is None else input_args)
 
 
 if __name__ == "__main__":

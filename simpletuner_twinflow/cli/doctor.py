@@ -1,0 +1,28 @@
+"""`simpletuner-twinflow doctor`: examine the installation and a configuration, in seconds and without a model."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+HELP = "examine the installation and a config: versions, what a run would do and cost, every problem with its way out"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("config", nargs="?", help="a .json, .toml or .env config (default: the one in config/)")
+    parser.add_argument("--json", action="store_true", help="print it for programs")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Examine, in a process of its own: the host's command is replaced there.
+
+    Raises:
+        SystemExit: with 1 where a run would be refused.
+    """
+    command = [sys.executable, "-P", "-m", "simpletuner_twinflow.host.doctor"]
+    command += ["--json"] * arguments.json + [arguments.config] * (arguments.config is not None)
+    light = {"SIMPLETUNER_SKIP_TORCH": "1"}  # the host's own switch for a light import
+    result = subprocess.run(command, env=os.environ | light, stdin=subprocess.DEVNULL, check=False)
+    if result.returncode:
+        raise SystemExit(result.returncode)

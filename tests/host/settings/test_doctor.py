@@ -1,0 +1,194 @@
+"""`simpletuner-twinflow doctor` says of a configuration what a run's start-up says of it, in seconds."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import simpletuner
+from simpletuner.simpletuner_sdk.server.services.field_registry.registry import field_registry
+
+from simpletuner_twinflow import TwinFlowConfigError
+from simpletuner_twinflow.host import sources
+from simpletuner_twinflow.host.doctor import HOST_DEFAULTS, as_text, examined
+from simpletuner_twinflow.host.seams import Seam, Touch, all_hooks
+from testbed.trainer import cpu_environment
+from tests.host.settings.configs import DIFF2FLOW, SEED, load
+from tests.host.settings.test_conflicts import CONFLICTS
+from tests.host.settings.test_overridden import QUIET
+
+EXAMPLES = Path(simpletuner.__file__).parent / "examples"
+COMMAND = Path(sys.executable).with_name("simpletuner-twinflow")
+GOOD = [
+    SEED,
+    DIFF2FLOW,
+    SEED | {"model_type": "full"},
+    SEED | {"twinflow_enabled": False, "controlnet": True},
+    SEED | {"twinflow_implementation": "host"},
+    SEED | {"twinflow_role_shares": {"near": 1, "sampler_step": 2}, "twinflow_enhanced_range": [0.2, 1]},
+    SEED | {"twinflow_time_sampling": "uniform", "twinflow_guidance_reference": "ema"},
+]
+BAD = [
+    *(SEED | changes for changes, _ in CONFLICTS),
+    SEED | {"use_ema": False, "twinflow_loss": "banana", "twinflow_delta_t": 9, "controlnet": True},
+    SEED | {"twinflow_target_steps": 2},
+    SEED | {"twinflow_enhanced_ratio": 0.5, "twinflow_guidance_scale": 2.0},
+    SEED | {"model_family": "anima"},
+    SEED | {"twinflow_enabled": "perhaps"},
+]
+
+
+@pytest.fixture
+def folder(configuration_folder, tmp_path):
+    """Where the host looks for what a config names; a dataset is there."""
+    return tmp_path
+
+
+def refusal(config):
+    """The lines with which the host's start-up refuses a configuration; none where it takes it."""
+    try:
+        load(config)
+    except TwinFlowConfigError as error:
+        return sorted(error.problems)
+    return []
+
+
+def written(config):
+    """A configuration's arguments by key, as the host reads them."""
+    return {key: value for key, value in config.items() if value is not None}
+
+
+@pytest.mark.parametrize("config", [*GOOD, *BAD], ids=range(len(GOOD) + len(BAD)))
+@pytest.mark.usefixtures("folder")
+def test_problems_are_the_start_ups(config):
+    expected = refusal(config)
+    assert bool(expected) == (config in BAD)
+    assert sorted(examined(written(config))["problems"]) == expected
+
+
+def examples():
+    """The host's own example configs by name, without the one or two that are no JSON."""
+    found = {}
+    for path in sorted(EXAMPLES.glob("*/config.json")):
+        with contextlib.suppress(json.JSONDecodeError):
+            found[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+    assert len(found) > 100
+    return found
+
+
+@pytest.mark.parametrize("name", examples())
+@pytest.mark.usefixtures("folder")
+def test_the_hosts_own_examples_are_taken_or_refused_as_at_the_start(name):
+    config = {key.lstrip("-"): value for key, value in examples()[name].items()}
+    config |= {"twinflow_enabled": True, "use_ema": True}
+    config.pop("data_backend_config", None)  # it names files of the user's
+    assert sorted(examined(written(config))["problems"]) == refusal(config)
+
+
+def test_defaults_of_the_host_are_the_hosts():
+    for key, value in HOST_DEFAULTS.items():
+        assert field_registry._fields[key].default_value == value, key
+
+
+@pytest.mark.usefixtures("folder")
+def test_report_shows_where_each_value_comes_from_and_what_the_run_would_do():
+    report = examined(written(SEED | QUIET))
+    assert report["options"]["twinflow_target_step_count"] == {"value": 2, "from": "config"}
+    assert report["options"]["twinflow_loss"] == {"value": "l2", "from": "default"}
+    assert report["run"]["draws"] == "in 2 steps by Euler steps, at times 1, 0.5, without guidance"
+    assert report["overridden"] == []
+    [line] = examined(written(SEED | {"validation_guidance": "7.5"}))["overridden"]
+    assert "validation_guidance 7.5" in line
+    assert "sdxl: supported" in examined(written(DIFF2FLOW))["run"]["family"]
+
+
+def run(*arguments, folder, **more):
+    """Exit code, output and seconds of the command."""
+    began = time.monotonic()
+    result = subprocess.run(
+        [COMMAND, "doctor", *arguments], cwd=folder, env=os.environ | cpu_environment() | more,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return result.returncode, result.stdout, result.stderr, time.monotonic() - began
+
+
+def test_command_reads_the_folders_configuration_and_its_exit_code_says_whether_a_run_would_start(tmp_path):
+    (tmp_path / "config").mkdir()
+    file = tmp_path / "config/config.json"
+    file.write_text(json.dumps({f"--{key}": value for key, value in SEED.items()}), encoding="utf-8")
+    code, said, complained, seconds = run(folder=tmp_path)
+    assert (code, complained) == (0, "")
+    assert said.endswith("The run would start.\n")
+    assert "against the frozen base" in said
+    assert seconds < 60
+    file.write_text(json.dumps(SEED | {"controlnet": True, "twinflow_loss": "banana"}), encoding="utf-8")
+    code, said, complained, _ = run("--json", folder=tmp_path)
+    assert (code, complained) == (1, "")
+    problems = json.loads(said)["problems"]
+    assert [problem.split()[0] for problem in problems] == ["twinflow_loss", "controlnet"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 0, "No configuration was examined"),
+        (("nowhere.json",), 1, "nowhere.json is not a config file"),
+        (("broken.json",), 1, "broken.json: Expecting"),
+        (("some.toml",), 0, "The run would start."),
+    ],
+)
+def test_command_takes_a_file_and_says_what_it_lacks(arguments, code, words, tmp_path):
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    (tmp_path / "some.toml").write_text('model_family = "sd3"\nuse_ema = true\ntwinflow_enabled = true\n')
+    found, said, complained, _ = run(*arguments, folder=tmp_path)
+    assert (found, complained) == (code, "")
+    assert words in said
+
+
+def test_seams_are_found_in_the_sources_as_in_the_imported_host():
+    needed, optional = sources.problems_in_sources()
+    assert (needed, optional) == ([], {})
+    assert sum(len(hook.seams) for _, hook in all_hooks()) > 100
+
+
+@pytest.mark.parametrize(
+    ("seam", "module", "words"),
+    [
+        (Seam("Trainer.no_such"), "simpletuner.helpers.training.trainer", "trainer.Trainer.no_such is missing"),
+        (Seam("NoSuch.train"), "simpletuner.helpers.training.trainer", "NoSuch.train is missing"),
+        (Seam("x"), "simpletuner.helpers.no_such", "simpletuner.helpers.no_such is missing"),
+        (Seam("x"), "no_such_package.at.all", "no_such_package.at.all is missing"),
+        (Seam("Accelerator.log", ("value",)), "accelerate.accelerator", "lacks the parameter value"),
+        (Seam("GradientState.__init__"), "accelerate.state", None),
+        (Seam("load_config", ("arg",)), "simpletuner.helpers.configuration.loader", "lacks the parameter arg"),
+        (Seam("load_config", ("args",)), "simpletuner.helpers.configuration.loader", None),
+        (Seam("Trainer.ema_model", touch=Touch.read), "simpletuner.helpers.training.trainer", None),
+        (Seam("Trainer.ema_model", touch=Touch.wrapped), "simpletuner.helpers.training.trainer", "is missing"),
+        (Seam("Trainer.given", touch=Touch.given), "simpletuner.helpers.training.trainer", None),
+        (Seam("config.anything"), "simpletuner.helpers.training.trainer", None),
+    ],
+    ids=str,
+)
+def test_a_seam_that_is_not_in_the_sources_is_named(seam, module, words):
+    found = sources.problem(seam, module)
+    assert found is None if words is None else words in found
+
+
+def test_text_counts_the_problems_and_names_missing_seams():
+    report = {
+        "versions": {"simpletuner-twinflow": "1", "simpletuner": "9.9", "supported": False, "range": "<5"},
+        "seams": {"needed": ["a.b is missing"], "optional": {"c is missing": "no chart is drawn"}},
+        "problems": ["one.", "two."],
+    }
+    text = as_text(report)
+    for words in (
+        "9.9: supported is <5",
+        "a.b is missing",
+        "c is missing; so no chart is drawn",
+        "2 problems: the run",
+    ):
+        assert words in text
