@@ -22,7 +22,7 @@ from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host import versions
 from simpletuner_twinflow.host.settings.conflict_rows import as_number
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
-from simpletuner_twinflow.host.settings.given import as_mapping, checked
+from simpletuner_twinflow.host.settings.given import EMA_ADDED, USE_EMA, as_mapping, checked
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.host.settings.preflight import leave_out_torch, read_configuration
@@ -132,7 +132,7 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {"options": effective, "problems": problems, "on": options.enabled}
     if problems or not options.enabled or options.implementation != "paper":
         return report
-    config = SimpleNamespace(**HOST_DEFAULTS | {key: _parsed(value) for key, value in given.items()})
+    config = SimpleNamespace(**HOST_DEFAULTS | {key: _parsed(value) for key, value in {**given, **values}.items()})
     for key in NUMBERS:
         setattr(config, key, int(as_number(getattr(config, key)) or 1))
     options = settled(options, config.model_type)
@@ -143,7 +143,8 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     family = str(given.get("model_family"))
     known = family in FAMILIES or family in DIFFUSION_FAMILIES
     entries["family"] = f"{family}: {'supported, see docs/families.md' if known else 'unknown'}"
-    return report | {"run": entries, "overridden": [*overridden(vars(config), options)]}
+    added = [EMA_ADDED] * (USE_EMA in values and USE_EMA not in given)
+    return report | {"run": entries, "overridden": [*added, *overridden(vars(config), options)]}
 
 
 def _parsed(value: Any) -> Any:

@@ -4,8 +4,9 @@ There the host drops objects and the texts "false" and "", and keeps a list's la
 type with a traceback.
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,10 +14,16 @@ from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import argument
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
+from simpletuner_twinflow.host.settings.conflict_rows import is_set
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
 
 KEYS = TwinFlowOptions.keys()
+USE_EMA = "use_ema"
+EMA_ADDED = (
+    "use_ema is not set: TwinFlow turns it on, since the average of the weights is its teacher. For a run without one "
+    "set use_ema and twinflow_require_ema to false."
+)
 ENABLED, RATIO, SCALE = (f"{PREFIX}{name}" for name in ("enabled", "enhanced_ratio", "guidance_scale"))
 
 
@@ -27,6 +34,7 @@ def check_config_values(module: ModuleType) -> None:
     def convert(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> list[str]:
         mapping = argument(args, kwargs, "mapping")
         taken = checked({_bare(key): module.resolve_value_placeholders(value) for key, value in mapping.items()})
+        say_what_is_added(taken)
         settled = {key: value for key, value in mapping.items() if not _is_ours(key)} | taken
         return wrapped(settled, *args[1:], **{key: value for key, value in kwargs.items() if key != "mapping"})
 
@@ -39,6 +47,8 @@ def read_environment(module: ModuleType) -> None:
 
     def load(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> list[str]:
         found = {key: os.environ[key.upper()] for key in KEYS if key.upper() in os.environ}
+        if not is_set(os.environ.get(USE_EMA.upper(), True)):
+            found[USE_EMA] = "false"  # which the host leaves out, like a key that is not there
         return [*wrapped(*args, **kwargs), *(f"--{key}={_unquoted(text)}" for key, text in found.items())]
 
     wrap(module, "load_env_config", load)
@@ -49,11 +59,21 @@ def checked_arguments(arguments: Sequence[str]) -> list[str]:
     given = as_mapping(arguments)
     taken = checked(given)
     left_out = {key for key in given if _is_ours(key)} - taken.keys()
-    return [*_without(arguments, left_out)] if left_out else list(arguments)
+    kept = [*_without(arguments, left_out)] if left_out else list(arguments)
+    return [*kept, f"--{USE_EMA}"] if USE_EMA in taken else kept
+
+
+def say_what_is_added(taken: Collection[str]) -> None:
+    """Log once what a run's configuration is given that its user left unset. Args: taken: keys, as of `checked`."""
+    if USE_EMA in taken and os.environ.get("RANK", "0") == "0":
+        # The host configures logging while it starts; a logger made earlier would be switched off.
+        logging.getLogger("simpletuner_twinflow").warning(EMA_ADDED)
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the plugin's keys, converted to their types; while TwinFlow is off, wrong ones are left out.
+
+    With `use_ema` true, if a TwinFlow run needs an EMA teacher and that key is not set.
 
     Args:
         given: a whole configuration as its user wrote it, keys without dashes.
@@ -79,11 +99,17 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         options = options.changed(enabled=True)  # whatever was meant: so that all problems are reported at once
     problems += options.contradictions()
     if options.enabled:
+        if given.get(USE_EMA) is None and _needs_ema(options):
+            given, values = {**given, USE_EMA: True}, values | {USE_EMA: True}
         problems += _scale_given_twice(values)
         problems += conflicts(given, options)
     if problems:
         raise TwinFlowConfigError(*dict.fromkeys(problems))
     return values
+
+
+def _needs_ema(options: TwinFlowOptions) -> bool:
+    return options.implementation == "paper" and options.require_ema and not options.allow_no_ema_teacher
 
 
 def _scale_given_twice(values: Mapping[str, Any]) -> list[str]:

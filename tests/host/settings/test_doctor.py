@@ -16,6 +16,7 @@ from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host import sources
 from simpletuner_twinflow.host.doctor import HOST_DEFAULTS, as_text, examined
 from simpletuner_twinflow.host.seams import Seam, Touch, all_hooks
+from simpletuner_twinflow.host.settings.given import EMA_ADDED
 from testbed.trainer import cpu_environment
 from tests.host.settings.configs import DIFF2FLOW, SEED, load
 from tests.host.settings.test_conflicts import CONFLICTS
@@ -103,6 +104,9 @@ def test_report_shows_where_each_value_comes_from_and_what_the_run_would_do():
     assert report["overridden"] == []
     [line] = examined(written(SEED | {"validation_guidance": "7.5"}))["overridden"]
     assert "validation_guidance 7.5" in line
+    without = {key: value for key, value in (SEED | QUIET).items() if key != "use_ema"}
+    report = examined(written(without))
+    assert (report["overridden"], report["run"]["teacher"]) == ([EMA_ADDED], "EMA of the trained weights, decay 0.995")
     assert "sdxl: supported" in examined(written(DIFF2FLOW))["run"]["family"]
 
 

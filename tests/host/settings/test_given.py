@@ -9,7 +9,7 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from simpletuner.helpers.training.trainer import Trainer
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host.settings.given import as_mapping
+from simpletuner_twinflow.host.settings.given import EMA_ADDED, as_mapping, checked_arguments
 from tests.host.settings.configs import REQUIRED_BY_HOST, SEED
 
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
@@ -54,6 +54,34 @@ def test_host_key_in_quotes_is_what_the_host_makes_of_it():
     assert load(SEED, controlnet="false", use_ema="true").use_ema is True
     [problem] = refusal(SEED, use_ema="false")
     assert problem.startswith('use_ema is "false", but twinflow_require_ema is true')
+
+
+WITHOUT_EMA = {key: value for key, value in SEED.items() if key != "use_ema"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "use_ema"),
+    [
+        ({}, True),
+        ({"use_ema": None}, True),
+        ({"twinflow_enabled": False}, False),
+        ({"twinflow_implementation": "host", "twinflow_require_ema": False}, False),
+        ({"twinflow_require_ema": False}, False),
+        ({"twinflow_allow_no_ema_teacher": True}, False),
+    ],
+    ids=str,
+)
+def test_ema_is_turned_on_where_it_is_not_set_and_teaches_and_that_is_said_once(changes, use_ema, caplog):
+    assert load(WITHOUT_EMA, **changes).use_ema is use_ema
+    assert [record.message for record in caplog.records].count(EMA_ADDED) == use_ema
+
+
+def test_ema_is_turned_on_for_a_command_line_too(monkeypatch, caplog):
+    arguments = ["--model_family=sd3", "--twinflow_enabled=true", "--twinflow_loss=l2"]
+    assert checked_arguments(arguments) == [*arguments, "--use_ema"]
+    assert checked_arguments([*arguments, "--use_ema"]) == [*arguments, "--use_ema"]
+    with pytest.raises(TwinFlowConfigError, match='use_ema is "false"'):
+        checked_arguments([*arguments, "--use_ema=false"])
 
 
 def test_placeholders_are_resolved_as_the_host_does(monkeypatch):
@@ -217,6 +245,24 @@ def test_arguments_are_checked_before_the_parser_sees_them():
     assert 'twinflow_loss is "banana"' in loss
     off = [*seed, "--twinflow_enabled=false", "--twinflow_delta_t", "0,01", "--twinflow_loss=banana"]
     assert cmd_args.parse_cmdline_args(off).twinflow_delta_t == 0.01
+
+
+@pytest.mark.parametrize(
+    ("more", "use_ema"),
+    [((), True), (("--use_ema",), True), (("--use_ema=false", "--twinflow_require_ema=false"), False)],
+    ids=str,
+)
+def test_parser_gives_an_ema_where_the_command_line_says_nothing_of_it(more, use_ema, caplog):
+    config = {key: value for key, value in (SEED | REQUIRED_BY_HOST).items() if value is not None and key != "use_ema"}
+    seed = [f"--{key}={value}" for key, value in config.items()]
+    assert cmd_args.parse_cmdline_args([*seed, *more]).use_ema is use_ema
+    assert [record.message for record in caplog.records].count(EMA_ADDED) == (not more)
+
+
+def test_environment_says_that_there_is_no_ema(monkeypatch):
+    for value, said in (("false", True), ("true", False)):
+        monkeypatch.setenv("USE_EMA", value)
+        assert ("--use_ema=false" in env_file.load_env_config()) is said
 
 
 def test_environment_names_the_keys_in_capitals(monkeypatch):

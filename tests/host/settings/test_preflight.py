@@ -101,7 +101,7 @@ def test_environment_config_is_refused_alike(tmp_path):
     delta, loss, ema = lines_of(output)
     assert delta.startswith('twinflow_delta_t is "0,01"')
     assert loss.startswith('twinflow_loss is "banana"')
-    assert ema.startswith("use_ema is false")
+    assert ema.startswith('use_ema is "false"')
 
 
 @pytest.mark.parametrize("arguments", [["env=mine"], ["--env", "mine"]], ids=" ".join)
