@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -36,6 +37,16 @@ def test_wandb_file_holds_every_term_at_every_step(runs):
         merged = {key: value for item in items if item["_step"] == step for key, value in item.items()}
         assert merged.keys() >= ALL_TERMS
         assert all(math.isfinite(merged[name]) for name in ALL_TERMS)
+
+
+@pytest.mark.host_runs("adversarial_lora", "adversarial_full")
+@pytest.mark.parametrize("name", ["adversarial_lora", "adversarial_full"])
+def test_progress_line_names_every_term_with_the_value_of_the_last_step(name, runs):
+    run = runs[name].check()
+    shown = dict(re.findall(r"(\w+)=([-+.e\d]+)", run.log.split("4/4 [")[-1].split("\n")[0]))
+    last = run.step_logs()[-1]
+    for term in ALL_TERMS:
+        assert float(shown[term.removeprefix("twinflow/")]) == pytest.approx(last[term], rel=0.01)
 
 
 @pytest.mark.host_runs("adversarial_lora")

@@ -1,6 +1,7 @@
-"""Each term as `twinflow/<name>` on every tracker, and the experimental trajectory chart on W&B."""
+"""Each term as `twinflow/<name>` on every tracker and in the progress line, and the trajectory chart on W&B."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -31,10 +32,10 @@ def attach_to_trackers(module: ModuleType) -> None:
         log = accelerator.log
 
         def log_with_terms(values: dict, step: int | None = None, **log_kwargs: Any) -> None:
-            if STEP_MARK not in values or step is None or not accelerator.log_with:
+            if STEP_MARK not in values or step is None:
                 log(values, step=step, **log_kwargs)
                 return
-            means = distiller.meter.means(accelerator)
+            means = distiller.meter.means(accelerator)  # also without trackers, for the progress line
             log(values | {f"twinflow/{name}": mean for name, mean in means.items()}, step=step, **log_kwargs)
             # After the values, so that a chart that cannot be drawn takes none of them along.
             with_wandb = any(tracker.name == "wandb" for tracker in accelerator.trackers)
@@ -46,6 +47,38 @@ def attach_to_trackers(module: ModuleType) -> None:
         set_on(accelerator, "log", log_with_terms)
 
     wrap(module, "Trainer.init_trackers", init_trackers)
+
+
+@uses(
+    Seam("Trainer.train", ("self",)),
+    Seam("tqdm", touch=Touch.wrapped),
+    Seam("tqdm.set_postfix", ("kwargs",), Touch.on_run, "tqdm.std"),
+    lost="the progress line does not show the terms",
+)
+def show_terms_in_progress(module: ModuleType) -> None:
+    """Have the progress line of a TwinFlow run show its terms, as they were logged last, beside the host's loss."""
+    training: ContextVar[Any | None] = ContextVar("training", default=None)  # this thread's distiller, while it trains
+
+    def train(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        token = training.set(distiller_of(trainer))
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            training.reset(token)
+
+    def make_bar(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
+        bar, distiller = wrapped(*args, **kwargs), training.get()
+        if distiller is not None:
+            set_postfix = bar.set_postfix
+
+            def set_postfix_with_terms(ordered_dict: dict | None = None, refresh: bool = True, **values: Any) -> None:
+                set_postfix(ordered_dict, refresh, **values | distiller.meter.last)
+
+            set_on(bar, "set_postfix", set_postfix_with_terms)
+        return bar
+
+    wrap(module, "Trainer.train", train)
+    wrap(module, "tqdm", make_bar)
 
 
 @uses(Seam("Trainer.train", ("self",)), lost="the error of a loss that is not finite does not name the terms")

@@ -26,6 +26,7 @@ class WindowMeter:
     """Collects the terms of the micro-batches of one optimizer step."""
 
     def __init__(self) -> None:
+        self.last: dict[str, float] = {}  # the means that were read last
         self._terms: dict[int, Mapping[str, Term]] = {}  # by micro-batch, as are the positions
         self._positions: dict[int, Positions] = {}
 
@@ -60,4 +61,5 @@ class WindowMeter:
                 totals[0, NAMES.index(name)] += term.total
                 totals[1, NAMES.index(name)] += term.rows
         sums, counts = accelerator.reduce(totals, reduction="sum").tolist()
-        return {name: total / rows for name, total, rows in zip(NAMES, sums, counts, strict=True) if rows}
+        self.last = {name: total / rows for name, total, rows in zip(NAMES, sums, counts, strict=True) if rows}
+        return self.last
