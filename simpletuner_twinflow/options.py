@@ -51,6 +51,14 @@ class TwinFlowOptions(ObjectiveSettings):
     """Steps between experimental trajectory charts on W&B (sigma against target time against sign). 0: none. Charts are
     thinned so that a run never logs more than 400 of them.
     """
+    quality_samples: int = option(64, "Quality: samples", ge=0, le=4096)
+    """Samples with which the quality of few-step drawing is measured while training, in the model's own latents. 0: it
+    is not measured.
+    """
+    quality_interval: int = option(0, "Quality: interval", ge=0, le=1_000_000)
+    """Steps between two measures; the last step always has one. 0: the fewest validation intervals at which it takes at
+    most 3 % of the network's work.
+    """
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

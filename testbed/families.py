@@ -103,9 +103,10 @@ def plain(passage: Passage) -> None:
 
 
 def twinflow(passage: Passage) -> None:
-    """Everything on; each term is finite at each step, and validation draws with student and EMA."""
+    """Everything on; terms are finite at each step, quality is measured, and validation draws with student and EMA."""
     output = passage.train("twinflow", **TWINFLOW)
     _check_losses(output, steps=2)
+    _check_quality(output, step=2)
     if not sorted(output.glob("validation_images/step_2_*")):
         raise StageError("no validation picture")
     if not (output / "checkpoint-2").is_dir():
@@ -180,9 +181,26 @@ STAGES: dict[str, Callable[[Passage], None]] = {
 }
 
 
-def _check_losses(output: Path, steps: int) -> None:
+def _logged(output: Path) -> list[dict[str, Any]]:
+    """What the host's own tracker holds of a run."""
     lines = [line for file in output.rglob("training_metrics.jsonl") for line in file.read_text().splitlines()]
-    logged = [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines]
+
+
+def _check_quality(output: Path, step: int) -> None:
+    found: dict[str, float] = {}
+    for entry in _logged(output):
+        if entry["step"] == step:
+            found |= {name: value for name, value in entry["metrics"].items() if name.startswith("twinflow/quality/")}
+    for who in ("ema_1", "ema_2", "ema_4", "student_1", "base_20"):
+        if not all(
+            math.isfinite(found.get(f"twinflow/quality/{who}/{kind}", math.nan)) for kind in ("mmd", "diversity")
+        ):
+            raise StageError(f"no quality of {who} at step {step}, but of {', '.join(found) or 'nothing'}")
+
+
+def _check_losses(output: Path, steps: int) -> None:
+    logged = _logged(output)
     found = {entry["step"]: entry["metrics"] for entry in logged if "train_loss" in entry["metrics"]}
     if found.keys() != set(range(1, steps + 1)):
         raise StageError(f"losses of the steps {sorted(found)}, not of 1 to {steps}")

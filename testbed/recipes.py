@@ -36,6 +36,8 @@ TWINFLOW: dict[str, Any] = {
     "twinflow_adversarial_enabled": True,
     "twinflow_enhanced_ratio": 0.5,
     "twinflow_target_step_count": 2,
+    "twinflow_quality_samples": 4,
+    "twinflow_quality_interval": 2,
     "validation_guidance": 0.0,
 }
 DIFF2FLOW: dict[str, Any] = {"diff2flow_enabled": True, "twinflow_allow_diff2flow": True}

@@ -24,6 +24,7 @@ def two_ranks_lora(host: Host, runs: Runs) -> tuple[list[Run], Path, list[Run]]:
 def two_ranks_full(host: Host, runs: Runs) -> tuple[list[Run], Path, list[Run]]:
     """As `two_ranks_lora`, a full fine-tune, which in the plain host hangs at its first checkpoint."""
     config = SEED | TINY | FULL | ADVERSARIAL | SIX_STEPS | {"train_batch_size": 3}
+    config |= {"twinflow_quality_samples": 8, "twinflow_quality_interval": 3}
     first = host.train_on_ranks("two_ranks_full", config, probe=ranks.note_weights)
     reference = kept(first[0], "checkpoint-6")
     _drop(first[0], "checkpoint-6")

@@ -50,6 +50,7 @@ def full(host: Host, runs: Runs) -> Run:
 def adversarial_full(host: Host, runs: Runs) -> Run:
     """Full fine-tune, everything on, each step probed; the frozen base of guidance kept in bf16 on the CPU."""
     base = {"twinflow_guidance_base_dtype": "bfloat16", "twinflow_guidance_base_device": "cpu"}
+    base |= {"twinflow_quality_samples": 8, "twinflow_quality_interval": 2}
     return host.train("adversarial_full", SEED | TINY | FULL | ADVERSARIAL | base, probe=note_each_step)
 
 
@@ -62,7 +63,7 @@ def shapes(host: Host, runs: Runs) -> Run:
         image_set |= {key: square[key] for key in square if key not in image_set}
     config = SEED | TINY | FULL | ADVERSARIAL | {"train_batch_size": 2, "gradient_accumulation_steps": 2}
     config |= {"validation_disable": True, "max_train_steps": 6, "aspect_bucket_alignment": 32}
-    config |= {"twinflow_guidance_reference": "ema"}
+    config |= {"twinflow_guidance_reference": "ema", "twinflow_quality_samples": 10, "twinflow_quality_interval": 3}
     return host.train("shapes", config, images=sets, probe=note_each_step)
 
 

@@ -65,6 +65,30 @@ def test_wandb_file_holds_the_trajectory_chart(runs):
         assert sign == (-1 if role == "twin" else 1)
 
 
+@pytest.mark.host_runs("adversarial_full", "shapes", "two_ranks_full")
+@pytest.mark.parametrize(
+    ("name", "steps", "who"),
+    [
+        ("adversarial_full", [2, 4], {"base_20", "base_2", "ema_1", "ema_2", "ema_4", "student_1"}),
+        ("shapes", [3, 6], {"ema_1", "ema_2", "ema_4", "student_4"}),  # latents of several sizes
+        ("two_ranks_full", [3, 6], {"base_20", "ema_1", "student_4"}),  # half of the samples on each rank
+    ],
+)
+def test_quality_is_logged_where_it_is_due_and_once(name, steps, who, runs):
+    found = runs[name]
+    first = (found[0][0] if isinstance(found, tuple) else found).check()
+    for step in steps:
+        measured = [
+            event["values"]
+            for event in first.of("log")
+            if event.get("step") == step and any(key.startswith("twinflow/quality/") for key in event["values"])
+        ]
+        [values] = measured
+        assert all(math.isfinite(value) for value in values.values())
+        assert {key.split("/")[2] for key in values} >= who
+    assert len(re.findall(r"TwinFlow quality at step", first.log)) == len(steps)
+
+
 @pytest.mark.host_runs("adversarial_lora")
 def test_recorded_configs_show_the_keys_as_the_user_set_them(runs):
     run = runs["adversarial_lora"].check()

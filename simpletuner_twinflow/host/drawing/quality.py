@@ -1,0 +1,228 @@
+"""Few-step quality while training: samples of student, EMA and base against the data, in the model's own latents.
+
+What is measured: the squared MMD of random features between samples and the training latents of the same prompts, in
+units of its standard error, and the diversity within a prompt. What it cannot tell: whether a picture is pretty, and
+differences that a random network does not see; figures of runs with other data or another number of samples are not
+comparable.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simpletuner_twinflow.host.drawing.latents import (
+    KeptRows,
+    drawing_mode,
+    few_step_samples,
+    many_step_samples,
+    moved,
+    prompts_of,
+)
+from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
+from simpletuner_twinflow.host.training.frozen_base import FrozenBase
+from simpletuner_twinflow.host.training.trainer import distiller_of
+from simpletuner_twinflow.method.cost import BACKWARD, passes
+from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
+from simpletuner_twinflow.quality.features import Scale, random_features
+from simpletuner_twinflow.quality.measures import discrepancy, spread
+
+logger = logging.getLogger("simpletuner_twinflow")
+
+STEPS = (1, 2, 4)  # and the target step count
+BASE_STEPS = 20  # of the base's own samples
+SHARE = 0.03  # of training's work that the measure may take where its interval is automatic
+STEP_MARK = "train_loss"  # a key of what the host logs once per optimizer step, and of nothing else
+Values = dict[str, float]
+
+
+@uses(
+    Seam("Trainer.init_trackers", ("self",)),
+    Seam("Trainer._trackers_initialized", touch=Touch.read),
+    Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
+    Seam("Accelerator.log", ("values", "step"), Touch.on_run, "accelerate.accelerator"),
+    lost="the quality of few-step samples is not measured while training",
+)
+def attach_to_logging(module: ModuleType) -> None:
+    """Measure at the steps that are due, where the host logs them."""
+
+    def init_trackers(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        already = getattr(trainer, "_trackers_initialized", False)
+        wrapped(*args, **kwargs)
+        distiller = distiller_of(trainer)
+        if distiller is None or already or distiller.options.quality_samples == 0:
+            return
+        measure, accelerator = QualityMeasure(trainer), trainer.accelerator
+        distiller.seen_batch = measure.rows.add
+        log, last = accelerator.log, int(trainer.config.max_train_steps)
+        if accelerator.is_main_process:
+            logger.info(measure.described())
+
+        def log_with_quality(values: dict, step: int | None = None, **more: Any) -> None:
+            log(values, step=step, **more)
+            if STEP_MARK in values and step is not None and (step % measure.interval == 0 or step == last):
+                found = measure.values()
+                if found and accelerator.is_main_process:
+                    logger.info(as_text(found, measure.total, step))
+                    log({f"twinflow/quality/{name}": value for name, value in found.items()}, step=step, **more)
+
+        set_on(accelerator, "log", log_with_quality)
+
+    wrap(module, "Trainer.init_trackers", init_trackers)
+
+
+class QualityMeasure:
+    """The measure of one run. Args: trainer: the host's, all loaded; the first steps are yet to come."""
+
+    def __init__(self, trainer: Any) -> None:
+        distiller = trainer.distiller
+        self._trainer, self._accelerator, self._base = trainer, trainer.accelerator, _base_of(trainer)
+        self._model, self._options = distiller.family_model, distiller.options
+        self._own_steps = bool(distiller.sampler_steps)
+        self._seed = int(trainer.config.seed or 0) + 1_000_003 * int(self._accelerator.process_index)
+        self.rows = KeptRows(math.ceil(self._options.quality_samples / self._accelerator.num_processes))
+        self.counts = sorted({*STEPS, self._options.target_step_count})
+        self.interval = self._options.quality_interval or self._automatic_interval()
+        self._said_of_base: Values | None = None
+        self._aim: Tensor | None = None
+
+    def described(self) -> str:
+        """What is measured and what it costs, as a line."""
+        counts = ", ".join(map(str, self.counts))
+        return (
+            f"TwinFlow measures {self.total} samples in {counts} steps, by EMA and student, every {self.interval} "
+            f"steps and at the end: {self._work() / self._step_work() / self.interval:.1%} of the network's work in "
+            "training (twinflow_quality_samples, twinflow_quality_interval)."
+        )
+
+    def values(self) -> Values:
+        """The measures by name, on the main process; none where too few rows were seen. All ranks call it."""
+        lacking = torch.tensor(float(not self.rows.complete), device=self._accelerator.device)
+        if float(self._accelerator.reduce(lacking, reduction="sum")) > 0:
+            return {}
+        network = self._model.model.get_trained_component(unwrap_model=True)
+        with replay_rng(RngState.capture(self._accelerator.device)), drawing_mode(network), torch.no_grad():
+            latents = [batch["latents"] for batch in self.rows.batches]
+            scale, prompts = self._scale(latents), self._gathered(_numbers(prompts_of(self.rows.batches)))
+            real = self._features(latents, scale)
+            if self._said_of_base is None:
+                self._said_of_base = self._of_base(scale, real, prompts)
+            found = dict(self._said_of_base)
+            for who, weights in self._trained_weights():
+                with weights:
+                    for count in self.counts:
+                        samples = self._features(self._drawn(partial(few_step_samples, self._model, count)), scale)
+                        found |= self._compared(f"{who}_{count}", samples, real, prompts)
+        return found
+
+    def _of_base(self, scale: Scale, real: Tensor, prompts: Tensor) -> Values:
+        """The base's own samples, at the guidance that is trained in: what can be reached, and where it began."""
+        if self._base is None:
+            return {}
+        found: Values = {}
+        with teacher_weights(*self._base.weights()):
+            for count in (BASE_STEPS, self._options.target_step_count):
+                draw = partial(many_step_samples, self._model, count, self._options.scale)
+                samples = self._features(self._drawn(draw), scale)
+                found |= self._compared(f"base_{count}", samples, real, prompts)
+                if count == BASE_STEPS and self._options.scale > 1:
+                    self._aim = samples
+        return found
+
+    def _compared(self, name: str, samples: Tensor, real: Tensor, prompts: Tensor) -> Values:
+        far = discrepancy(samples, real)
+        found = {
+            f"{name}/mmd": far.value,
+            f"{name}/mmd_in_errors": far.ratio,
+            f"{name}/diversity": spread(samples, prompts) / max(spread(real, prompts), 1e-12),
+        }
+        if self._aim is not None:
+            found[f"{name}/mmd_to_guided_base_in_errors"] = discrepancy(samples, self._aim).ratio
+        return found
+
+    def _trained_weights(self) -> Iterator[tuple[str, AbstractContextManager[None]]]:
+        if (ema := self._trainer.ema_model) is not None:
+            yield "ema", teacher_weights(self._trainer._get_trainable_parameters(), ema.shadow_params)
+        yield "student", nullcontext()
+
+    def _drawn(self, draw: Callable[[dict[str, Any], int], Tensor]) -> list[Tensor]:
+        """Samples for the prompts of each kept batch: the same noise at each measure and of all weights."""
+        device = self._accelerator.device
+        return [draw(moved(batch, device), self._seed + number) for number, batch in enumerate(self.rows.batches)]
+
+    def _features(self, latents: list[Tensor], scale: Scale) -> Tensor:
+        """Features of all ranks' latents, made batch by batch, since sizes may differ."""
+        device = self._accelerator.device
+        return self._gathered(torch.cat([random_features(scale(batch.to(device))) for batch in latents]))
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        return self._accelerator.gather(rows.to(self._accelerator.device)).cpu()
+
+    def _scale(self, latents: list[Tensor]) -> Scale:
+        """Of the data of all ranks, each of which has as many rows."""
+        scales = [Scale.of(batch) for batch in latents]
+        rows = torch.tensor([float(len(batch)) for batch in latents])
+        mean = torch.stack([scale.mean.flatten() for scale in scales])
+        square = torch.stack([scale.std.flatten().square() for scale in scales]) + mean.square()
+        moments = torch.stack([(rows @ mean), (rows @ square)]) / rows.sum()
+        mean, square = self._accelerator.reduce(moments.to(self._accelerator.device), reduction="mean")
+        shape = scales[0].mean.shape
+        return Scale(mean.view(shape), (square - mean.square()).clamp(min=1e-12).sqrt().view(shape))
+
+    @property
+    def total(self) -> int:
+        """The number of samples, on all ranks."""
+        return self.rows.wanted * int(self._accelerator.num_processes)
+
+    def _work(self) -> float:
+        """Forward passes of rows in one measure."""
+        return self.total * sum(self.counts) * (1 + (self._trainer.ema_model is not None))
+
+    def _step_work(self) -> float:
+        """The same in one step of training."""
+        config = self._trainer.config
+        rows = config.train_batch_size * config.gradient_accumulation_steps * self._accelerator.num_processes
+        a_row = 1 + BACKWARD[config.model_type] + sum(passes(self._options, own_steps=self._own_steps).values())
+        return float(rows * a_row)
+
+    def _automatic_interval(self) -> int:
+        """The fewest validation intervals that keep the measure within its share of the work."""
+        config = self._trainer.config
+        validation = int(config.validation_step_interval or config.validation_steps or 100)
+        return validation * math.ceil(self._work() / (SHARE * self._step_work() * validation))
+
+
+def _base_of(trainer: Any) -> FrozenBase | None:
+    """The frozen base, where it takes no memory that the run does not spend anyway."""
+    distiller, config = trainer.distiller, trainer.config
+    if distiller.base is not None or config.model_type != "lora" or config.lora_init_type in MOVES_BASE:
+        return distiller.base
+    base = FrozenBase(trainer, distiller.options)
+    return None if base.kept() else base
+
+
+def as_text(found: Values, samples: int, step: int) -> str:
+    """The measures as a line of the log."""
+    said = []
+    for name in dict.fromkeys(name.split("/")[0] for name in found):
+        diversity, aim = found[f"{name}/diversity"], found.get(f"{name}/mmd_to_guided_base_in_errors")
+        to_aim = "" if aim is None else f"; to the guided base {aim:.1f}"
+        said.append(f"{name.replace('_', ' in ')} {found[f'{name}/mmd_in_errors']:.1f} ({diversity:.2f}{to_aim})")
+    return (
+        f"TwinFlow quality at step {step}, {samples} samples against the data, MMD in standard errors (diversity, data "
+        f"1) by steps: {', '.join(said)}."
+    )
+
+
+def _numbers(texts: list[str]) -> Tensor:
+    """A number for each text, the same for the same text in every process."""
+    digests = (hashlib.blake2b(text.encode(), digest_size=7).digest() for text in texts)
+    return torch.tensor([int.from_bytes(digest, "big") for digest in digests])
