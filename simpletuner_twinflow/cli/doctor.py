@@ -10,7 +10,11 @@ HELP = "examine the installation and a config: versions, what a run would do and
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("config", nargs="?", help="a .json, .toml or .env config (default: the one in config/)")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="a .json or .toml config (default: the one that `simpletuner train` reads in this folder)",
+    )
     parser.add_argument("--json", action="store_true", help="print it for programs")
 
 
@@ -22,7 +26,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     command = [sys.executable, "-P", "-m", "simpletuner_twinflow.host.doctor"]
     command += ["--json"] * arguments.json + [arguments.config] * (arguments.config is not None)
-    light = {"SIMPLETUNER_SKIP_TORCH": "1"}  # the host's own switch for a light import
-    result = subprocess.run(command, env=os.environ | light, stdin=subprocess.DEVNULL, check=False)
+    environment = os.environ | {"SIMPLETUNER_SKIP_TORCH": "1"}  # the host's own switch for a light import
+    # What is examined is what the plugin does once it attaches; that it is switched off is said.
+    environment["SIMPLETUNER_TWINFLOW_DOCTOR_DISABLED"] = environment.pop("SIMPLETUNER_TWINFLOW_DISABLED", "")
+    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False)
     if result.returncode:
         raise SystemExit(result.returncode)

@@ -7,29 +7,32 @@ import argparse
 import contextlib
 import io
 import json
+import logging
 import os
 import platform
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from simpletuner_twinflow._hooks import DISTRIBUTION
+from simpletuner_twinflow._startup import DISABLE_VARIABLE
+from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host import versions
 from simpletuner_twinflow.host.settings.conflict_rows import as_number
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
-from simpletuner_twinflow.host.settings.given import EMA_ADDED, USE_EMA, as_mapping, checked
-from simpletuner_twinflow.host.settings.guidance import settled
+from simpletuner_twinflow.host.settings.given import EMA_ADDED, KEYS, USE_EMA, as_mapping, checked
+from simpletuner_twinflow.host.settings.guidance import AUTO, settled
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.host.settings.preflight import leave_out_torch, read_configuration
 from simpletuner_twinflow.host.settings.summary import block, summary
-from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
-from simpletuner_twinflow.sampling.schedule import SamplerSettings
+from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, from_text
 
+SWITCHED_OFF = "SIMPLETUNER_TWINFLOW_DOCTOR_DISABLED"  # tells this process that the user has switched the plugin off
 BAD = 1  # exit code where a run would be refused
 PACKAGES = ("torch", "diffusers", "accelerate", "peft", "transformers")
 READERS = {".json": json.loads, ".toml": tomllib.loads}
@@ -52,24 +55,60 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("config", nargs="?", type=Path)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
-    report = {"versions": installed(), **seams()}
-    given, problems = configuration(arguments.config)
-    report |= examined(given) if given is not None else {"problems": problems}
-    report["ok"] = not (report["problems"] or report["seams"]["needed"] or not report["versions"]["supported"])
+    report: dict[str, Any] = {"versions": installed(), "notes": []}
+    if report["versions"]["simpletuner"] is None:
+        report |= {"problems": ["SimpleTuner is not installed in this environment."], "seams": {}}
+    else:
+        report["seams"] = seams()  # first: it loads the hooks, which the host's command comes by
+        with _heard(report["notes"]):
+            given, problems = configuration(arguments.config)
+            report |= examined(given) if given is not None else {"problems": problems}
+        report["problems"] += [f"Missing in SimpleTuner: {problem}." for problem in report["seams"]["needed"]]
+        if not report["versions"]["supported"]:
+            found, supported = report["versions"]["simpletuner"], report["versions"]["range"]
+            report["problems"].append(f"SimpleTuner {found} is not supported: {supported} is.")
+    if os.environ.get(SWITCHED_OFF, "0") not in ("", "0"):
+        report["problems"].append(f"{DISABLE_VARIABLE} is set: the plugin does not attach, and runs train without it.")
+    report["ok"] = not report["problems"]
     print(json.dumps(report, indent=1, default=str) if arguments.json else as_text(report))
     return 0 if report["ok"] else BAD
 
 
-def installed() -> dict[str, Any]:
-    """Versions, and whether the host's is supported."""
-    found = {"python": platform.python_version(), DISTRIBUTION: version(DISTRIBUTION)}
+class _Listener(logging.Handler):
+    """Keeps what the plugin logs while it reads a configuration."""
+
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__()
+        self.heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message once."""
+        if (message := record.getMessage()) not in self.heard:
+            self.heard.append(message)
+
+
+@contextlib.contextmanager
+def _heard(notes: list[str]) -> Iterator[None]:
+    logger, listener = logging.getLogger("simpletuner_twinflow"), _Listener(notes)
+    logger.addHandler(listener)
+    logger.propagate = False
     try:
-        found["simpletuner"] = versions.host_version()
-    except PackageNotFoundError:
-        return found | {"simpletuner": None, "supported": False, "range": str(versions.supported_range())}
-    for name in PACKAGES:
-        found[name] = version(name)
-    return found | {"supported": versions.is_supported(), "range": str(versions.supported_range())}
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = True
+
+
+def installed() -> dict[str, Any]:
+    """Versions, and whether the host's is supported; None for what is not installed."""
+    found: dict[str, Any] = {"python": platform.python_version(), DISTRIBUTION: version(DISTRIBUTION)}
+    for name in ("simpletuner", *PACKAGES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    supported = found["simpletuner"] is not None and versions.is_supported()
+    return found | {"supported": supported, "range": str(versions.supported_range())}
 
 
 def seams() -> dict[str, Any]:
@@ -77,7 +116,7 @@ def seams() -> dict[str, Any]:
     from simpletuner_twinflow.host.sources import problems_in_sources
 
     needed, optional = problems_in_sources()
-    return {"seams": {"needed": needed, "optional": optional}}
+    return {"needed": needed, "optional": optional}
 
 
 def configuration(path: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
@@ -85,13 +124,13 @@ def configuration(path: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
 
     Args: path: of the file; None for the one that a command without arguments reads in this folder.
     """
-    in_folder = "ENV" in os.environ or any(Path("config", f"config{suffix}").exists() for suffix in SUFFIXES)
-    if path is None and not in_folder:
+    places = [Path(folder, f"config{suffix}") for folder in (".", "config") for suffix in SUFFIXES]
+    if path is None and "ENV" not in os.environ and not any(place.exists() for place in places):
         return None, []
-    if path is not None and not (path.is_file() and path.suffix in READERS):
-        return None, [f"{path} is not a config file: give a .json or .toml file that exists."]
     taken: list[Sequence[str]] = []
     try:
+        if path is not None and not (path.suffix in READERS and path.is_file()):
+            return None, [f"{path} is not a config file: give a .json or .toml file that exists."]
         with contextlib.redirect_stdout(io.StringIO()):
             if path is None:
                 read_configuration(["simpletuner", "train"], taken.append)
@@ -99,8 +138,8 @@ def configuration(path: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
                 taken.append(_arguments(path))
     except TwinFlowConfigError as error:  # raised where the host turns values into arguments
         return None, list(error.problems)
-    except (OSError, ValueError) as error:
-        return None, [f"{path or 'config/'}: {error}"]
+    except Exception as error:  # noqa: BLE001 - whatever the host's readers raise on what is no configuration
+        return None, [f"{path or 'The configuration in this folder'} cannot be read: {error!r:.300}"]
     if not taken:
         return None, ["SimpleTuner itself finds no configuration in this folder."]
     return dict(as_mapping(taken[-1])), []
@@ -118,12 +157,13 @@ def _arguments(path: Path) -> list[str]:
 
 
 def examined(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run with this configuration would do, and every problem of it."""
+    """What a run with this configuration would do, and every problem of it that TwinFlow checks."""
     problems: list[str] = []
+    values = {key: from_text(key, value) for key, value in given.items() if key in KEYS}
     try:
         values = checked(given)
     except TwinFlowConfigError as error:
-        problems, values = list(error.problems), {}
+        problems = list(error.problems)
     options, _ = TwinFlowOptions.read(values)
     effective = {
         PREFIX + name: {"value": value, "from": "config" if PREFIX + name in given else "default"}
@@ -133,59 +173,67 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     if problems or not options.enabled or options.implementation != "paper":
         return report
     config = SimpleNamespace(**HOST_DEFAULTS | {key: _parsed(value) for key, value in {**given, **values}.items()})
+    if config.model_type not in AUTO:
+        problems.append(f'model_type is {shown(config.model_type)}; SimpleTuner takes "full" or "lora".')
+        return report
     for key in NUMBERS:
-        setattr(config, key, int(as_number(getattr(config, key)) or 1))
+        number = as_number(getattr(config, key))
+        if number is None or not number.is_integer() or number < 1:
+            problems.append(f"{key} is {shown(getattr(config, key))}; SimpleTuner takes a whole number from 1.")
+            return report
+        setattr(config, key, int(number))
     options = settled(options, config.model_type)
     flow = predicts_flow(vars(config))
     own_steps = flow and options.target_step_count > 1 and options.time_conditioning == "training_only"
-    sampler = SamplerSettings() if own_steps else SamplerSettings(stochastic_ratio=1.0, sigma_max=1.0)
-    entries = summary(options, config, sampler.step_times(options.target_step_count), own_steps=own_steps)
+    entries = summary(options, config, own_steps=own_steps)
     family = str(given.get("model_family"))
     known = family in FAMILIES or family in DIFFUSION_FAMILIES
     entries["family"] = f"{family}: {'supported, see docs/families.md' if known else 'unknown'}"
-    added = [EMA_ADDED] * (USE_EMA in values and USE_EMA not in given)
+    added = [EMA_ADDED] * (USE_EMA in values and USE_EMA not in given)  # where the readers have not added it already
+    datasets = given.get("data_backend_config")
+    if not datasets or not Path(str(datasets)).is_file():
+        added.append(
+            f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
+        )
     return report | {"run": entries, "overridden": [*added, *overridden(vars(config), options)]}
 
 
 def _parsed(value: Any) -> Any:
     """A text of a number, or of true or false, as the host's parser takes it; anything else unchanged."""
-    try:
-        return json.loads(value.lower()) if isinstance(value, str) else value
-    except ValueError:
+    if not isinstance(value, str):
         return value
+    if value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    number = as_number(value)
+    return value if number is None else int(number) if number.is_integer() and "." not in value else number
 
 
 def as_text(report: Mapping[str, Any]) -> str:
     """The report as a person reads it."""
     found, lacking = report["versions"], report["seams"]
-    packages = ", ".join(
-        f"{name} {found[name]}" for name in (DISTRIBUTION, "simpletuner", "python", *PACKAGES) if found.get(name)
-    )
-    lines = [packages]
-    if not found["supported"]:
-        lines.append(f"SimpleTuner {found['simpletuner'] or 'is not installed'}: supported is {found['range']}.")
-    lines += [f"missing in the host: {problem}" for problem in lacking["needed"]]
-    lines += [f"missing in the host: {problem}; so {lost}" for problem, lost in lacking["optional"].items()]
-    if not lacking["needed"] and not lacking["optional"]:
+    lines = [
+        ", ".join(f"{name} {found[name]}" for name in (DISTRIBUTION, "simpletuner", "python", *PACKAGES) if found[name])
+    ]
+    lines += [f"missing in the host: {problem}; so {lost}" for problem, lost in lacking.get("optional", {}).items()]
+    if lacking and not lacking["needed"] and not lacking["optional"]:
         lines.append("every place of the host that the plugin touches is there")
     if "options" in report:
-        given = [
-            f"{key} {json.dumps(at['value'], default=dict)}"
-            for key, at in report["options"].items()
-            if at["from"] == "config"
-        ]
-        lines.append(f"set: {', '.join(given) or 'no twinflow_* key'}; the others have their defaults")
+        chosen = {key: at["value"] for key, at in report["options"].items() if at["from"] == "config"}
+        said = [f"{key} {json.dumps(value, default=dict)}" for key, value in chosen.items()]
+        lines.append(f"set: {', '.join(said) or 'no twinflow_* key'}; the others have their defaults")
     if "run" in report:
-        lines += [block("a run with this configuration", report["run"]), *report["overridden"]]
-    lines += report["problems"]
-    if report["problems"]:
-        lines.append(
-            f"{len(report['problems'])} problem{'s' * (len(report['problems']) > 1)}: the run would be refused."
-        )
+        lines.append(block("a run with this configuration", report["run"]))
+    lines += dict.fromkeys([*report["notes"], *report.get("overridden", [])])
+    problems = report["problems"]
+    lines += problems
+    if problems:
+        lines.append(f"{len(problems)} problem{'s' * (len(problems) > 1)}: there would be no TwinFlow run.")
     elif "on" not in report:
-        lines.append("No configuration was examined: give a file, or start it where config/config.json is.")
+        lines.append("No configuration was examined: give a file, or start it where SimpleTuner finds one.")
+    elif report["on"]:
+        lines.append("TwinFlow would start. Of SimpleTuner's own keys only those that concern TwinFlow were checked.")
     else:
-        lines.append("The run would start." if report["on"] else "TwinFlow is off in this configuration.")
+        lines.append("TwinFlow is off in this configuration.")
     return "\n".join(lines)
 
 

@@ -53,6 +53,25 @@ def test_passes_of_many_steps_are_the_ones_foretold(changes, reference, count, o
     assert passes(options, own_steps=own_steps) == pytest.approx(measured, abs=0.04)
 
 
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (1, 4), (2, 1), (3, 2), (6, 1), (8, 2)])
+@pytest.mark.parametrize("changes", [{}, BRANCH], ids=str)
+def test_guided_rows_of_small_batches_are_counted_too(changes, batch_size, accumulation):
+    options = ObjectiveSettings(**changes, guidance_reference="base", target_step_count=2)
+    sampler, rows = RoleSampler(options.roles(), seed=5), batch_size * accumulation
+    network, guided, windows = Recorder(), 0, 1 + 2_000 // rows
+    for window in range(windows):
+        for _ in range(accumulation):
+            roles = sampler.sample(batch_size, window, rows)
+            x, z, t = batch(roles, (1,))
+            losses = training_step(
+                x, z, t, roles, options, network, network, torch.Generator().manual_seed(window),
+                sampler_steps=((1.0, 0.5), (0.5, 0.0)), base=network,
+            )  # fmt: skip
+            guided += losses.forwards["guidance"]
+    found = passes(options, batch_size=batch_size, accumulation=accumulation)["guidance"]
+    assert found == pytest.approx(guided / (windows * rows), abs=0.05)
+
+
 def test_the_documented_default_costs_five_and_a_half_passes_and_four_and_a_third_without_guidance():
     guided = passes(ObjectiveSettings(guidance_reference="base"))
     assert sum(guided.values()) + 3 == pytest.approx(5.5)

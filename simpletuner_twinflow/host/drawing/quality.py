@@ -28,9 +28,10 @@ from simpletuner_twinflow.host.drawing.latents import (
 )
 from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
+from simpletuner_twinflow.host.settings.summary import more_passes
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.trainer import distiller_of
-from simpletuner_twinflow.method.cost import BACKWARD, passes
+from simpletuner_twinflow.method.cost import BACKWARD
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.quality.features import Scale, random_features
 from simpletuner_twinflow.quality.measures import discrepancy, spread
@@ -190,7 +191,11 @@ class QualityMeasure:
         """The same in one step of training."""
         config = self._trainer.config
         rows = config.train_batch_size * config.gradient_accumulation_steps * self._accelerator.num_processes
-        a_row = 1 + BACKWARD[config.model_type] + sum(passes(self._options, own_steps=self._own_steps).values())
+        a_row = (
+            1
+            + BACKWARD[config.model_type]
+            + sum(more_passes(self._options, config, own_steps=self._own_steps).values())
+        )
         return float(rows * a_row)
 
     def _automatic_interval(self) -> int:

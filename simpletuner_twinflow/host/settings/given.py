@@ -4,6 +4,7 @@ There the host drops objects and the texts "false" and "", and keeps a list's la
 type with a traceback.
 """
 
+import json
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -33,9 +34,13 @@ def check_config_values(module: ModuleType) -> None:
 
     def convert(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> list[str]:
         mapping = argument(args, kwargs, "mapping")
+        if not isinstance(mapping, Mapping):
+            return wrapped(*args, **kwargs)
         taken = checked({_bare(key): module.resolve_value_placeholders(value) for key, value in mapping.items()})
         say_what_is_added(taken)
-        settled = {key: value for key, value in mapping.items() if not _is_ours(key)} | taken
+        # As text, which the host keeps: it knows which keys are lists and objects only with all its fields loaded.
+        texts = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in taken.items()}
+        settled = {key: value for key, value in mapping.items() if not _is_ours(key)} | texts
         return wrapped(settled, *args[1:], **{key: value for key, value in kwargs.items() if key != "mapping"})
 
     wrap(module, "mapping_to_cli_args", convert)
@@ -101,7 +106,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     if options.enabled:
         if given.get(USE_EMA) is None and _needs_ema(options):
             given, values = {**given, USE_EMA: True}, values | {USE_EMA: True}
-        problems += _scale_given_twice(values)
+        problems += [] if refused.keys() & {RATIO, SCALE} else _scale_given_twice(values)
         problems += conflicts(given, options)
     if problems:
         raise TwinFlowConfigError(*dict.fromkeys(problems))
@@ -109,7 +114,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _needs_ema(options: TwinFlowOptions) -> bool:
-    return options.implementation == "paper" and options.require_ema and not options.allow_no_ema_teacher
+    return options.require_ema and not options.allow_no_ema_teacher
 
 
 def _scale_given_twice(values: Mapping[str, Any]) -> list[str]:

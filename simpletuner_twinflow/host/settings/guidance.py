@@ -24,7 +24,8 @@ def described(options: TwinFlowOptions, config: Any) -> str:
     base = "a copy of the first weights"
     if config.model_type == "lora":
         base = "adapter as it was made" if config.lora_init_type in MOVES_BASE else "adapter switched off"
-    against = "the EMA teacher" if options.guidance_reference == "ema" else f"the frozen base ({base})"
+    teacher = "the EMA teacher" if config.use_ema else "the student itself"
+    against = teacher if options.guidance_reference == "ema" else f"the frozen base ({base})"
     low, high = options.enhanced_range
     times = "" if (low, high) == (0, 1) else f" at times {low:g} to {high:g}"
     place = PLACES[options.guidance_target]

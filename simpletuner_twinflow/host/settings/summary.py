@@ -20,23 +20,23 @@ UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
 WIDTH = 10  # of the titles
 
 
-def summary(options: TwinFlowOptions, config: Any, times: Sequence[float], *, own_steps: bool) -> dict[str, str]:
+def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), *, own_steps: bool) -> dict[str, str]:
     """What is known of a run from its configuration, by title.
 
     Args:
         options: settled.
         config: the host's, parsed.
-        times: at which the sampler of a run with so many target steps calls the network.
+        times: at which the sampler of a run with so many target steps calls the network, where they are known.
         own_steps: whether these steps are trained as such.
     """
     count = options.target_step_count
-    more = passes(options, own_steps=own_steps)
+    more = more_passes(options, config, own_steps=own_steps)
     between = "" if count == 1 else " by Euler steps" if own_steps else " with fresh noise in between"
-    levels = ", ".join(f"{time:.3g}" for time in times)
+    levels = f", at times {', '.join(f'{time:.3g}' for time in times)}" if times else ""
     total = sum(more.values())
     kinds = ", ".join(f"{kind} {number:.3g}" for kind, number in more.items() if number)
     return {
-        "draws": f"in {count} step{'s' * (count > 1)}{between}, at times {levels}, without guidance",
+        "draws": f"in {count} step{'s' * (count > 1)}{between}{levels}, without guidance",
         "trains": _rows(options, config, own_steps=own_steps),
         "guidance": described(options, config),
         "teacher": _teacher(config),
@@ -47,9 +47,15 @@ def summary(options: TwinFlowOptions, config: Any, times: Sequence[float], *, ow
     }
 
 
+def more_passes(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> dict[str, float]:
+    """Passes without gradient beside a row's own, at the run's batch size. Args: as for `summary`."""
+    accumulation = int(config.gradient_accumulation_steps or 1)
+    return passes(options, own_steps=own_steps, batch_size=int(config.train_batch_size), accumulation=accumulation)
+
+
 def recorded(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> dict[str, float]:
     """What is added to the run's recorded configuration, by key. Args: as for `summary`."""
-    more = passes(options, own_steps=own_steps)
+    more = more_passes(options, config, own_steps=own_steps)
     return {
         "twinflow/passes_per_row": round(1 + BACKWARD[config.model_type] + sum(more.values()), 3),
         "twinflow/network_cost_ratio": round(step_ratio(more, config.model_type), 3),
@@ -70,16 +76,23 @@ def size(count: int) -> str:
 
 def _rows(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> str:
     roles = options.roles(own_steps=own_steps)
-    whole = sum(roles.values())
+    largest = max(roles.values())
+    whole = sum(value / largest for value in roles.values())
     rectifies = options.adversarial_enabled and options.rectify_weight > 0
     parts = []
     for role, value in roles.items():
         terms = TERMS[role] + (" and rectify" if role is Role.one_step and rectifies else "")
         if value > 0:
-            parts.append(f"{terms} on {Fraction(value / whole).limit_denominator(100)} ({role})")
+            parts.append(f"{terms} on {_share(value / largest / whole)} ({role})")
     rows = int(config.train_batch_size) * int(config.gradient_accumulation_steps or 1)
     data = "the model's own samples" if options.image_free else "the data"
-    return f"{', '.join(parts)} of {rows} rows a step and process, on {data}"
+    return f"{', '.join(parts)} of {rows} row{'s' * (rows > 1)} a step and process, on {data}"
+
+
+def _share(value: float) -> str:
+    """As a fraction of small numbers where it is one, else in percent."""
+    near = Fraction(value).limit_denominator(24)
+    return str(near) if abs(near - value) < 1e-6 else f"{value:.2%}"
 
 
 def _teacher(config: Any) -> str:

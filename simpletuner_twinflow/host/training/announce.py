@@ -69,8 +69,12 @@ def said_at_start(trainer: Any) -> str:
     entries["memory"] += " beyond plain training without EMA"
     file = "pytorch_lora_weights.safetensors" if config.model_type == "lora" else "pipeline"
     weights = {"ema": "the EMA's", "student": "the student's"}[exported_weights(config)]
-    entries["results"] = f"{weights} weights in {Path(config.output_dir) / file}, twinflow/* in {config.report_to}"
+    entries["results"] = f"{weights} weights in {Path(config.output_dir) / file}, {_trackers(config)}"
     return block(f"TwinFlow {_version()} is on; this run", entries)
+
+
+def _trackers(config: Any) -> str:
+    return "no tracker (report_to none)" if config.report_to in (None, "none") else f"twinflow/* in {config.report_to}"
 
 
 def _version() -> str:

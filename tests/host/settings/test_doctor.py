@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ import simpletuner
 from simpletuner.simpletuner_sdk.server.services.field_registry.registry import field_registry
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host import sources
-from simpletuner_twinflow.host.doctor import HOST_DEFAULTS, as_text, examined
+from simpletuner_twinflow.host import doctor, sources
+from simpletuner_twinflow.host.doctor import HOST_DEFAULTS, PACKAGES, as_text, examined
 from simpletuner_twinflow.host.seams import Seam, Touch, all_hooks
 from simpletuner_twinflow.host.settings.given import EMA_ADDED
 from testbed.trainer import cpu_environment
@@ -97,14 +98,16 @@ def test_defaults_of_the_host_are_the_hosts():
 
 @pytest.mark.usefixtures("folder")
 def test_report_shows_where_each_value_comes_from_and_what_the_run_would_do():
-    report = examined(written(SEED | QUIET))
+    Path("data.json").write_text("[]", encoding="utf-8")
+    config = SEED | QUIET | {"data_backend_config": "data.json"}
+    report = examined(written(config))
     assert report["options"]["twinflow_target_step_count"] == {"value": 2, "from": "config"}
     assert report["options"]["twinflow_loss"] == {"value": "l2", "from": "default"}
-    assert report["run"]["draws"] == "in 2 steps by Euler steps, at times 1, 0.5, without guidance"
+    assert report["run"]["draws"] == "in 2 steps by Euler steps, without guidance"
     assert report["overridden"] == []
-    [line] = examined(written(SEED | {"validation_guidance": "7.5"}))["overridden"]
+    [line] = examined(written(config | {"validation_guidance": "7.5"}))["overridden"]
     assert "validation_guidance 7.5" in line
-    without = {key: value for key, value in (SEED | QUIET).items() if key != "use_ema"}
+    without = {key: value for key, value in config.items() if key != "use_ema"}
     report = examined(written(without))
     assert (report["overridden"], report["run"]["teacher"]) == ([EMA_ADDED], "EMA of the trained weights, decay 0.995")
     assert "sdxl: supported" in examined(written(DIFF2FLOW))["run"]["family"]
@@ -126,9 +129,10 @@ def test_command_reads_the_folders_configuration_and_its_exit_code_says_whether_
     file.write_text(json.dumps({f"--{key}": value for key, value in SEED.items()}), encoding="utf-8")
     code, said, complained, seconds = run(folder=tmp_path)
     assert (code, complained) == (0, "")
-    assert said.endswith("The run would start.\n")
+    assert "TwinFlow would start." in said.splitlines()[-1]
     assert "against the frozen base" in said
     assert seconds < 60
+    assert "data_backend_config is null: no such file from here" in said
     file.write_text(json.dumps(SEED | {"controlnet": True, "twinflow_loss": "banana"}), encoding="utf-8")
     code, said, complained, _ = run("--json", folder=tmp_path)
     assert (code, complained) == (1, "")
@@ -141,8 +145,8 @@ def test_command_reads_the_folders_configuration_and_its_exit_code_says_whether_
     [
         ((), 0, "No configuration was examined"),
         (("nowhere.json",), 1, "nowhere.json is not a config file"),
-        (("broken.json",), 1, "broken.json: Expecting"),
-        (("some.toml",), 0, "The run would start."),
+        (("broken.json",), 1, "broken.json cannot be read"),
+        (("some.toml",), 0, "TwinFlow would start."),
     ],
 )
 def test_command_takes_a_file_and_says_what_it_lacks(arguments, code, words, tmp_path):
@@ -182,17 +186,72 @@ def test_a_seam_that_is_not_in_the_sources_is_named(seam, module, words):
     assert found is None if words is None else words in found
 
 
-def test_text_counts_the_problems_and_names_missing_seams():
+def test_lists_and_objects_are_read_as_the_host_reads_them(tmp_path):
+    shares = {"near": 1000, "sampler_step": 1}
+    config = SEED | {"twinflow_enhanced_range": [0.2, 0.8], "twinflow_role_shares": shares, "use_ema": None}
+    (tmp_path / "one.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.toml").write_text(
+        'model_family = "sd3"\nmodel_type = "lora"\ntwinflow_enabled = true\ntwinflow_target_step_count = 2\n'
+        "twinflow_enhanced_range = [0.2, 0.8]\ntwinflow_role_shares = {near = 1000, sampler_step = 1}\n"
+    )
+    for arguments in (["one.json"], []):
+        code, said, complained, _ = run(*arguments, folder=tmp_path)
+        assert (code, complained) == (0, "")
+        assert 'twinflow_role_shares {"near": 1000.0, "sampler_step": 1.0}' in said
+        assert "real_velocity on 99.90% (near), rcgm on 0.10% (sampler_step)" in said
+        assert "at times 0.2 to 0.8" in said
+        assert said.count(EMA_ADDED) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "LoRA"}, ['model_type is "LoRA"']),
+        ({"train_batch_size": float("inf")}, ["train_batch_size is"]),
+        ({"train_batch_size": "abc"}, ['train_batch_size is "abc"']),
+        ({"twinflow_loss": "banana"}, ['twinflow_loss is "banana"']),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("folder")
+def test_what_it_cannot_count_with_is_a_problem_and_the_users_keys_are_shown_all_the_same(changes, words):
+    report = examined(written(SEED | changes))
+    [problem] = report["problems"]
+    assert all(word in problem for word in words)
+    assert report["options"]["twinflow_target_step_count"] == {"value": 2, "from": "config"}
+    assert report["on"] is True
+
+
+def test_folder_whose_config_is_a_list_and_a_plugin_that_is_switched_off_are_named(tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.json").write_text("[1]", encoding="utf-8")
+    code, said, complained, _ = run(folder=tmp_path, SIMPLETUNER_TWINFLOW_DISABLED="1")
+    assert (code, complained) == (1, "")
+    assert "The configuration in this folder cannot be read" in said
+    assert "SIMPLETUNER_TWINFLOW_DISABLED is set" in said
+
+
+def test_without_the_host_that_alone_is_said(monkeypatch, capsys):
+    real = doctor.version
+
+    def version(name):
+        if name == "simpletuner":
+            raise PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    assert doctor.main([]) == 1
+    assert "SimpleTuner is not installed in this environment." in capsys.readouterr().out
+
+
+def test_text_counts_the_problems_and_names_what_optional_seams_are_missing():
     report = {
-        "versions": {"simpletuner-twinflow": "1", "simpletuner": "9.9", "supported": False, "range": "<5"},
+        "versions": dict.fromkeys(PACKAGES) | {"simpletuner-twinflow": "1", "simpletuner": "9.9", "python": "3"},
         "seams": {"needed": ["a.b is missing"], "optional": {"c is missing": "no chart is drawn"}},
         "problems": ["one.", "two."],
+        "notes": ["said"],
     }
     text = as_text(report)
-    for words in (
-        "9.9: supported is <5",
-        "a.b is missing",
-        "c is missing; so no chart is drawn",
-        "2 problems: the run",
-    ):
+    for words in ("simpletuner 9.9, python 3", "said", "c is missing; so no chart is drawn", "2 problems: there"):
         assert words in text

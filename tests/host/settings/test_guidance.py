@@ -63,7 +63,7 @@ def test_settling_changes_nothing_else():
     ],
 )
 def test_line_says_scale_reference_and_place(given, model_type, init, line):
-    config = SimpleNamespace(model_type=model_type, lora_init_type=init)
+    config = SimpleNamespace(model_type=model_type, lora_init_type=init, use_ema=True)
     assert described(TwinFlowOptions(**given), config) == line
 
 

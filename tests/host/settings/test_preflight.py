@@ -129,8 +129,13 @@ def test_two_ranks_end_together_with_one_message(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"twinflow_enabled": False, "twinflow_delta_t": "0,01"}, {"model_family": None, "use_ema": False}],
-    ids=["accepted", "off", "refused"],
+    [
+        {},
+        {"twinflow_enhanced_range": [0.2, 0.8], "twinflow_role_shares": {"near": 1, "sampler_step": 1}},
+        {"twinflow_enabled": False, "twinflow_delta_t": "0,01"},
+        {"model_family": None, "use_ema": False},
+    ],
+    ids=["accepted", "lists and objects", "off", "refused"],
 )
 def test_only_what_is_refused_stops_the_command(changes, tmp_path):
     """Asked of the small process itself, since the command would go on to train."""

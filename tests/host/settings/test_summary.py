@@ -10,8 +10,8 @@ from simpletuner_twinflow.host.settings.summary import block, recorded, size, su
 CONFIG = SimpleNamespace(
     model_type="full",
     lora_init_type="default",
-    train_batch_size=4,
-    gradient_accumulation_steps=2,
+    train_batch_size=8,
+    gradient_accumulation_steps=1,
     use_ema=True,
     ema_decay=0.99,
 )
@@ -32,6 +32,9 @@ def test_rows_are_named_with_their_terms_and_exact_shares():
         "rcgm and rectify on 1/4 (one_step), real_velocity on 1/4 (near), rcgm on 1/4 (any_step), adversarial on 1/4 "
         "(twin) of 8 rows a step and process, on the model's own samples"
     )
+    assert "of 1 row a step" in said(train_batch_size=1)["trains"]
+    shares = GUIDED.changed(role_shares={"near": 1e308, "any_step": 1e308})
+    assert said(shares)["trains"].startswith("real_velocity on 1/2 (near), rcgm on 1/2 (any_step)")
     assert "rcgm on 1/4 (one_step)" in said(branch.changed(rectify_weight=0.0))["trains"]
     assert "one_step" not in said(GUIDED.changed(target_step_count=2), (1.0, 0.5), own_steps=True)["trains"]
 
@@ -54,6 +57,10 @@ def test_cost_is_that_of_the_kind_of_model():
         "network's work of plain training"
     )
     assert "2.25 times" in said(model_type="lora")["cost"]
+    # At one row a micro-batch each jump is the first of its batch, so none goes unguided.
+    alone = said(model_type="lora", train_batch_size=1, gradient_accumulation_steps=8)
+    assert "guidance 2, rollout 1" in alone["cost"]
+    assert "2.50 times" in alone["cost"]
 
 
 def test_student_is_named_as_its_own_teacher():
