@@ -56,8 +56,8 @@ class TwinFlowOptions(ObjectiveSettings):
     is not measured.
     """
     quality_interval: int = option(0, "Quality: interval", ge=0, le=1_000_000)
-    """Steps between two measures; the last step always has one. 0: the fewest validation intervals at which it takes at
-    most 3 % of the network's work.
+    """Steps between two measures; the last step has one too. 0: the fewest validation intervals at which it takes at
+    most 3 % of the network's work, and none in a run too short for that.
     """
 
     @classmethod

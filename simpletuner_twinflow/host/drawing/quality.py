@@ -62,10 +62,12 @@ def attach_to_logging(module: ModuleType) -> None:
         if distiller is None or already or distiller.options.quality_samples == 0:
             return
         measure, accelerator = QualityMeasure(trainer), trainer.accelerator
-        distiller.seen_batch = measure.rows.add
-        log, last = accelerator.log, int(trainer.config.max_train_steps)
         if accelerator.is_main_process:
             logger.info(measure.described())
+        if measure.interval == 0:
+            return
+        distiller.seen_batch = measure.rows.add
+        log, last = accelerator.log, int(trainer.config.max_train_steps)
 
         def log_with_quality(values: dict, step: int | None = None, **more: Any) -> None:
             log(values, step=step, **more)
@@ -85,23 +87,34 @@ class QualityMeasure:
 
     def __init__(self, trainer: Any) -> None:
         distiller = trainer.distiller
-        self._trainer, self._accelerator, self._base = trainer, trainer.accelerator, _base_of(trainer)
+        self._trainer, self._accelerator = trainer, trainer.accelerator
         self._model, self._options = distiller.family_model, distiller.options
         self._own_steps = bool(distiller.sampler_steps)
         self._seed = int(trainer.config.seed or 0) + 1_000_003 * int(self._accelerator.process_index)
         self.rows = KeptRows(math.ceil(self._options.quality_samples / self._accelerator.num_processes))
         self.counts = sorted({*STEPS, self._options.target_step_count})
-        self.interval = self._options.quality_interval or self._automatic_interval()
+        self.interval, left = self._options.quality_interval, math.inf
+        if self.interval == 0:  # automatic
+            left = SHARE * int(trainer.config.max_train_steps) * self._step_work() - self._work()
+            self.interval = self._automatic_interval() if left >= 0 else 0
+        self._base = _base_of(trainer) if left >= self._base_work() else None
         self._said_of_base: Values | None = None
         self._aim: Tensor | None = None
 
     def described(self) -> str:
         """What is measured and what it costs, as a line."""
-        counts = ", ".join(map(str, self.counts))
+        counts, step = ", ".join(map(str, self.counts)), self._step_work()
+        keys = "(twinflow_quality_samples, twinflow_quality_interval)"
+        took = f"{self._work() / step:.0f} steps of training"
+        if self.interval == 0:
+            return (
+                f"TwinFlow does not measure the quality of few-step samples: for {self.total} of them it takes as long "
+                f"as {took}, too much of this run. Set the interval, or fewer samples {keys}."
+            )
+        base = f"; once the base, as long as {self._base_work() / step:.0f} steps" if self._base else ""
         return (
             f"TwinFlow measures {self.total} samples in {counts} steps, by EMA and student, every {self.interval} "
-            f"steps and at the end: {self._work() / self._step_work() / self.interval:.1%} of the network's work in "
-            "training (twinflow_quality_samples, twinflow_quality_interval)."
+            f"steps and at the end, each time as long as {took}{base} {keys}."
         )
 
     def values(self) -> Values:
@@ -186,6 +199,10 @@ class QualityMeasure:
     def _work(self) -> float:
         """Forward passes of rows in one measure."""
         return self.total * sum(self.counts) * (1 + (self._trainer.ema_model is not None))
+
+    def _base_work(self) -> float:
+        """The same in drawing the base."""
+        return self.total * (BASE_STEPS + self._options.target_step_count) * (1 + (self._options.scale > 1))
 
     def _step_work(self) -> float:
         """The same in one step of training."""

@@ -16,9 +16,10 @@ PLAIN = {"twinflow_enhanced_ratio": 0.0, "twinflow_adversarial_enabled": False}
 KINDS = ("mmd", "mmd_in_errors", "diversity")
 
 
-def measure_of(trainer, batch, rows=8):
-    trainer.config.twinflow_quality_samples = rows
-    trainer.distiller.options = trainer.distiller.options.changed(quality_samples=rows)
+def measure_of(trainer, batch, rows=8, quality_interval=1):
+    trainer.distiller.options = trainer.distiller.options.changed(
+        quality_samples=rows, quality_interval=quality_interval
+    )
     measure = QualityMeasure(trainer)
     while not measure.rows.complete:
         measure.rows.add(batch)
@@ -152,10 +153,13 @@ def test_epsilon_models_are_measured(folder, in_folder):
     assert few_step_samples(family_model_for(model), 2, batch, 0).shape == batch["latents"].shape
 
 
+LONG = {"max_train_steps": 1_000_000}
+
+
 @pytest.mark.parametrize(("validation", "rows"), [(100, 64), (10, 8), (1000, 256)])
 def test_automatic_interval_is_the_fewest_validations_within_the_share(validation, rows, make_trainer, batch):
-    trainer = make_trainer(validation_step_interval=validation)
-    measure = measure_of(trainer, batch, rows)
+    trainer = make_trainer(validation_step_interval=validation, **LONG)
+    measure = measure_of(trainer, batch, rows, quality_interval=0)
     share = measure._work() / (measure._step_work() * measure.interval)
     assert measure.interval % validation == 0
     assert share <= SHARE
@@ -163,3 +167,16 @@ def test_automatic_interval_is_the_fewest_validations_within_the_share(validatio
     assert f"every {measure.interval} steps" in measure.described()
     trainer.distiller.options = trainer.distiller.options.changed(quality_interval=7)
     assert QualityMeasure(trainer).interval == 7
+
+
+@pytest.mark.parametrize(
+    ("enough", "measured", "base"), [(0.99, False, False), (1.01, True, False), (3.9, True, False), (4.5, True, True)]
+)
+def test_short_run_measures_what_the_share_of_its_work_allows(enough, measured, base, make_trainer, batch):
+    """One measure by EMA and student is 14 passes a sample here, the base's 2 x 21."""
+    measure = measure_of(make_trainer(**LONG), batch, 8, quality_interval=0)
+    steps = math.ceil(enough * measure._work() / (SHARE * measure._step_work()))
+    short = measure_of(make_trainer(max_train_steps=steps), batch, 8, quality_interval=0)
+    assert (short.interval > 0, short._base is not None) == (measured, base)
+    assert ("does not measure" in short.described()) is not measured
+    assert ("once the base" in short.described()) is base
