@@ -191,7 +191,9 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     entries["family"] = f"{family}: {'supported, see docs/families.md' if known else 'unknown'}"
     added = [EMA_ADDED] * (USE_EMA in values and USE_EMA not in given)  # where the readers have not added it already
     datasets = given.get("data_backend_config")
-    if not datasets or not Path(str(datasets)).is_file():
+    if not datasets:
+        added.append("data_backend_config is not set: SimpleTuner needs it.")
+    elif not Path(str(datasets)).is_file():
         added.append(
             f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
         )

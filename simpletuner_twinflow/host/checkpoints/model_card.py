@@ -76,11 +76,12 @@ def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
     exported = "EMA" if exported_weights(model.config) == "ema" else "student"
 
     def info(config: Any) -> str:
+        trained_in = f"a scale of {options.scale:g} is trained in" if options.scale > 1 else "none is trained in"
         lines = (
             family_info(config),
             "- TwinFlow: few-step model, [arXiv:2512.05150](https://arxiv.org/abs/2512.05150)",
             f"  - Target steps: `{options.target_step_count}`",
-            f"  - Guidance scale: `{sampling_guidance(model):g}` (guidance is trained in)",
+            f"  - Guidance scale: `{sampling_guidance(model):g}` ({trained_in})",
             f"  - Weights: {exported if final else "a checkpoint's, to resume from"}",
             f"  - Adversarial branch: {'on' if options.adversarial_enabled else 'off'}",
         )
