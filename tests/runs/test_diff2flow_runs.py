@@ -53,11 +53,16 @@ def test_the_network_is_asked_at_its_own_time_of_the_flows_time(name, runs):
         t, time = torch.tensor(event["t"]), torch.tensor(event["time"])
         torch.testing.assert_close(time, path.time(t), rtol=0, atol=2e-3)
         assert all(r <= t for r, t in zip(event["r"], event["t"], strict=True))
-    # Few-step rows: at the sampler's two times, the first of which is the model's last one.
+    # Jumps to the data, by the student and at the end of the teacher's rollouts. The student's begin at samplers' times
+    # for 1, 2 and 4 steps, the first of which is the model's last one.
     few_step = {time for event in passes for time, r in zip(event["time"], event["r"], strict=True) if r == 0}
-    scheduler = scheduler_of(name)
-    scheduler.set_timesteps(2)
-    assert {round(time, 1) for time in scheduler.timesteps.tolist()} <= {round(time, 1) for time in few_step}
+    scheduler, times = scheduler_of(name), set()
+    for steps in (1, 2, 4):
+        scheduler.set_timesteps(steps)
+        times |= {round(time, 1) for time in scheduler.timesteps.tolist()}
+    begun = times & {round(time, 1) for time in few_step}
+    assert max(times) in begun
+    assert len(begun) > 2
 
 
 @each_run

@@ -108,7 +108,7 @@ def drawing_mode(network: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            module.train(training)  # parents come first
 
 
 def prompts_of(batches: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -66,7 +66,7 @@ def attach_to_logging(module: ModuleType) -> None:
             logger.info(measure.described())
         if measure.interval == 0:
             return
-        distiller.seen_batch = measure.rows.add
+        distiller.show_batches(measure.rows.add)
         log, last = accelerator.log, int(trainer.config.max_train_steps)
 
         def log_with_quality(values: dict, step: int | None = None, **more: Any) -> None:

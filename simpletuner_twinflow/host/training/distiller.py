@@ -38,13 +38,17 @@ class TwinFlowDistiller(DistillationBase):
         frozen = options.scale > 1 and options.guidance_reference == "base"
         self.base = FrozenBase(trainer, options) if frozen else None
         self.meter = WindowMeter()
-        self.seen_batch: Callable[[dict], None] | None = None  # is shown each batch that is trained on
+        self._seen_batch: Callable[[dict], None] | None = None
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank, ranks = int(trainer.accelerator.process_index), int(trainer.accelerator.num_processes)
         shares = options.roles(own_steps=family_model.steps_are_conditioned)
         self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
+
+    def show_batches(self, seen: Callable[[dict], None]) -> None:
+        """Have `seen` called with each host batch that is trained on, before its rows get their roles."""
+        self._seen_batch = seen
 
     def get_scheduler(self, scheduler_name: str | None = None) -> SchedulerMixin:
         """The few-step sampler of this run, for validation."""
@@ -76,8 +80,8 @@ class TwinFlowDistiller(DistillationBase):
         """A copy of the host's batch with a role for each row, and the samples, noise and times of these roles."""
         if self._paused:
             return batch
-        if self.seen_batch is not None:
-            self.seen_batch(batch)
+        if self._seen_batch is not None:
+            self._seen_batch(batch)
         window, config = int(state["global_step"]), self.trainer.config
         self._micro_batch = self._micro_batch + 1 if window == self._window else 0
         self._window = window

@@ -36,7 +36,8 @@ def attach_to_trackers(module: ModuleType) -> None:
                 log(values, step=step, **log_kwargs)
                 return
             means = distiller.meter.means(accelerator)  # also without trackers, for the progress line
-            log(values | {f"twinflow/{name}": mean for name, mean in means.items()}, step=step, **log_kwargs)
+            terms = {f"twinflow/{name}": mean for name, mean in means.items()} if accelerator.log_with else {}
+            log(values | terms, step=step, **log_kwargs)
             # After the values, so that a chart that cannot be drawn takes none of them along.
             with_wandb = any(tracker.name == "wandb" for tracker in accelerator.trackers)
             if accelerator.is_main_process and with_wandb and chart_is_due(step, interval, max_steps):
