@@ -30,6 +30,7 @@ from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 from simpletuner_twinflow.host.settings.summary import more_passes
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
+from simpletuner_twinflow.host.training.logging import STEP_MARK
 from simpletuner_twinflow.host.training.trainer import distiller_of
 from simpletuner_twinflow.method.cost import BACKWARD
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
@@ -41,7 +42,6 @@ logger = logging.getLogger("simpletuner_twinflow")
 STEPS = (1, 2, 4)  # and the target step count
 BASE_STEPS = 20  # of the base's own samples
 SHARE = 0.03  # of training's work that the measure may take where its interval is automatic
-STEP_MARK = "train_loss"  # a key of what the host logs once per optimizer step, and of nothing else
 Values = dict[str, float]
 
 

@@ -39,9 +39,7 @@ def attach_to_start(module: ModuleType) -> None:
         init = accelerator.init_trackers
 
         def init_with_more(project_name: str, config: dict | None = None, **more_kwargs: Any) -> Any:
-            return init(
-                project_name, config=(config or {}) | {"twinflow/plugin_version": _version()} | more, **more_kwargs
-            )
+            return init(project_name, config=(config or {}) | more, **more_kwargs)
 
         with changed(accelerator, init_trackers=init_with_more):
             wrapped(*args, **kwargs)
