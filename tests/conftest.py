@@ -5,8 +5,15 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 
-def pytest_collection_modifyitems(items):
-    """What looks at a run of the host is marked `host`, and comes first: the runs take longest."""
+def pytest_collection_modifyitems(config, items):
+    """What looks at a run of the host is marked `host`, and comes first: the runs take longest.
+
+    What needs a CUDA device is left out where there is none.
+    """
+    if not torch.cuda.is_available():
+        needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=needs_gpu)
+        items[:] = [item for item in items if item not in needs_gpu]
     for item in items:
         if item.get_closest_marker("host_runs"):
             item.add_marker("host")
