@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise TwinFlowError(f"--output {arguments.output}: {error.strerror}.") from error
 
     # Here, so that `--help` and wrong arguments do not wait for torch and diffusers.
-    from simpletuner_twinflow.cli.contact_sheet import contact_sheet
     from simpletuner_twinflow.cli.drawing import draw, is_video, load_pipeline
+    from simpletuner_twinflow.quality.contact_sheet import contact_sheet
 
     pipeline = load_pipeline(
         arguments.pipeline,

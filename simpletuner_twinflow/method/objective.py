@@ -68,6 +68,9 @@ class Losses:
     terms: dict[str, Term]  # "rcgm", "real_velocity", "adversarial", "rectify"; those with rows in this batch
     # Rows passed through the network: "student", "generated", "guidance", "rollout", "rectify".
     forwards: dict[str, int]
+    # What shows how training goes, and is no loss; "clamped": the share of RCGM's residuals that the clamp cut,
+    # "sign_separation": the root mean square of F(x, -t, -t) - F(x, t, t) in rectify, by row.
+    watched: dict[str, Term]
 
 
 def compute_losses(
@@ -103,6 +106,7 @@ def compute_losses(
     one_step = rows.having(Role.one_step)
     forwards = {"student": len(rows.roles), "generated": rows.generated, "guidance": 0, "rollout": 0, "rectify": 0}
     losses: dict[str, tuple[Tensor, float]] = {}  # by term: the loss of each row that has it, and its weight
+    watched: dict[str, Term] = {}
 
     velocity = rows.velocity
     if options.guides("velocity"):
@@ -118,6 +122,7 @@ def compute_losses(
     if jumps := rows.having(Role.one_step, Role.any_step, Role.sampler_step):
         target = _rcgm_target(rows, jumps, prediction.detach(), velocity, options, teacher)
         losses["rcgm"] = real_loss(jumps, target), 1.0
+        watched["clamped"] = _clamped(target - prediction.detach()[index(jumps, prediction)], options.target_clamp)
         forwards["rollout"] = options.estimate_order * len(jumps)
     if near := rows.having(Role.near):
         losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
@@ -130,13 +135,15 @@ def compute_losses(
         if options.guides("rectify"):
             guide = reference(options, teacher, base)
             forwards["guidance"] += 2 * len(one_step)
-        target = _rectify_target(rows, one_step, f1.detach(), options, student, guide, draws)
+        target, separation = _rectify_target(rows, one_step, f1.detach(), options, student, guide, draws)
+        watched["sign_separation"] = Term(total=separation.sum(), rows=len(one_step))
         losses["rectify"] = distance(f1, target), options.rectify_weight
         forwards["rectify"] = 2 * len(one_step)
 
     weighted = [weight * loss.sum() for loss, weight in losses.values()]
     terms = {name: Term(total=loss.detach().sum(), rows=loss.shape[0]) for name, (loss, _) in losses.items()}
-    return Losses(total=torch.stack(weighted).sum() / len(rows.roles), terms=terms, forwards=forwards)
+    total = torch.stack(weighted).sum() / len(rows.roles)
+    return Losses(total=total, terms=terms, forwards=forwards, watched=watched)
 
 
 def training_step(
@@ -192,8 +199,10 @@ def _rectify_target(
     student: Predict,
     guide: Predict | None,
     draws: Draws,
-) -> Tensor:
-    """The rectify target of the one-step rows, (n, ...); one pass gives both velocities on their noised samples.
+) -> tuple[Tensor, Tensor]:
+    """The rectify target of the one-step rows, (n, ...), and how far the two velocities are apart, (n,).
+
+    One pass gives both velocities on their noised samples.
 
     With a `guide` the real velocity is the guided one, `real + (w - 1) (c - u)` by the guide's fields: the CFG
     augmentation of Decoupled DMD (arXiv:2511.22677).
@@ -205,6 +214,13 @@ def _rectify_target(
     x_twice, t_twice = torch.cat([x_t, x_t]), torch.cat([t, t])
     sign = torch.cat([-torch.ones_like(t), torch.ones_like(t)])
     twin, real = call(student, x_twice, t_twice, t_twice, sign, PromptRows(one_step + one_step)).chunk(2)
+    separation = (twin - real).square().flatten(1).mean(dim=1).sqrt()
     if guide is not None:
         real = guided(real, x_t, t, one_step, weight=options.scale - 1, options=options, reference=guide)
-    return rectify_target(f1, twin - real)
+    return rectify_target(f1, twin - real), separation
+
+
+@torch.no_grad()
+def _clamped(step: Tensor, clamp: float) -> Term:
+    """The share of a target's elements that lie a clamp from the prediction, but for rounding."""
+    return Term(total=(step.abs() >= 0.999 * clamp).float().flatten(1).mean(dim=1).sum(), rows=len(step))

@@ -13,8 +13,8 @@ from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 from simpletuner_twinflow.cli import main
-from simpletuner_twinflow.cli.contact_sheet import LABEL_WIDTH, MARGIN
 from simpletuner_twinflow.cli.drawing import draw, load_pipeline
+from simpletuner_twinflow.quality.contact_sheet import LABEL_WIDTH, MARGIN
 from simpletuner_twinflow.sampling.pipelines import guidance_arguments
 from simpletuner_twinflow.sampling.stock import stock_scheduler
 from tests.cli.command import BASE, PICTURE, SIZE, THREE, picture, sample

@@ -6,7 +6,7 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from simpletuner_twinflow import TwinFlowScheduler
-from simpletuner_twinflow.cli.contact_sheet import MARGIN
+from simpletuner_twinflow.quality.contact_sheet import MARGIN
 from simpletuner_twinflow.sampling.schedule import SamplerSettings
 from tests.cli.command import BASE, PICTURE, THREE, picture, sample
 

@@ -240,3 +240,31 @@ def test_rectify_is_measured_by_the_runs_distance():
     losses = losses_of(rows, options=FULL.changed(loss="barron"), student=fields, teacher=fields)
     expected = 0.09 / (0.09 / 1.01e-6 + 1) ** 0.5 / 1e-3
     torch.testing.assert_close(losses.terms["rectify"].total, torch.tensor(expected), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("clamp", "share"), [(0.5, 0.0), (1e-3, 1.0)])
+def test_share_of_clamped_residuals(clamp, share):
+    options = FULL.changed(target_clamp=clamp, enhanced_ratio=0.0)
+    x, z, t = batch((ONE, ANY, NEAR))
+    rows = prepared((ONE, ANY, NEAR), options, data=(x, z, t))
+    velocity = z - x
+    near_by = velocity + torch.full_like(velocity, 0.01)  # the residual of a constant offset is far above 1e-3
+
+    def straight(x_t, t, r, sign, prompts):
+        return velocity[list(prompts.rows)]
+
+    losses = losses_of(rows, near_by, options, student=straight, teacher=straight)
+    term = losses.watched["clamped"]
+    assert term.rows == 2
+    spans = (rows.t - rows.r)[[0, 1]] / options.delta_t
+    residual = spans.clamp(min=1) * 0.01
+    assert float(term.total) == pytest.approx(float((residual > clamp).float().sum())), (share, residual)
+
+
+def test_sign_separation_is_the_distance_of_the_twin_field():
+    def by_sign(x_t, t, r, sign, prompts):
+        return torch.zeros_like(x_t) + 3.0 * (sign < 0).view(-1, 1, 1)
+
+    losses = losses_of(prepared((ONE, ONE, NEAR)), student=by_sign)
+    term = losses.watched["sign_separation"]
+    assert (term.rows, float(term.total)) == (2, pytest.approx(6.0))

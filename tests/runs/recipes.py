@@ -37,6 +37,7 @@ def adversarial_lora(host: Host, runs: Runs) -> Run:
     """Everything on, with a W&B run, a benchmark of the base model by its own settings, and each step probed."""
     config = SEED | TINY | ADVERSARIAL | SIX_ROWS | ORDINARY_SAMPLING
     config |= {"report_to": "wandb", "disable_benchmark": False}
+    config |= {"twinflow_quality_samples": 8, "twinflow_quality_interval": 2, "twinflow_quality_sheet": 3}
     # Dropout kept by the host's switch, so that each pass draws random numbers and it shows which.
     kept = {"SIMPLETUNER_LORA_DROPOUT_FORCE_ENABLED": "1"}
     return host.train("adversarial_lora", config, probe=note_each_step, environment=kept)

@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from simpletuner_twinflow import TwinFlowOptions
+from simpletuner_twinflow.host.drawing.records import read_history
 from simpletuner_twinflow.host.training.wandb_chart import COLUMNS, TITLE
 from simpletuner_twinflow.method.roles import Role
 from tests.runs.harness import SEED
@@ -63,6 +65,25 @@ def test_wandb_file_holds_the_trajectory_chart(runs):
     for _, role, sigma, target_time, sign in content["data"]:
         assert 0 <= target_time <= sigma <= 1
         assert sign == (-1 if role == "twin" else 1)
+
+
+@pytest.mark.host_runs("adversarial_lora")
+def test_contact_sheets_and_distances_are_beside_the_checkpoints_and_on_wandb(runs):
+    run = runs["adversarial_lora"].check()
+    items = [record["history"]["item"] for record in wandb_records(run) if record["type"] == "history"]
+    merged = {key: value for item in items if item["_step"] == 4 for key, value in item.items()}
+    assert {"twinflow/fields/student_to_teacher", "twinflow/fields/empty_prompt_drift"} <= merged.keys()
+    assert {"twinflow/clamped", "twinflow/sign_separation"} <= merged.keys()
+    assert 0 <= merged["twinflow/clamped"] <= 1
+    shown = {key for key in merged if key.startswith("twinflow/contact_sheet")}
+    assert shown
+    assert list(run.folder.glob("wandb/offline-run-*/files/media/images/twinflow/contact_sheet_*.png"))
+    for step in (2, 4):
+        with Image.open(run.output / f"twinflow/contact_sheet-{step}.png") as sheet:
+            assert sheet.width > 6 * 32  # of 1, 2, 4 and 8 steps, the base and the data
+    history = read_history(run.output / "twinflow/quality.jsonl")
+    assert [line["step"] for line in history] == [2, 4]
+    assert 0 < history[0]["seconds"] < history[1]["seconds"]
 
 
 @pytest.mark.host_runs("adversarial_full", "shapes", "two_ranks_full")

@@ -10,14 +10,16 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from simpletuner_twinflow.host.drawing.fields import distances
 from simpletuner_twinflow.host.drawing.latents import (
     KeptRows,
     drawing_mode,
@@ -26,7 +28,10 @@ from simpletuner_twinflow.host.drawing.latents import (
     moved,
     prompts_of,
 )
-from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.drawing.records import Records
+from simpletuner_twinflow.host.drawing.sheets import STEPS as SHEET_STEPS
+from simpletuner_twinflow.host.drawing.sheets import SampleSheet, chosen_rows
+from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 from simpletuner_twinflow.host.settings.summary import more_passes
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
@@ -41,6 +46,7 @@ logger = logging.getLogger("simpletuner_twinflow")
 
 STEPS = (1, 2, 4)  # and the target step count
 BASE_STEPS = 20  # of the base's own samples
+FIELD_ROWS, FIELD_PASSES = 16, 5  # of the distances between the networks' velocities
 SHARE = 0.03  # of training's work that the measure may take where its interval is automatic
 Values = dict[str, float]
 
@@ -50,6 +56,15 @@ Values = dict[str, float]
     Seam("Trainer._trackers_initialized", touch=Touch.read),
     Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
     Seam("Accelerator.log", ("values", "step"), Touch.on_run, "accelerate.accelerator"),
+    Seam("ModelFoundation.decode_latents_to_pixels", ("latents",), Touch.read, MODELS),
+    Seam("ModelFoundation.get_vae", ("self",), Touch.read, MODELS),
+    Seam("ModelFoundation.unload_vae", ("self",), Touch.read, MODELS),
+    Seam(
+        "record_validation_media",
+        ("config", "media_path", "media_type", "label", "index"),
+        Touch.read,
+        "simpletuner.helpers.training.local_metrics",
+    ),
     lost="the quality of few-step samples is not measured while training",
 )
 def attach_to_logging(module: ModuleType) -> None:
@@ -68,14 +83,23 @@ def attach_to_logging(module: ModuleType) -> None:
             return
         distiller.show_batches(measure.rows.add)
         log, last = accelerator.log, int(trainer.config.max_train_steps)
+        records = Records(trainer) if accelerator.is_main_process else None
 
         def log_with_quality(values: dict, step: int | None = None, **more: Any) -> None:
             log(values, step=step, **more)
             if STEP_MARK in values and step is not None and (step % measure.interval == 0 or step == last):
                 found = measure.values()
-                if found and accelerator.is_main_process:
+                if found and records is not None:
                     logger.info(as_text(found, measure.total, step))
                     log({f"twinflow/quality/{name}": value for name, value in found.items()}, step=step, **more)
+                    log(
+                        {f"twinflow/fields/{name}": value for name, value in measure.fields().items()},
+                        step=step,
+                        **more,
+                    )
+                    records.add(found, measure.total, step)
+                    if (sheet := measure.sheet()) is not None:
+                        records.add_sheet(sheet, step)
 
         set_on(accelerator, "log", log_with_quality)
 
@@ -98,6 +122,8 @@ class QualityMeasure:
             left = SHARE * int(trainer.config.max_train_steps) * self._step_work() - self._work()
             self.interval = self._automatic_interval() if left >= 0 else 0
         self._base = _base_of(trainer) if left >= self._base_work() else None
+        sheet = self._options.quality_sheet
+        self._sheet = SampleSheet(self._model, sheet, self._seed) if sheet else None
         self._said_of_base: Values | None = None
         self._aim: Tensor | None = None
 
@@ -122,8 +148,7 @@ class QualityMeasure:
         lacking = torch.tensor(float(not self.rows.complete), device=self._accelerator.device)
         if float(self._accelerator.reduce(lacking, reduction="sum")) > 0:
             return {}
-        network = self._model.model.get_trained_component(unwrap_model=True)
-        with replay_rng(RngState.capture(self._accelerator.device)), drawing_mode(network), torch.no_grad():
+        with self._drawing():
             latents = [batch["latents"] for batch in self.rows.batches]
             scale, prompts = self._scale(latents), self._gathered(_numbers(prompts_of(self.rows.batches)))
             real = self._features(latents, scale)
@@ -136,6 +161,41 @@ class QualityMeasure:
                         samples = self._features(self._drawn(partial(few_step_samples, self._model, count)), scale)
                         found |= self._compared(f"{who}_{count}", samples, real, prompts)
         return found
+
+    def fields(self) -> Values:
+        """How far the networks' velocities are apart on this process's rows. Waits for no other process."""
+        ema, base = self._trainer.ema_model, self._base
+        parameters = self._trainer._get_trainable_parameters
+        with self._drawing():
+            return distances(
+                self._model,
+                [moved(part, self._accelerator.device) for part in chosen_rows(self.rows.batches, FIELD_ROWS)],
+                self._seed,
+                teacher=None if ema is None else lambda: teacher_weights(parameters(), ema.shadow_params),
+                base=None if base is None else lambda: teacher_weights(*base.weights()),
+                empty_prompt=self._options.scale > 1,
+            )
+
+    def sheet(self) -> Image.Image | None:
+        """The contact sheet of the EMA's samples, or the student's where there is no EMA; None if none is wanted.
+
+        Waits for no other process. Needs the rows that `values` needs.
+        """
+        if self._sheet is None:
+            return None
+        base = None
+        if self._base is not None:
+            base = teacher_weights(*self._base.weights()), BASE_STEPS, self._options.scale
+        with self._drawing():
+            _, weights = next(self._trained_weights())
+            return self._sheet.picture(self.rows, weights, base, self._accelerator.device)
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Inside this block the network draws, and training's random numbers and modes are as before after it."""
+        network = self._model.model.get_trained_component(unwrap_model=True)
+        with replay_rng(RngState.capture(self._accelerator.device)), drawing_mode(network), torch.no_grad():
+            yield
 
     def _of_base(self, scale: Scale, real: Tensor, prompts: Tensor) -> Values:
         """The base's own samples, at the guidance that is trained in: what can be reached, and where it began."""
@@ -198,11 +258,13 @@ class QualityMeasure:
 
     def _work(self) -> float:
         """Forward passes of rows in one measure."""
-        return self.total * sum(self.counts) * (1 + (self._trainer.ema_model is not None))
+        beside = self._options.quality_sheet * sum(SHEET_STEPS) + FIELD_ROWS * FIELD_PASSES
+        return self.total * sum(self.counts) * (1 + (self._trainer.ema_model is not None)) + beside
 
     def _base_work(self) -> float:
         """The same in drawing the base."""
-        return self.total * (BASE_STEPS + self._options.target_step_count) * (1 + (self._options.scale > 1))
+        calls = self.total * (BASE_STEPS + self._options.target_step_count) + self._options.quality_sheet * BASE_STEPS
+        return calls * (1 + (self._options.scale > 1))
 
     def _step_work(self) -> float:
         """The same in one step of training."""

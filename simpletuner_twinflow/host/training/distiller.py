@@ -120,7 +120,7 @@ class TwinFlowDistiller(DistillationBase):
         generator = _generator(stream + 1, device)
         base = None if self.base is None else _lent(passes, student_rng, self.base.weights)
         losses = compute_losses(rows, prediction, self.options, student, teacher, generator=generator, base=base)
-        self.meter.add(micro_batch, losses.terms, rows)
+        self.meter.add(micro_batch, losses.terms | losses.watched, rows)
         return losses.total
 
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.training.meter import LOSSES
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
 STEP_MARK = "train_loss"  # a key of what the host logs once per optimizer step, and of nothing else
@@ -73,7 +74,8 @@ def show_terms_in_progress(module: ModuleType) -> None:
             set_postfix = bar.set_postfix
 
             def set_postfix_with_terms(ordered_dict: dict | None = None, refresh: bool = True, **values: Any) -> None:
-                set_postfix(ordered_dict, refresh, **values | distiller.meter.last)
+                losses = {name: mean for name, mean in distiller.meter.last.items() if name in LOSSES}
+                set_postfix(ordered_dict, refresh, **values | losses)
 
             set_on(bar, "set_postfix", set_postfix_with_terms)
         return bar

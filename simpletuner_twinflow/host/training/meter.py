@@ -10,7 +10,8 @@ from torch import Tensor
 from simpletuner_twinflow.method.objective import RoleBatch, Term
 from simpletuner_twinflow.method.roles import Role
 
-NAMES = ("rcgm", "real_velocity", "adversarial", "rectify")
+LOSSES = ("rcgm", "real_velocity", "adversarial", "rectify")
+NAMES = (*LOSSES, "clamped", "sign_separation")
 
 
 class Positions(NamedTuple):

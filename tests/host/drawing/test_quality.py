@@ -170,12 +170,13 @@ def test_automatic_interval_is_the_fewest_validations_within_the_share(validatio
 
 
 @pytest.mark.parametrize(
-    ("enough", "measured", "base"), [(0.99, False, False), (1.01, True, False), (3.9, True, False), (4.5, True, True)]
+    ("of_measure", "of_base", "measured", "base"),
+    [(0.99, 0, False, False), (1.01, 0, True, False), (1.01, 0.95, True, False), (1.01, 1.05, True, True)],
 )
-def test_short_run_measures_what_the_share_of_its_work_allows(enough, measured, base, make_trainer, batch):
-    """One measure by EMA and student is 14 passes a sample here, the base's 2 x 21."""
+def test_short_run_measures_what_the_share_of_its_work_allows(of_measure, of_base, measured, base, make_trainer, batch):
     measure = measure_of(make_trainer(**LONG), batch, 8, quality_interval=0)
-    steps = math.ceil(enough * measure._work() / (SHARE * measure._step_work()))
+    work = of_measure * measure._work() + of_base * measure._base_work()
+    steps = math.ceil(work / (SHARE * measure._step_work()))
     short = measure_of(make_trainer(max_train_steps=steps), batch, 8, quality_interval=0)
     assert (short.interval > 0, short._base is not None) == (measured, base)
     assert ("does not measure" in short.described()) is not measured

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from simpletuner_twinflow.cli.contact_sheet import LABEL_WIDTH, MARGIN, contact_sheet
+from simpletuner_twinflow.quality.contact_sheet import LABEL_WIDTH, MARGIN, contact_sheet
 
 
 def test_contact_sheet_cuts_a_long_label_at_its_row():

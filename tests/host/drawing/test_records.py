@@ -1,0 +1,54 @@
+"""Where measures and contact sheets are written."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from simpletuner_twinflow.host.drawing.records import Records, read_history
+
+
+class Tracker:
+    def __init__(self, name):
+        self.name, self.shown = name, []
+
+    def log_images(self, values, step, **more):
+        self.shown.append((values, step, more))
+
+
+@pytest.fixture
+def make(tmp_path):
+    def records(step=0, trackers=()):
+        config = SimpleNamespace(output_dir=str(tmp_path), report_to="simpletuner")
+        accelerator = SimpleNamespace(trackers=list(trackers))
+        return Records(SimpleNamespace(config=config, accelerator=accelerator, state={"global_step": step}))
+
+    return records
+
+
+def test_history_goes_on_in_time_after_a_resume(make, tmp_path):
+    file = tmp_path / "twinflow/quality.jsonl"
+    make().add({"ema_1/mmd": 0.5}, 8, step=2)
+    line = json.loads(file.read_text()) | {"seconds": 100.0}
+    later = line | {"step": 4, "seconds": 200.0}
+    file.write_text("".join(json.dumps(each) + "\n" for each in (line, later)) + '{"step": 6, "sec')
+    assert [each["step"] for each in read_history(file)] == [2, 4]
+    file.write_text("".join(json.dumps(each) + "\n" for each in (line, later)))
+    make(step=2).add({"ema_1/mmd": 0.25}, 8, step=3)  # went on from step 2, though step 4 had been reached
+    last = read_history(file)[-1]
+    assert 100 <= last["seconds"] < 150
+    assert (last["step"], last["samples"], last["values"]) == (3, 8, {"ema_1/mmd": 0.25})
+
+
+def test_sheet_is_a_file_and_shown_on_trackers_that_take_pictures(make, tmp_path):
+    wandb, board, other = map(Tracker, ("wandb", "tensorboard", "simpletuner"))
+    path = make(trackers=(wandb, board, other)).add_sheet(Image.new("RGB", (5, 4), "red"), step=7)
+    with Image.open(path) as sheet:
+        assert sheet.size == (5, 4)
+    [(values, step, more)] = wandb.shown
+    assert (step, more, values["twinflow/contact_sheet"].shape) == (7, {}, (1, 4, 5, 3))
+    assert board.shown[0][2] == {"dataformats": "NHWC"}
+    assert other.shown == []
+    record = json.loads((tmp_path / "validation_media.jsonl").read_text())
+    assert (record["path"], record["type"]) == ("twinflow/contact_sheet-7.png", "image")
