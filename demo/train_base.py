@@ -1,6 +1,7 @@
-"""Makes `demo/base`: trains the auto-encoder, pre-trains the transformer with plain flow matching, saves the pipeline.
+"""Makes a base: trains the auto-encoder, pre-trains the transformer with plain flow matching, saves the pipeline.
 
-Ten minutes on two otherwise idle cores: `python -m demo.train_base`.
+Ten to twenty minutes on two otherwise idle cores: `python -m demo.train_base digits` makes `demo/base`, which tests and
+benchmarks begin from, and `python -m demo.train_base shapes` makes `demo/shapes_base`, the demo's own.
 """
 
 from __future__ import annotations
@@ -8,23 +9,58 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from sklearn.datasets import load_digits
 from torch import Tensor
 from tqdm import trange
 
 from demo.train_vae import encode, train_vae
-from testbed.digits import CAPTIONS, render_digits
+from testbed import digits, shapes
 from testbed.pictures import encode_prompts
 from testbed.tiny_sd3 import build_pipeline, clear_paths
 
-BASE_FOLDER = Path(__file__).parent / "base"
-EMPTY_PROMPT = len(CAPTIONS)
-"""Row of the empty prompt, behind the ten captions."""
 EMA_DECAY = 0.998
+SHAPES = 6000
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a base learns to draw."""
+
+    images: Tensor
+    """(N, 3, 64, 64) in [-1, 1]."""
+    codes: Tensor
+    """The same at the size of the latents, (N, C, 8, 8) in [-1, 1]."""
+    labels: Tensor
+    """Rows of the captions, (N,)."""
+    captions: list[str]
+    folder: Path
+    vae_steps: int
+    steps: int
+    batch: int
+    """A quarter of it for the auto-encoder."""
+
+
+def handwritten_digits() -> Pictures:
+    """All of scikit-learn's, with the 8 x 8 recordings that they were drawn from as codes."""
+    pixels, labels = digits.render_digits()
+    codes = torch.from_numpy(load_digits().data).float().view(-1, 1, 8, 8) / 8 - 1
+    return Pictures(
+        pixels.float() / 127.5 - 1, codes, labels, digits.CAPTIONS, Path(__file__).parent / "base", 400, 6000
+    )
+
+
+def coloured_shapes() -> Pictures:
+    """Shapes other than those the demo fine-tunes on, with their small averages as codes."""
+    pixels, labels = shapes.render_shapes(SHAPES, seed=1)
+    images = pixels.float() / 127.5 - 1
+    codes, folder = F.adaptive_avg_pool2d(images, 8), Path(__file__).parent / "shapes_base"
+    return Pictures(images, codes, labels, shapes.CAPTIONS, folder, 700, 7000, 64)
 
 
 def pretrain(
@@ -34,14 +70,14 @@ def pretrain(
     labels: Tensor,
     steps: int,
     rate: float,
-    batch: int = 128,
+    batch: int,
     dropout: float = 0.1,
 ) -> SD3Transformer2DModel:
     """Plain flow matching, x_t = t z + (1 - t) x with velocity z - x and t uniform; Adam, cosine decay.
 
     Args:
         transformer: Trained in place.
-        prompts: Embeddings, shape (11, L, D), and pooled embeddings, shape (11, P): captions, then the empty prompt.
+        prompts: Embeddings, shape (C, L, D), and pooled embeddings, shape (C, P): captions, then the empty prompt.
         latents: Shape (V, N, C, H, W): V auto-encoder samples of each image.
         labels: Shape (N,).
         steps: Training steps.
@@ -63,7 +99,7 @@ def pretrain(
     for step in progress:
         rows = torch.randint(len(labels), (batch,))
         clean = latents[torch.randint(len(latents), (batch,)), rows]
-        texts = torch.where(torch.rand(batch) < dropout, EMPTY_PROMPT, labels[rows])
+        texts = torch.where(torch.rand(batch) < dropout, len(embeds) - 1, labels[rows])
         noise = torch.randn_like(clean)
         t = (torch.randperm(batch) + torch.rand(batch)) / batch  # stratified: every batch covers [0, 1] evenly
         noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1))
@@ -82,27 +118,27 @@ def pretrain(
     return average
 
 
-def train_base(
-    folder: Path, vae_steps: int = 400, short_steps: int = 6000, full_steps: int = 150, seed: int = 0
-) -> None:
+def train_base(pictures: Pictures, folder: Path, full_steps: int = 150, seed: int = 0) -> None:
     """Trains everything from `seed` and writes the pipeline to `folder`.
 
     Most of a step's cost is the 77 tokens that CLIP pads every prompt to, and behind the caption all are padding. So
-    `short_steps` run with the captions' own tokens only and `full_steps` get used to the padding.
+    most steps run with the captions' own tokens only and `full_steps` get used to the padding.
     """
     torch.set_num_threads(2)
-    pipeline = build_pipeline(seed)
-    pixels, labels = render_digits()
-    images = pixels.float() / 127.5 - 1
-    train_vae(pipeline.vae, images, vae_steps)
+    pipeline = build_pipeline(seed, channels=pictures.codes.shape[1])
+    train_vae(pipeline.vae, pictures.images, pictures.codes, pictures.vae_steps, pictures.batch // 4)
     torch.manual_seed(seed + 1)
-    latents = torch.stack([encode(pipeline.vae, images) for _ in range(2)])
-    embeds, pooled = encode_prompts(pipeline, [*CAPTIONS, ""])
-    caption_tokens = len(pipeline.tokenizer(CAPTIONS[0]).input_ids)
+    latents = torch.stack([encode(pipeline.vae, pictures.images) for _ in range(2)])
+    embeds, pooled = encode_prompts(pipeline, [*pictures.captions, ""])
+    caption_tokens = len(pipeline.tokenizer(pictures.captions[0]).input_ids)
     short = torch.cat([embeds[:, :caption_tokens], embeds[:, 77:]], dim=1)
-    transformer = pretrain(pipeline.transformer, (short, pooled), latents, labels, short_steps, 1.5e-3)
+    transformer = pretrain(
+        pipeline.transformer, (short, pooled), latents, pictures.labels, pictures.steps, 1.5e-3, pictures.batch
+    )
     transformer.requires_grad_(True)
-    pipeline.transformer = pretrain(transformer, (embeds, pooled), latents, labels, full_steps, 5e-4)
+    pipeline.transformer = pretrain(
+        transformer, (embeds, pooled), latents, pictures.labels, full_steps, 5e-4, pictures.batch
+    )
     save(pipeline, folder)
 
 
@@ -115,11 +151,14 @@ def save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
 
 
 def main() -> None:
-    """Command line: `python -m demo.train_base [FOLDER]`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=BASE_FOLDER)
+    """Command line: `python -m demo.train_base digits|shapes [FOLDER]`."""
+    kinds = {"digits": handwritten_digits, "shapes": coloured_shapes}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pictures", choices=kinds)
+    parser.add_argument("folder", type=Path, nargs="?")
     arguments = parser.parse_args()
-    train_base(arguments.folder)
+    pictures = kinds[arguments.pictures]()
+    train_base(pictures, arguments.folder or pictures.folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains the demo's auto-encoder on the digits and sets the scale of its latents."""
+"""Trains a tiny auto-encoder and sets the scale of its latents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from sklearn.datasets import load_digits
 from torch import Tensor
 from tqdm import trange
 
@@ -15,27 +14,26 @@ LOG_VARIANCE = -8.0  # of the posterior: samples are nearly the mean
 CODE_NOISE = 0.1  # what the decoder learns to put up with
 
 
-def train_vae(vae: AutoencoderKL, images: Tensor, steps: int, batch: int = 32, rate: float = 3e-3) -> None:
+def train_vae(vae: AutoencoderKL, images: Tensor, codes: Tensor, steps: int, batch: int, rate: float = 3e-3) -> None:
     """Reconstruction, with a code that a small network can learn to generate in minutes.
 
-    The digits were recorded at 8 x 8, which is the size of the latents: they are taught to be that recording, and the
-    decoder to draw it.
+    The latents are taught to be a given small picture, and the decoder to draw the large one from it.
 
     Args:
         vae: Trained in place; `scaling_factor` and `shift_factor` of its configuration are set at the end.
-        images: All digits as drawn by `render_digits`, shape (N, 3, H, W), in [-1, 1].
+        images: Shape (N, 3, H, W), in [-1, 1].
+        codes: The small pictures, shape (N, C, H / 8, W / 8), in [-1, 1].
         steps: Training steps.
         batch: Images a step.
         rate: Highest learning rate.
     """
-    recorded = torch.from_numpy(load_digits().data).float().view(-1, 1, 8, 8) / 8 - 1
     optimizer = torch.optim.Adam(vae.parameters(), rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
     vae.train()
     progress = trange(steps, desc="auto-encoder", mininterval=5)
     for _ in progress:
         rows = torch.randint(len(images), (batch,))
-        real, code = images[rows], recorded[rows]
+        real, code = images[rows], codes[rows]
         posterior = vae.encode(real).latent_dist
         code_error = F.mse_loss(posterior.mean, code)
         decoded = vae.decode(code + CODE_NOISE * torch.randn_like(code)).sample
@@ -54,7 +52,7 @@ def train_vae(vae: AutoencoderKL, images: Tensor, steps: int, batch: int = 32, r
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor, scaled: bool = True, batch: int = 256) -> Tensor:
-    """Samples latents as the host caches them, shape (N, 1, H / 8, W / 8)."""
+    """Samples latents as the host caches them, shape (N, C, H / 8, W / 8)."""
     latents = torch.cat([vae.encode(part).latent_dist.sample() for part in images.split(batch)])
     return (latents - vae.config.shift_factor) * vae.config.scaling_factor if scaled else latents
 

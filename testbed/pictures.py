@@ -59,12 +59,13 @@ def sample(
     own_grid: bool = False,
     guidance_scale: float = 0.0,
     batch: int = 200,
+    captions: Sequence[str] = CAPTIONS,
 ) -> Tensor:
     """Draws one picture per label and seed; the same seed gives the same starting noise in every run and pipeline.
 
     Args:
         pipeline: An SD3 pipeline of the demo's size.
-        labels: Digits 0 to 9, length N.
+        labels: Rows of `captions`, length N.
         seeds: Seeds of the starting noise, length N.
         steps: Network evaluations per picture (twice as many with guidance).
         sigmas: Noise levels of the steps, `even_sigmas(steps)` by default.
@@ -72,6 +73,7 @@ def sample(
         own_grid: Let the scheduler choose its noise levels from `steps` alone; `sigmas` must be None.
         guidance_scale: Classifier-free guidance against the empty prompt if above 1.
         batch: Pictures drawn at a time.
+        captions: The prompts; the ten digits' by default.
 
     Returns:
         Images, float32 in [0, 1], shape (N, 3, 64, 64).
@@ -79,7 +81,7 @@ def sample(
     if own_grid and sigmas is not None:
         raise ValueError("sample: pass either sigmas or own_grid, not both.")
     labels, seeds = torch.as_tensor(labels), torch.as_tensor(seeds)
-    embeds, pooled = encode_prompts(pipeline, [*CAPTIONS, ""])
+    embeds, pooled = encode_prompts(pipeline, [*captions, ""])
     config = pipeline.transformer.config
     shape = (config.in_channels, config.sample_size, config.sample_size)
     images = []
@@ -97,7 +99,7 @@ def sample(
                 time = t.expand(len(x))
                 velocity = pipeline.transformer(x, embeds[part_labels], pooled[part_labels], time).sample
                 if guidance_scale > 1:
-                    empty = torch.full_like(part_labels, len(CAPTIONS))
+                    empty = torch.full_like(part_labels, len(captions))
                     free = pipeline.transformer(x, embeds[empty], pooled[empty], time).sample
                     velocity = torch.lerp(free, velocity, guidance_scale)
                 x = scheduler.step(velocity, t, x, return_dict=False)[0]

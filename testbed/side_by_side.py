@@ -22,13 +22,16 @@ def run_folder(folder: Path, name: str) -> Path:
     return folder / name.lower().replace(" ", "-")
 
 
-def train_side_by_side(folder: Path, runs: dict[str, dict[str, Any]], console: Console) -> None:
-    """Train all runs at once, one core each, and show how far each is; the failure of one ends them all."""
+def train_side_by_side(folder: Path, runs: dict[str, dict[str, Any]], console: Console, images: str = "digits") -> None:
+    """Train all runs at once, one core each, and show how far each is; the failure of one ends them all.
+
+    Args: folder: of the runs and of their images; runs: configs by name; images: the folder of images there.
+    """
     cancelled = threading.Event()
     with Progress(console, "steps").shown() as progress, ThreadPoolExecutor(len(runs)) as pool:
         futures = []
         for name, config in runs.items():
-            write_run(run_folder(folder, name), config, folder / "digits")
+            write_run(run_folder(folder, name), config, folder / images)
             task = progress.add(f"simpletuner train: {name}", total=config["max_train_steps"])
             futures.append(pool.submit(train, run_folder(folder, name), partial(progress.update, task), cancelled))
         try:

@@ -1,7 +1,7 @@
 """A complete Stable Diffusion 3 pipeline folder of demo size, with random weights; `train_base` trains it.
 
-The text encoders stay random: the ten captions only have to be told apart. Whole words are single tokens, so a caption
-takes seven of CLIP's 77 tokens (the host always pads to 77) and five of T5's, for which `T5_TOKENS` is enough.
+The text encoders stay random: the captions only have to be told apart. Whole words are single tokens, so a caption
+takes seven of CLIP's 77 tokens at most (the host always pads to 77) and five of T5's, for which `T5_TOKENS` is enough.
 """
 
 from __future__ import annotations
@@ -26,24 +26,28 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from testbed.shapes import KINDS
+
 LATENT_SIZE = 8
-LATENT_CHANNELS = 1  # SD3 has 16; one holds all of an 8 x 8 digit, and noise in the others would be most of the work
 T5_TOKENS = 8
 """Length of the T5 half of the prompt: the host's `tokenizer_max_length`, the pipeline's `max_sequence_length`."""
 
-_WORDS = ["a", "handwritten", "digit"]
+_WORDS = ["a", "handwritten", "digit", *KINDS]
 _CLIP_START, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_WIDTH = 32
 _TEXT_WIDTH = 2 * _CLIP_WIDTH
 
 
-def build_pipeline(seed: int = 0) -> StableDiffusion3Pipeline:
-    """Builds the pipeline in float32 from `seed`; needs no file and no network except a temporary folder."""
+def build_pipeline(seed: int = 0, channels: int = 1) -> StableDiffusion3Pipeline:
+    """Builds the pipeline in float32 from `seed`; needs no file and no network except a temporary folder.
+
+    Args: channels: of the latents. SD3 has 16; what the pictures do not need would be noise, and most of the work.
+    """
     torch.manual_seed(seed)
     return StableDiffusion3Pipeline(
-        transformer=build_transformer(),
+        transformer=build_transformer(channels),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=build_vae(),
+        vae=build_vae(channels),
         text_encoder=build_clip(),
         tokenizer=build_clip_tokenizer(),
         text_encoder_2=build_clip(),
@@ -53,13 +57,13 @@ def build_pipeline(seed: int = 0) -> StableDiffusion3Pipeline:
     )
 
 
-def build_transformer() -> SD3Transformer2DModel:
-    """The network to be trained: 4 image tokens, three blocks of width 128."""
+def build_transformer(channels: int) -> SD3Transformer2DModel:
+    """The network to be trained: three blocks of width 128, and 4 image tokens for grey pictures, 16 for others."""
     return SD3Transformer2DModel(
         sample_size=LATENT_SIZE,
-        patch_size=4,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        patch_size=4 if channels == 1 else 2,
+        in_channels=channels,
+        out_channels=channels,
         num_layers=3,
         attention_head_dim=32,
         num_attention_heads=4,
@@ -70,12 +74,12 @@ def build_transformer() -> SD3Transformer2DModel:
     )
 
 
-def build_vae() -> AutoencoderKL:
-    """An auto-encoder of SD3's shape but for the one channel: factor 8, no quantisation convolutions."""
+def build_vae(channels: int) -> AutoencoderKL:
+    """An auto-encoder of SD3's shape but for the channels: factor 8, no quantisation convolutions."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=channels,
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
         block_out_channels=[8, 16, 32, 32],

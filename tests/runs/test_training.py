@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from simpletuner_twinflow.host.checkpoints.saving import read_time_conditioning
@@ -85,6 +86,15 @@ def test_run_resumes_from_its_checkpoint_and_goes_on(runs):
     assert_every_step_logs(resumed, DEFAULT_TERMS, steps=2)
     assert [event["step"] for event in resumed.of("log") if "train_loss" in event["values"]] == [5, 6]
     assert (resumed.output / "checkpoint-6").is_dir()
+    assert "  resumes " not in first.log
+    [line] = [line for line in resumed.log.splitlines() if line.startswith("  resumes ")]
+    assert line.endswith("checkpoint-4, with other settings: ema_decay 0.99 -> 0.98")
+
+
+@pytest.mark.host_runs("seed_lora")
+def test_machine_without_an_accelerator_trains_as_it_is(runs):
+    for run in runs["seed_lora"]:
+        assert ("this machine has no accelerator" in run.check().log) is not torch.accelerator.is_available()
 
 
 @pytest.mark.host_runs("seed_lora")

@@ -21,6 +21,7 @@ from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained, s
 from simpletuner_twinflow.host.checkpoints.saving import load_time_conditioning, read_time_conditioning
 from simpletuner_twinflow.host.run import active_options, argument, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.host.training.announce import RESUMED
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -96,6 +97,7 @@ def attach_to_loading(module: ModuleType) -> None:
             _log_changes(manager, folder, run, current)
         if active:
             setattr(manager.accelerator, STARTED, folder)
+            setattr(manager.accelerator, RESUMED, _said_of_resume(manager, folder, run))
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
         with _not_reported(module, {*saved.time_conditioning} ^ {*current.time_conditioning}):
@@ -176,6 +178,14 @@ def _log_changes(manager: Any, folder: Path, run: SavedRun | None, current: Trai
         logger.warning("%s has trained %s, which this run leaves out.", folder, _listed(dropped))
     if changes := run.changes(manager.args, manager.accelerator.num_processes):
         logger.warning("%s was trained with other settings: %s.", folder, ", ".join(changes))
+
+
+def _said_of_resume(manager: Any, folder: Path, run: SavedRun | None) -> str:
+    """For the block at the start of the run: where it goes on from, and what differs from the run that was there."""
+    if run is None:
+        return f"from {folder}, trained without TwinFlow"
+    changes = run.changes(manager.args, manager.accelerator.num_processes)
+    return f"from {folder}, with {'other settings: ' + ', '.join(changes) if changes else 'the same settings'}"
 
 
 def _difference(names: list[str], others: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from simpletuner_twinflow.host.settings.summary import block, recorded, size, su
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
 logger = logging.getLogger("simpletuner_twinflow")
+RESUMED = "twinflow_resumed"  # of the accelerator: the line about the checkpoint that the run goes on from
 
 
 @uses(
@@ -68,6 +69,7 @@ def said_at_start(trainer: Any) -> str:
     file = "pytorch_lora_weights.safetensors" if config.model_type == "lora" else "pipeline"
     weights = {"ema": "the EMA's", "student": "the student's"}[exported_weights(config)]
     entries["results"] = f"{weights} weights in {Path(config.output_dir) / file}, {_trackers(config)}"
+    entries["resumes"] = getattr(trainer.accelerator, RESUMED, "")
     return block(f"TwinFlow {_version()} is on; this run", entries)
 
 

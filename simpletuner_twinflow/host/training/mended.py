@@ -98,6 +98,26 @@ def read_negative_prompts(module: ModuleType) -> None:
     wrap_active(module, "SanaVideo.convert_negative_text_embed_for_pipeline", convert)
 
 
+@uses(
+    Seam("Trainer.train", ("self",)),
+    Seam("Tensor.pin_memory", touch=Touch.given, module="torch"),
+    lost="a run on a machine without an accelerator ends at its first batch",
+)
+def train_without_accelerator(module: ModuleType) -> None:
+    """Let a run on a machine without an accelerator pin nothing; the host asks for it, and torch raises there."""
+
+    def train(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        import torch
+
+        if torch.accelerator.is_available():
+            return wrapped(*args, **kwargs)
+        log_mending("this machine has no accelerator, so that no memory is pinned for it")
+        with changed(torch.Tensor, pin_memory=lambda tensor, *_, **__: tensor):
+            return wrapped(*args, **kwargs)
+
+    wrap_active(module, "Trainer.train", train)
+
+
 def _own_scheduler(model: Any) -> Any:
     """The scheduler in the folder or repository of the model's pipeline, in the class that its configuration names."""
     import diffusers

@@ -6,7 +6,8 @@ from importlib import import_module
 import pin_memory  # of testbed/cpu
 import watched
 
-pin_memory.keep_unpinned()
+if "OBSERVER_PINS" not in os.environ:
+    pin_memory.keep_unpinned()
 watched.watch()
 
 # A test's own probe or change, "module:function"; a run forked from a server has it called by the server instead.
