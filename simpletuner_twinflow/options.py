@@ -57,7 +57,7 @@ class TwinFlowOptions(ObjectiveSettings):
     """
     quality_interval: int = option(0, "Quality: interval", ge=0, le=1_000_000)
     """Steps between two measures; the last step has one too. 0: the fewest validation intervals at which it takes at
-    most 3 % of the network's work, and none in a run too short for that.
+    most 3 percent of the network's work, and none in a run too short for that.
     """
 
     @classmethod

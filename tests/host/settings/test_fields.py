@@ -105,6 +105,12 @@ def test_lists_and_objects_pass_the_hosts_parser():
     assert options.role_shares == given["twinflow_role_shares"]
 
 
+def test_the_hosts_parser_can_print_its_help():
+    """argparse takes a percent sign in a help text for the start of a format."""
+    text = cmd_args.get_argument_parser().format_help()
+    assert all(f"--{key}" in text for key in TwinFlowOptions.keys())
+
+
 def test_every_key_is_in_the_registry_that_feeds_the_web_ui():
     for name in TwinFlowOptions.names():
         field, info = field_registry.get_field(PREFIX + name), TwinFlowOptions.info(name)
