@@ -6,6 +6,7 @@ import re
 
 import pytest
 from fastapi.testclient import TestClient
+from simpletuner.helpers.configuration import loader
 from simpletuner.simpletuner_sdk.server.app import create_app
 from simpletuner.simpletuner_sdk.server.services import training_service
 from simpletuner.simpletuner_sdk.server.services.cloud.auth.middleware import get_current_user
@@ -140,13 +141,16 @@ def test_what_a_run_overrides_or_adds_is_a_warning(client, monkeypatch):
     )  # fmt: skip
     assert "Training Starting" in post(client, "start", RUNNABLE | changes)
     [config] = started
-    assert start_up({key.lstrip("-"): value for key, value in config.items()}) == []  # so the run starts too
+    assert loader.load_config(config).use_ema is True  # so the run starts too, and as was said
 
 
-def test_datasets_are_examined_where_the_web_ui_finds_them(client, folder):
-    assert "data_backend_config" not in post(client, "validate", RUNNABLE)
+@pytest.mark.parametrize("posted", [True, False], ids=["in the form", "in the file alone"])
+def test_datasets_are_examined_where_the_web_ui_finds_them(posted, client, folder, write):
+    write(RUNNABLE)
+    config = RUNNABLE if posted else RUNNABLE | {"data_backend_config": None}
+    assert "data_backend_config" not in post(client, "validate", config)
     (folder / "data.json").write_text("[1]", encoding="utf-8")
-    [line] = lines(post(client, "validate", RUNNABLE))
+    [line] = lines(post(client, "validate", config))
     assert "must hold a JSON list of objects" in line
 
 
