@@ -1,9 +1,9 @@
-# make setup | test | quick | lint | graph | demo | families | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
+# make setup | test | quick | lint | graph | demo | families | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test quick lint graph demo families bench clean
+.PHONY: setup test quick lint graph demo families webui bench clean
 
 setup: .venv/ready
 
@@ -40,6 +40,21 @@ demo: setup
 # A minute or two a family; NAMES="sana wan" takes these only.
 families: setup
 	$(BIN)/python -u -m testbed.families $(NAMES)
+
+# The host's web UI in headless Chromium; minutes. Not part of `make test`. Needs npm, and a Chromium that is installed, or
+# CHROMIUM=path. Pictures for docs/webui.md: WEBUI_IMAGES=$PWD/docs/images.
+webui: setup .venv/webui/ready
+	WEBUI=1 $(BIN)/python -m pytest -n 0 tests/webui
+
+.venv/webui/ready: tests/webui/package.json constraints.txt
+	@for name in "$(CHROMIUM)" chromium chromium-browser google-chrome; do command -v "$$name" >/dev/null && exit; done; \
+		echo "No Chromium found. Install one (Debian: apt-get install chromium), or make webui CHROMIUM=path."; exit 1
+	@command -v npm >/dev/null || { echo "npm is needed for the page's script files; none found on PATH."; exit 1; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt playwright
+	mkdir -p $(@D)
+	cp tests/webui/package.json $(@D)
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(@D)
+	@touch $@
 
 # Two hours on two cores; an interrupted run resumes.
 bench: setup

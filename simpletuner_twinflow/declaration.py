@@ -19,7 +19,7 @@ MAX_SHOWN = 80  # characters of a value that an error shows
 class Option:
     """What is known of a user's key beside its type, range, default and help."""
 
-    label: str
+    label: str  # in the web UI, after "TwinFlow: "
     allowed: str = ""  # in words, where the range is not enough
     note: str = ""  # explains the range, printed after it
     requires: tuple[str, ...] = ("twinflow_enabled",)

@@ -21,43 +21,43 @@ TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", 
 class TwinFlowOptions(ObjectiveSettings):
     """The options of a run; the key in a config is the name with `twinflow_` in front."""
 
-    enabled: bool = option(False, "Enable TwinFlow", requires=(), documented=True)
+    enabled: bool = option(False, "few-step training", requires=(), documented=True)
     """Train for 1 to 4 step generation at guidance 0 with the TwinFlow losses. Leave distillation_method unset and
     scheduled sampling off.
     """
-    require_ema: bool = option(True, "Require EMA teacher", documented=True)
+    require_ema: bool = option(True, "require EMA teacher", documented=True)
     """Refuse to start without use_ema. Set to false to accept the student as its own teacher."""
-    allow_no_ema_teacher: bool = option(False, "Allow student as teacher", documented=True)
+    allow_no_ema_teacher: bool = option(False, "allow the student as teacher", documented=True)
     """Accept the student's own weights as the teacher when use_ema is off."""
-    allow_diff2flow: bool = option(False, "Allow diff2flow bridge", documented=True)
+    allow_diff2flow: bool = option(False, "allow the diff2flow bridge", documented=True)
     """Together with diff2flow_enabled: train epsilon and v-prediction models through the flow bridge."""
-    time_conditioning: Literal["training_only", "signed_time", "none"] = option("training_only", "Time conditioning")
+    time_conditioning: Literal["training_only", "signed_time", "none"] = option("training_only", "time conditioning")
     """How target time and time sign reach the network. training_only: small modules beside the time embedding, which
     sampling does not need. signed_time: one time t - r / 2, negative on the twin path, no extra weights (the published
     LoRA recipe). none: not at all, so not with the adversarial branch.
     """
-    guidance_base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Frozen base: dtype")
+    guidance_base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "dtype of the frozen base")
     """Of the copy that a full fine-tune keeps of its first weights for guidance. auto: the weights' own. In another
     dtype the copy is converted for each batch. A LoRA keeps no copy.
     """
-    guidance_base_device: Literal["auto", "accelerator", "cpu"] = option("auto", "Frozen base: device")
+    guidance_base_device: Literal["auto", "accelerator", "cpu"] = option("auto", "device of the frozen base")
     """Where that copy is kept. auto: on the accelerator. cpu: it is copied to the accelerator for each batch."""
-    export_weights: Literal["auto", "ema", "student"] = option("auto", "Exported weights")
-    """Weights of the final LoRA or pipeline. "auto": EMA where the run has it, else the student. Checkpoints hold both.
+    export_weights: Literal["auto", "ema", "student"] = option("auto", "exported weights")
+    """Weights of the final LoRA or pipeline. auto: EMA where the run has it, else the student. Checkpoints hold both.
     """
-    implementation: Literal["paper", "host"] = option("paper", "Implementation")
-    """ "paper": this plugin's TwinFlow. "host": SimpleTuner's own, for comparison runs."""
-    trajectory_interval: int = option(500, "Trajectory chart interval", ge=0, le=1_000_000)
+    implementation: Literal["paper", "host"] = option("paper", "implementation")
+    """paper: this plugin's TwinFlow. host: SimpleTuner's own, for comparison runs."""
+    trajectory_interval: int = option(500, "interval of the trajectory chart", ge=0, le=1_000_000)
     """Steps between experimental trajectory charts on W&B (sigma against target time against sign). 0: none. Charts are
     thinned so that a run never logs more than 400 of them.
     """
-    quality_samples: int = option(64, "Quality: samples", ge=0, le=4096)
+    quality_samples: int = option(64, "samples for quality", ge=0, le=4096)
     """Samples with which the quality of few-step drawing is measured while training, in the model's own latents. 0: it
     is not measured.
     """
-    quality_interval: int = option(0, "Quality: interval", ge=0, le=1_000_000)
+    quality_interval: int = option(0, "interval of quality", ge=0, le=1_000_000)
     """Steps between two measures; the last step has one too. 0: the fewest validation intervals at which it takes at
-    most 3 % of the network's work, and none in a run too short for that.
+    most 3 percent of the network's work, and none in a run too short for that.
     """
     quality_sheet: int = option(4, "Quality: prompts on the contact sheet", ge=0, le=32)
     """Prompts of the contact sheet that is drawn beside each measure: each in 1, 2, 4 and 8 steps, by the base and as

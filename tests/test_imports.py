@@ -45,6 +45,7 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "_preflight": "host/settings/test_preflight.py",
     "announce": "runs/test_trackers.py",
     "doctor": "host/settings/test_doctor.py",
+    "examined": "host/settings/test_doctor.py",
     "features": "quality/test_measures.py",
     "latents": "host/drawing/test_quality.py",
     "sources": "host/settings/test_doctor.py",

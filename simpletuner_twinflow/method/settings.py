@@ -60,7 +60,7 @@ RoleShares = Annotated[Mapping[Role, float] | None, BeforeValidator(_read_shares
 class ObjectiveSettings(Settings):
     """The settings of the objective; each is one of a run's options."""
 
-    target_step_count: int = option(1, "Target steps", ge=1, le=8, documented=True)
+    target_step_count: int = option(1, "target steps", ge=1, le=8, documented=True)
     """Number of sampling steps to train for, also used for validation (guidance is forced to 0). Recommended: 1 to 4.
     From 2 on each step is trained as such: draw with this number, others draw less well.
     """
@@ -68,7 +68,7 @@ class ObjectiveSettings(Settings):
     """Jumps of the teacher's rollout in the RCGM target (N). Each costs one more teacher pass."""
     enhanced_ratio: float = option(
         0.5,
-        "Guidance ratio",
+        "guidance ratio",
         ge=0,
         lt=1,
         note=" (the trained-in guidance scale is 1 / (1 - ratio), which has no finite value from 1 on)",
@@ -79,48 +79,48 @@ class ObjectiveSettings(Settings):
     """
     delta_t: float = option(0.01, "RCGM delta t", ge=1e-4, le=0.5, documented=True)
     """Finite difference of the RCGM target, as a share of the path."""
-    target_clamp: float = option(1.0, "Target clamp", ge=1e-3, le=100, documented=True)
+    target_clamp: float = option(1.0, "target clamp", ge=1e-3, le=100, documented=True)
     """Largest correction, per element, that the RCGM target may make to the prediction."""
-    adversarial_enabled: bool = option(False, "Adversarial branch", documented=True)
+    adversarial_enabled: bool = option(False, "adversarial branch", documented=True)
     """Add the self-adversarial losses L_adv and L_rectify (full TwinFlow). No discriminator is trained."""
-    adversarial_weight: float = option(1.0, "L_adv weight", ge=0, le=100, requires=ADVERSARIAL, documented=True)
+    adversarial_weight: float = option(1.0, "weight of L_adv", ge=0, le=100, requires=ADVERSARIAL, documented=True)
     """Weight of the velocity loss on generated samples, on negative time."""
-    rectify_weight: float = option(1.0, "L_rectify weight", ge=0, le=100, requires=ADVERSARIAL, documented=True)
+    rectify_weight: float = option(1.0, "weight of L_rectify", ge=0, le=100, requires=ADVERSARIAL, documented=True)
     """Weight of the distribution matching loss on one-step samples."""
-    loss: Literal["l2", "barron"] = option("l2", "Loss")
-    """Distance between prediction and target: "l2", or "barron", the robust loss of the published code (alpha 1, scale
-    1e-3), which weighs large errors less.
+    loss: Literal["l2", "barron"] = option("l2", "distance of the loss")
+    """Distance between prediction and target. barron: the robust loss of the published code (alpha 1, scale 1e-3),
+    which weighs large errors less.
     """
     enhanced_range: TimeRange = option(
-        (0.0, 1.0), "Guidance range", allowed="a JSON list [low, high] with 0 <= low <= high <= 1"
+        (0.0, 1.0), "guidance range", allowed="a JSON list [low, high] with 0 <= low <= high <= 1"
     )
     """Times, ends included, at which guidance is applied, as [low, high]; 1 is noise."""
-    time_weighting: bool = option(False, "Time weighting")
+    time_weighting: bool = option(False, "time weighting")
     """Weigh real rows by tan((1 - (t - r)) pi / 2.5) + 1 as the published code does: short jumps count more."""
-    image_free: bool = option(False, "Image-free training", requires=ADVERSARIAL)
+    image_free: bool = option(False, "image-free training", requires=ADVERSARIAL)
     """Train on the model's own one-step samples in place of the data; captions are still used. Needs the adversarial
     branch.
     """
-    guidance_scale: float | None = option(None, "Guidance scale", ge=1, le=100)
+    guidance_scale: float | None = option(None, "guidance scale", ge=1, le=100)
     """The trained-in guidance scale, given in place of enhanced_ratio (which is then 1 - 1 / scale); 1 is no guidance.
     """
-    guidance_reference: Literal["auto", "base", "ema"] = option("auto", "Guidance reference")
+    guidance_reference: Literal["auto", "base", "ema"] = option("auto", "guidance reference")
     """Whose velocities with and without the prompt say which way guidance goes. base: the frozen pre-trained network's,
     which stand still; a LoRA is switched off for it, a full fine-tune keeps a copy of its first weights. ema: the
     teacher's, the documented formula, which drifts. auto: base.
     """
-    guidance_target: Literal["velocity", "rectify", "both"] = option("velocity", "Guidance target")
+    guidance_target: Literal["velocity", "rectify", "both"] = option("velocity", "guidance target")
     """Where guidance acts: in the velocity of real rows, in the direction of L_rectify (which needs the adversarial
     branch), or in both.
     """
-    time_sampling: Literal["host", "uniform", "logit_normal"] = option("host", "Time sampling")
+    time_sampling: Literal["host", "uniform", "logit_normal"] = option("host", "time sampling")
     """Where the times of near and any_step rows come from. host: SimpleTuner's own, with its flow_schedule_* keys, for
     any_step rows with a target time uniform below. uniform: the same from 0 to 1. logit_normal: the logistic function
     of a standard normal number, for any_step rows of two of them, the larger as the time and the smaller as the target.
     """
     role_shares: RoleShares = option(
         None,
-        "Role shares",
+        "role shares",
         allowed=f"a JSON object with a number from 0 up for any of {', '.join(Role)}; at least one of the first "
         "three above 0, and none above 0 that is under a thousandth of the largest",
     )

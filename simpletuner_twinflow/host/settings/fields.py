@@ -20,18 +20,20 @@ from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
 PATIENCE = 15  # seconds; a launcher ends the other ranks within one second of the first one's end
 LOADER = "simpletuner.helpers.configuration.loader"
-FIRST_ORDER = 21  # of the host's own two fields, 21 and 22 in the section "loss_functions"
+SECTION = "twinflow"  # the web UI shows the fields of a section as a block
+DOCUMENTATION = "distillation/TWINFLOW.md"  # the host's page on the keys of which it has no field
 
 
 @uses(
     Seam("field_registry", touch=Touch.read),
+    Seam("FieldRegistry.get_field", ("field_name",), Touch.read),
     Seam("FieldRegistry._add_field", ("field",), Touch.read),
     *(Seam(name, touch=Touch.read) for name in ("ConfigField", "FieldDependency", "FieldType", "ImportanceLevel")),
     *(Seam(name, touch=Touch.read) for name in ("ValidationRule", "ValidationRuleType")),
 )
 def add_fields(module: ModuleType) -> None:
     """Register every key with the host's field registry, which feeds argparse, JSON/TOML/env configs and the web UI."""
-    for order, name in enumerate(TwinFlowOptions.names(), start=FIRST_ORDER):
+    for order, name in enumerate(TwinFlowOptions.names()):
         module.field_registry._add_field(_config_field(module, name, order))
 
 
@@ -41,40 +43,46 @@ def _config_field(module: ModuleType, name: str, order: int) -> Any:
     info, field = TwinFlowOptions.info(name), TwinFlowOptions.model_fields[name]
     low, high, below = limits(field)
     field_type, rules = module.FieldType, module.ValidationRuleType
-    shown = {
+    shown: dict[str, Any] = {
         bool: {"field_type": field_type.CHECKBOX},
-        int: {"field_type": field_type.NUMBER, "parser_type": ParserType.INTEGER},
-        float: {"field_type": field_type.NUMBER, "parser_type": ParserType.FLOAT},
+        int: {"field_type": field_type.NUMBER, "parser_type": ParserType.INTEGER, "step": 1},
+        # The host's own step, a power of ten from the default, would have browsers call 0.25 and 0.005 wrong.
+        float: {"field_type": field_type.NUMBER, "parser_type": ParserType.FLOAT, "step": "any"},
         str: {
             "field_type": field_type.SELECT,
             "choices": [{"value": choice, "label": choice} for choice in TwinFlowOptions.choices(name)],
         },
     }[kind_of(field)]
-    default = field.default
+    default, help_text = field.default, TwinFlowOptions.help(name)
     if shown["field_type"] is field_type.SELECT and not shown["choices"]:
         # The one field type with which the host turns lists and objects into text; with others it drops them.
+        # The default as text all the same: it goes into every run's configuration, where trackers take no list.
         shown, default = {"field_type": field_type.TEXT_JSON}, default and json.dumps(default)
+    if shown["field_type"] in (field_type.NUMBER, field_type.TEXT_JSON):  # the others show what is allowed
+        help_text = f"{help_text} Allowed: {TwinFlowOptions.allowed(name)}."
     bounds = [(rules.MIN, low, "at least"), (rules.MAX, high, "below" if below else "at most")]
-    required: dict[str, Any] = dict.fromkeys(info.requires, True)
-    if name == "enabled":
-        required = {"distillation_method": None, "scheduled_sampling_max_step_offset": 0}
+    replaced = module.field_registry.get_field(PREFIX + name)
+    documentation = getattr(replaced, "documentation", None) or (DOCUMENTATION if info.documented else None)
     return module.ConfigField(
         name=PREFIX + name,
         arg_name=f"--{PREFIX}{name}",
-        ui_label=info.label,
+        ui_label=f"TwinFlow: {info.label}",
         tab="training",
-        section="loss_functions",
+        section=SECTION,
         default_value=default,
         validation_rules=[
             module.ValidationRule(rule, limit, f"Must be {words} {limit:g}")
             for rule, limit, words in bounds
             if limit is not None
         ],
-        dependencies=[module.FieldDependency(field=key, operator="equals", value=it) for key, it in required.items()],
-        help_text=f"{TwinFlowOptions.help(name)} Allowed: {TwinFlowOptions.allowed(name)}.",
+        # None for the switch itself: its conflicts are said on Validate and Run, and a switch that is on must be seen.
+        dependencies=[module.FieldDependency(field=key, operator="equals", value=True) for key in info.requires],
+        help_text=help_text,
         tooltip=TwinFlowOptions.help(name),
         importance=module.ImportanceLevel.EXPERIMENTAL,
         order=order,
+        documentation=documentation,
+        allow_empty=default is None,  # else the host puts a saved value back where the user has cleared the field
         **shown,
     )
 

@@ -20,6 +20,7 @@ from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
 
 KEYS = TwinFlowOptions.keys()
+DEFAULTS = {PREFIX + name: field.default for name, field in TwinFlowOptions.model_fields.items()}
 USE_EMA = "use_ema"
 EMA_ADDED = (
     "use_ema is not set: TwinFlow turns it on, since the average of the weights is its teacher. For a run without one "
@@ -36,7 +37,7 @@ def check_config_values(module: ModuleType) -> None:
         mapping = argument(args, kwargs, "mapping")
         if not isinstance(mapping, Mapping):
             return wrapped(*args, **kwargs)
-        taken = checked({_bare(key): module.resolve_value_placeholders(value) for key, value in mapping.items()})
+        taken = checked({bare(key): module.resolve_value_placeholders(value) for key, value in mapping.items()})
         say_what_is_added(taken)
         # As text, which the host keeps: it knows which keys are lists and objects only with all its fields loaded.
         texts = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in taken.items()}
@@ -78,7 +79,7 @@ def say_what_is_added(taken: Collection[str]) -> None:
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the plugin's keys, converted to their types; while TwinFlow is off, wrong ones are left out.
 
-    With `use_ema` true, if a TwinFlow run needs an EMA teacher and that key is not set.
+    With `use_ema` true, if a TwinFlow run needs an EMA teacher and that key is not set, or off in the web UI's form.
 
     Args:
         given: a whole configuration as its user wrote it, keys without dashes.
@@ -104,7 +105,9 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         options = options.changed(enabled=True)  # whatever was meant: so that all problems are reported at once
     problems += options.contradictions()
     if options.enabled:
-        if given.get(USE_EMA) is None and _needs_ema(options):
+        # In the web UI's form a switch that is off cannot be told from one that nobody has touched.
+        unset = given.get(USE_EMA) is None or (_is_form(values) and not is_set(given[USE_EMA]))
+        if unset and _needs_ema(options):
             given, values = {**given, USE_EMA: True}, values | {USE_EMA: True}
         problems += [] if refused.keys() & {RATIO, SCALE} else _scale_given_twice(values)
         problems += conflicts(given, options)
@@ -113,16 +116,19 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _is_form(values: Mapping[str, Any]) -> bool:
+    """Whether these are the values of the web UI's form, which gives every key that has a default."""
+    return values.keys() >= {key for key, default in DEFAULTS.items() if default is not None}
+
+
 def _needs_ema(options: TwinFlowOptions) -> bool:
     return options.require_ema and not options.allow_no_ema_teacher
 
 
 def _scale_given_twice(values: Mapping[str, Any]) -> list[str]:
     """A line if guidance is given both as a ratio and as a scale."""
-    defaults = {PREFIX + name: field.default for name, field in TwinFlowOptions.model_fields.items()}
-    # The web UI gives every key that has a default; there, a ratio at its default is nobody's wish.
-    from_form = values.keys() >= {key for key, default in defaults.items() if default is not None}
-    if not {RATIO, SCALE} <= values.keys() or (from_form and values[RATIO] == defaults[RATIO]):
+    # In the web UI's form a ratio at its default is nobody's wish.
+    if not {RATIO, SCALE} <= values.keys() or (_is_form(values) and values[RATIO] == DEFAULTS[RATIO]):
         return []
     return [
         f"{RATIO} is {shown(values[RATIO])} and {SCALE} {shown(values[SCALE])}: both name the guidance scale that is "
@@ -153,12 +159,13 @@ def _without(arguments: Iterable[str], keys: set[str]) -> Iterable[str]:
             yield word
 
 
-def _bare(key: str) -> str:
+def bare(key: str) -> str:
+    """A key without the dashes that a config or the web UI may write before it."""
     return key.strip().lstrip("-")
 
 
 def _is_ours(key: str) -> bool:
-    return _bare(key).lower().startswith(NAME)
+    return bare(key).lower().startswith(NAME)
 
 
 def _unquoted(text: str) -> str:

@@ -15,8 +15,9 @@ from simpletuner.simpletuner_sdk.server.services.field_registry.registry import 
 
 from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host import doctor, sources
-from simpletuner_twinflow.host.doctor import HOST_DEFAULTS, PACKAGES, as_text, examined
+from simpletuner_twinflow.host.doctor import PACKAGES, as_text
 from simpletuner_twinflow.host.seams import Seam, Touch, all_hooks
+from simpletuner_twinflow.host.settings.examined import HOST_DEFAULTS, examined
 from simpletuner_twinflow.host.settings.given import EMA_ADDED
 from testbed.trainer import cpu_environment
 from tests.host.settings.configs import DIFF2FLOW, SEED, load

@@ -105,14 +105,34 @@ def test_lists_and_objects_pass_the_hosts_parser():
     assert options.role_shares == given["twinflow_role_shares"]
 
 
-def test_every_key_is_in_the_registry_that_feeds_the_web_ui():
-    for name in TwinFlowOptions.names():
-        field, info = field_registry.get_field(PREFIX + name), TwinFlowOptions.info(name)
-        default, own = field.default_value, TwinFlowOptions.model_fields[name].default
-        assert default == own or json.loads(default) == list(own)
-        assert field.ui_label == info.label
-        assert field.help_text
-        low, high, _ = limits(TwinFlowOptions.model_fields[name])
-        assert {rule.value for rule in field.validation_rules} == {low, high} - {None}
-        if name != "enabled":
-            assert {dependency.field for dependency in field.dependencies} == set(info.requires)
+def test_the_hosts_parser_can_print_its_help():
+    """argparse takes a percent sign in a help text for the start of a format."""
+    text = cmd_args.get_argument_parser().format_help()
+    assert all(f"--{PREFIX}{name}" in text for name in TwinFlowOptions.names())
+
+
+@pytest.mark.parametrize("name", TwinFlowOptions.names())
+def test_every_key_is_in_the_registry_that_feeds_the_web_ui(name):
+    field, info = field_registry.get_field(PREFIX + name), TwinFlowOptions.info(name)
+    default, own = field.default_value, TwinFlowOptions.model_fields[name].default
+    assert default == own or json.loads(default) == list(own)
+    assert field.ui_label == f"TwinFlow: {info.label}"
+    assert TwinFlowOptions.help(name) in field.help_text
+    low, high, _ = limits(TwinFlowOptions.model_fields[name])
+    assert {rule.value for rule in field.validation_rules} == {low, high} - {None}
+    assert {dependency.field for dependency in field.dependencies} == set(info.requires)
+    assert all(dependency.value is True for dependency in field.dependencies)
+
+
+def test_fields_with_a_page_in_the_hosts_documentation_lead_there():
+    leads = {name: field_registry.get_field(PREFIX + name).documentation for name in TwinFlowOptions.names()}
+    assert leads["enabled"] == "OPTIONS.md#--twinflow_enabled"  # as the host's own field
+    assert leads["target_step_count"] == "OPTIONS.md#--twinflow_target_step_count"
+    assert {name for name, page in leads.items() if page} == DOCUMENTED.keys()
+
+
+def test_default_of_every_key_is_one_that_any_tracker_records():
+    """TensorBoard takes no list, and these are in the configuration of runs without TwinFlow too."""
+    config = load({key: value for key, value in SEED.items() if not key.startswith(PREFIX)})
+    values = {name: getattr(config, PREFIX + name) for name in TwinFlowOptions.names()}
+    assert [name for name, value in values.items() if not isinstance(value, bool | int | float | str | None)] == []

@@ -1,0 +1,92 @@
+"""What a run with a configuration would do, and what is wrong with it: for the command `doctor` and the web UI.
+
+The problems come from `given.checked`, by which a run's start-up refuses.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from simpletuner_twinflow.declaration import shown
+from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
+from simpletuner_twinflow.host.settings.given import EMA_ADDED, KEYS, USE_EMA, checked
+from simpletuner_twinflow.host.settings.guidance import AUTO, settled
+from simpletuner_twinflow.host.settings.overridden import overridden
+from simpletuner_twinflow.host.settings.summary import summary
+from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, from_text
+
+HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as SimpleTuner's parser has them
+    "model_type": "full",
+    "train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "use_ema": False,
+    "ema_decay": 0.995,
+    "lora_init_type": "default",
+    "caption_dropout_probability": 0.1,
+}
+NUMBERS = ("train_batch_size", "gradient_accumulation_steps")
+
+
+def examined(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run with this configuration would do, and every problem of it that TwinFlow checks.
+
+    Args: given: the configuration as its user wrote it, keys without dashes.
+
+    Returns:
+        "options" by key, "problems", "on"; of a run that TwinFlow trains also "run", what it would do, by title, and
+        "overridden", a line on each of the host's keys that TwinFlow overrides or adds.
+    """
+    problems: list[str] = []
+    values = {key: from_text(key, value) for key, value in given.items() if key in KEYS}
+    try:
+        values = checked(given)
+    except TwinFlowConfigError as error:
+        problems = list(error.problems)
+    options, _ = TwinFlowOptions.read(values)
+    effective = {
+        PREFIX + name: {"value": value, "from": "config" if PREFIX + name in given else "default"}
+        for name, value in options
+    }
+    report: dict[str, Any] = {"options": effective, "problems": problems, "on": options.enabled}
+    if problems or not options.enabled or options.implementation != "paper":
+        return report
+    config = SimpleNamespace(**HOST_DEFAULTS | {key: _parsed(value) for key, value in {**given, **values}.items()})
+    if config.model_type not in AUTO:
+        problems.append(f'model_type is {shown(config.model_type)}; SimpleTuner takes "full" or "lora".')
+        return report
+    for key in NUMBERS:
+        number = as_number(getattr(config, key))
+        if number is None or not number.is_integer() or number < 1:
+            problems.append(f"{key} is {shown(getattr(config, key))}; SimpleTuner takes a whole number from 1.")
+            return report
+        setattr(config, key, int(number))
+    options = settled(options, config.model_type)
+    flow = predicts_flow(vars(config))
+    own_steps = flow and options.target_step_count > 1 and options.time_conditioning == "training_only"
+    entries = summary(options, config, own_steps=own_steps)
+    family = str(given.get("model_family"))
+    known = family in FAMILIES or family in DIFFUSION_FAMILIES
+    entries["family"] = f"{family}: {'supported, see docs/families.md' if known else 'unknown'}"
+    # Where the readers have not added it already.
+    added = [EMA_ADDED] * (USE_EMA in values and not is_set(given.get(USE_EMA)))
+    datasets = given.get("data_backend_config")
+    if not datasets:
+        added.append("data_backend_config is not set: SimpleTuner needs it.")
+    elif not Path(str(datasets)).is_file():
+        added.append(
+            f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
+        )
+    return report | {"run": entries, "overridden": [*added, *overridden(vars(config), options)]}
+
+
+def _parsed(value: Any) -> Any:
+    """A text of a number, or of true or false, as the host's parser takes it; anything else unchanged."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    number = as_number(value)
+    return value if number is None else int(number) if number.is_integer() and "." not in value else number
