@@ -53,6 +53,7 @@ def quality_charts(runs: Sequence[Run], figure: str, axis: str) -> list[Chart]:
             _frame(axes, runs, axis)
             for number, run in enumerate(runs):
                 _quality_lines(axes, run, number, figure, count, _unit(runs) if axis == "time" else None)
+            axes.set_xlim(left=0)
             _scale(axes, figure)
 
         return Chart(f"drawn in {count} step{'s' * (count > 1)}", draw)
@@ -74,6 +75,7 @@ def loss_charts(runs: Sequence[Run]) -> list[Chart]:
                     axes.plot(mean.steps, mean.values, color=colour, linewidth=1.2)
                     if len(series) > POINTS:
                         axes.fill_between(least.steps, least.values, largest.values, color=colour, alpha=0.2, lw=0)
+            axes.set_xlim(left=0)
 
         return Chart(name, draw)
 
@@ -148,7 +150,6 @@ def _frame(axes: Any, runs: Sequence[Run], axis: str) -> None:
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_xlabel("step" if axis == "step" else f"time of training, {_unit(runs)}")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=axis == "step"))
-    axes.set_xlim(left=0)
     if axis == "step":
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda step, _: f"{step / 1000:g}k" if step >= 1e4 else f"{step:g}")
@@ -182,7 +183,7 @@ def _quality_lines(axes: Any, run: Run, number: int, figure: str, count: int, un
         if key.who == "base" and key.figure == figure and len(known):
             axes.axhline(known[-1], color=colour, linestyle="--", linewidth=1)
             place = {"xy": (1, known[-1]), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-            axes.annotate(f"base, {key.steps} steps", **place, fontsize=7, color=colour)
+            axes.annotate(f"base, {key.steps} step{'s' * (key.steps > 1)}", **place, fontsize=7, color=colour)
 
 
 def _scale(axes: Any, figure: str) -> None:

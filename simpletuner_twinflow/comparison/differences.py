@@ -32,7 +32,7 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
     found = []
     for key in sorted({key for run in recorded for key in run.config}, key=_order):
         have = [run.config[key] for run in recorded if key in run.config]
-        spelt = {_spelt(value) for value in have}
+        spelt = {_spelt(value, same_kind) for value in have}
         lacking = same_kind and len(have) < len(recorded) and spelt != {_spelt(None)}
         if len(spelt) > 1 or lacking:
             found.append(Difference(key, [_cell(run, key) for run in runs]))
@@ -66,12 +66,13 @@ def _clean(value: Any) -> Any:
     return [_clean(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _spelt(value: Any) -> str:
-    """The same for the same value, however the host spells it: 3e-4 as a number or as text."""
+def _spelt(value: Any, same_kind: bool = True) -> str:
+    """The same for the same value, however it is spelt: 3e-4 as a number or as text, and an enum in either case."""
     try:
-        return repr(float(value)) if not isinstance(value, bool) else repr(value)
+        return repr(value) if isinstance(value, bool) else repr(float(value))
     except (TypeError, ValueError):
-        return json.dumps(value, sort_keys=True, default=str)
+        text = json.dumps(value, sort_keys=True, default=str)
+        return text if same_kind else text.casefold()
 
 
 def _order(key: str) -> tuple[bool, str]:

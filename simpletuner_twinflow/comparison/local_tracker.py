@@ -92,9 +92,8 @@ def starts_process(values: dict[str, float]) -> bool:
 
 def kept(values: dict[str, float]) -> dict[str, float]:
     """Those of the host's values that are compared: losses, TwinFlow's, and the time of a step."""
-    return {
-        name: value for name, value in values.items() if "loss" in name or name.startswith("twinflow/") or name == TOOK
-    }
+    wanted = (name for name in values if "loss" in name or name.startswith("twinflow/") or name == TOOK)
+    return {name: values[name] for name in wanted if "." not in name}  # W&B tells of its tables and charts so
 
 
 def _clock(text: Any) -> float:
