@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from simpletuner_twinflow.comparison.run import Run
 
-NOT_SET, HIDDEN = "not set", "(not shown)"
+NOT_SET, NOT_USED, HIDDEN = "not set", "not used", "(not shown)"
+BOOKKEEPING = {"accelerator_project_config", "total_steps_remaining_at_start"}  # the host's, not the user's
 SECRET_KEY = re.compile(r"token(?!izer)|secret|passw|credential|webhook|api_?key|access_?key|auth|cookie", re.I)
 COUNTS_TOKENS = re.compile(r"(max|min|num|n)_\w*tokens?|tokens?_(count|length|dropout)", re.I)
 SECRET_VALUE = re.compile(r"\b(hf|sk|ghp|github_pat|xox[abp])[_-]\w{16,}|://[^/\s:@]+:[^/\s@]+@|\bAKIA\w{12,}")
@@ -30,7 +31,7 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
     recorded = [run for run in runs if run.config]
     same_kind = len({run.config_kind for run in recorded}) == 1
     found = []
-    for key in sorted({key for run in recorded for key in run.config}, key=_order):
+    for key in sorted({key for run in recorded for key in run.config} - BOOKKEEPING, key=_order):
         have = [run.config[key] for run in recorded if key in run.config]
         spelt = {_spelt(value, same_kind) for value in have}
         lacking = same_kind and len(have) < len(recorded) and spelt != {_spelt(None)}
@@ -52,6 +53,8 @@ def shown(key: str, value: Any) -> str:
 def _cell(run: Run, key: str) -> str:
     if not run.config:
         return "no configuration"
+    if run.mode == "plain" and key.startswith("twinflow") and key != "twinflow_enabled":
+        return NOT_USED  # the defaults are recorded all the same
     return shown(key, run.config[key]) if key in run.config else NOT_SET
 
 

@@ -20,6 +20,15 @@ def test_only_keys_that_differ_twinflow_first():
     assert [*found(*runs)] == ["twinflow_enabled", "a"]
 
 
+def test_a_plain_runs_defaults_of_twinflow_are_not_shown_as_if_they_acted():
+    on = {"twinflow_enabled": True, "twinflow_target_step_count": 4}
+    off = {"twinflow_enabled": False, "twinflow_target_step_count": 1}
+    assert found(run(on), run(off)) == {
+        "twinflow_enabled": ["true", "false"],
+        "twinflow_target_step_count": ["4", "not used"],
+    }
+
+
 def test_a_number_is_the_same_as_its_text():
     assert found(run({"rate": "3e-4", "n": 1}), run({"rate": 0.0003, "n": 1.0})) == {}
     assert [*found(run({"flag": True}), run({"flag": 1}))] == ["flag"]
