@@ -63,7 +63,7 @@ def quality_missing(run: Run) -> str:
 
 
 def seconds_per_step(run: Run) -> float | None:
-    """The median of what the host measured, which is without validation and the measure of quality."""
+    """The median of what the host measured, for which steps with a validation or a measure are too few to count."""
     took = run.series.get(TOOK)
     values = took.values[np.isfinite(took.values) & (took.values > 0)] if took is not None else np.array([])
     return float(np.median(values)) if len(values) else None

@@ -42,9 +42,13 @@ def find_runs(paths: Sequence[Path]) -> list[Found]:
     runs: dict[str, Found] = {}
     problems = []
     for path in paths:
-        found = list(_runs_at(path))
-        if not found:
-            problems.append(_why_not(path))
+        try:
+            found = list(_runs_at(path))
+            if not found:
+                problems.append(_why_not(path))
+        except OSError as error:
+            found = []
+            problems.append(f"{path}: {error.strerror or error}.")
         for one in found:
             same = runs.setdefault(one.key, one)
             if same is not one:

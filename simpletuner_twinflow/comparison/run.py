@@ -67,7 +67,7 @@ class Run:
     @property
     def mode(self) -> str:
         """ "TwinFlow", "TwinFlow (SimpleTuner's own)", "plain" or "unknown"."""
-        if self.config.get("twinflow_enabled") is True:
+        if _is_on(self.config.get("twinflow_enabled")):
             own = self.config.get("twinflow_implementation") == "host"
             return "TwinFlow (SimpleTuner's own)" if own else "TwinFlow"
         if self.quality or any(name.startswith("twinflow/") for name in self.series):
@@ -82,7 +82,7 @@ class Run:
         given = self.config.get("twinflow_target_step_count")
         if given is None:
             return 1 if self.config_kind.startswith("config file") else None
-        return int(given)
+        return int(given) if str(given).isdecimal() else None
 
     @property
     def drawn_in(self) -> list[int]:
@@ -120,6 +120,15 @@ class Run:
 
     def _all(self) -> list[Series]:
         return [*self.series.values(), *self.quality.values()]
+
+
+def _is_on(value: Any) -> bool:
+    """Whether a flag is set, which the user's own config may spell as the host reads text."""
+    if not isinstance(value, str):
+        return value is True
+    from simpletuner_twinflow.options import TRUE_WORDS  # here, since it waits for torch
+
+    return value.strip().lower() in TRUE_WORDS
 
 
 def finite(series: Series | None) -> Iterator[tuple[float, int, float]]:

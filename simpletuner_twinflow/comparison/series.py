@@ -55,10 +55,12 @@ class Log:
         Args:
             step: optimizer steps done, from 1 (0 for what is logged before the first).
             clock: seconds, of whatever origin; NaN where unknown.
-            values: by name.
+            values: by name; a record without any, of what is not compared, says nothing of the time either.
             took: seconds that this step took, of a record of a training step; None for any other. Such a record with
                 a step below the last one's is the first after a resume.
         """
+        if not values:
+            return
         if self._last is None or (took is not None and step < self._last):
             self._clock.append({})
             self._first.append(step)

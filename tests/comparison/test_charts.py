@@ -55,7 +55,7 @@ def test_values_that_are_not_finite_break_nothing(tmp_path):
 
 def test_names_of_any_kind_are_drawn_as_they_are(tmp_path):
     runs = [long_run(5, 5), long_run(5, 5), long_run(5, 5)]
-    for run, name in zip(runs, ("_under $x_", "試験 <b>", "\\frac{"), strict=True):
+    for run, name in zip(runs, ("_under $x_", "試験 <b>", "$\\frac{$"), strict=True):
         run.name = name
     save_png([quality_charts(runs, "mmd_in_errors", "step")], runs, "$\\bad", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:

@@ -63,6 +63,15 @@ def test_all_paths_without_a_run_are_named_at_once(tmp_path):
         assert problem.startswith(f"{tmp_path / name}: ")
 
 
+def test_a_folder_that_may_not_be_read_is_a_problem_like_others(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(TwinFlowConfigError, match="Permission denied"):
+        find_runs([tmp_path])
+
+
 @pytest.mark.parametrize(
     ("paths", "names"),
     [

@@ -57,6 +57,13 @@ def test_what_is_logged_late_at_an_earlier_step_is_no_resume():
     assert [step for step, *_ in logged(log)] == [1, 2, 3, 4]
 
 
+def test_what_is_not_compared_does_not_start_the_clock():
+    log = Log()
+    log.add(0, 100.0, {})  # what the machine does, before the base is drawn
+    log.add(1, 5000.0, {"loss": 1.0}, took=2.0)
+    assert logged(log) == [(1, 2.0, 1.0)]
+
+
 def test_unknown_clocks_leave_the_steps():
     log = Log()
     log.add(1, math.nan, {"loss": 1.0}, took=1.0)
