@@ -11,7 +11,7 @@ from simpletuner_twinflow.errors import TwinFlowError
 
 PROGRAM = "simpletuner-twinflow"
 # Each is a module of this package with HELP, add_arguments(parser) and run(arguments); torch is imported in run only.
-COMMANDS = ("sample", "doctor")
+COMMANDS = ("sample", "doctor", "compare")
 
 
 class Parser(argparse.ArgumentParser):
