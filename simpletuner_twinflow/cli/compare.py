@@ -62,10 +62,10 @@ def run(arguments: argparse.Namespace) -> None:
 def _write_pngs(runs: "list[Run]", folder: Path) -> list[Path]:
     from PIL import Image
 
-    from simpletuner_twinflow.cli.contact_sheet import contact_sheet
     from simpletuner_twinflow.comparison import charts
     from simpletuner_twinflow.comparison.pictures import opened, side_by_side
     from simpletuner_twinflow.comparison.run import FIGURES
+    from simpletuner_twinflow.quality.contact_sheet import contact_sheet
 
     written = []
     for figure in charts.shown_figures(runs):

@@ -14,6 +14,8 @@ def terms(values: dict) -> dict[str, float]:
 
 
 def assert_every_step_logs(run: Run, names: set[str], steps: int) -> None:
+    """These terms, and what is watched beside them."""
+    names = names | {"twinflow/clamped"} | ({"twinflow/sign_separation"} if "twinflow/rectify" in names else set())
     logs = run.check().step_logs()
     assert len(logs) == steps
     for values in logs:
