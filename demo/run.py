@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -62,12 +63,13 @@ def main() -> None:
         checkpointing_steps=interval,
         checkpoints_total_limit=POINTS + 1,
         validation_steps=max(1, arguments.steps // 2),
-        twinflow_quality_interval=max(1, arguments.steps // 2),
+        twinflow_quality_interval=interval,
         seed=arguments.seed,
     )
     runs = {PLAIN: without_twinflow(config), TWINFLOW: config}
     train_side_by_side(folder, runs, console, images="shapes")
     torch.set_num_threads(os.cpu_count() or 1)
+    diffusers_logging.set_verbosity_error()  # checkpoints hold more than a pipeline needs, and it would say so
     judged = Judged(folder, console)
     judged.everything(tuple(runs), range(interval, arguments.steps + 1, interval))
     judged.picture(folder / "comparison.png")
@@ -76,7 +78,7 @@ def main() -> None:
     command = [sys.executable, "-m", "simpletuner_twinflow.cli", "compare", "--output", str(page)]
     subprocess.run([*command, *(str(run_folder(folder, name)) for name in runs)], check=True, stdout=subprocess.DEVNULL)
     console.print(f"took {(time.monotonic() - start) / 60:.1f} minutes. Open these two:")
-    console.print(f"  {folder / 'comparison.png'}\n  {page / 'index.html'}", soft_wrap=True, highlight=False)
+    console.print(f"  {folder / 'comparison.png'}\n  {page / 'compare.html'}", soft_wrap=True, highlight=False)
 
 
 class Judged:
