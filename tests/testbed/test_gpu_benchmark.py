@@ -1,16 +1,19 @@
 """The benchmark for a GPU, on the CPU: that it runs, and counts what it should."""
 
+import json
+import subprocess
+import sys
+
 import pytest
-import torch
-
-from benchmarks import gpu
 
 
-def test_every_way_trains_and_takes_the_passes_foretold():
-    rows = gpu.measured("SANA-1.6B, 1024 px", "lora", 8, torch.device("cpu"), tiny=True)
-    ways = {row["way"]: row for row in rows}
-    assert list(ways) == list(gpu.WAYS)
-    assert ways["plain"]["passes_a_row"] == 0
-    assert ways["plain"]["foretold"] == 1
-    for row in rows[1:]:
-        assert row["foretold"] == pytest.approx(1 + row["passes_a_row"] / 2, rel=0.15), row["way"]
+def test_every_way_trains_and_takes_the_passes_foretold(tmp_path):
+    command = ["-m", "benchmarks.gpu", "--tiny", "--networks", "SANA-1.6B, 1024 px", "--output", str(tmp_path)]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    rows = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["model_type"] for row in rows] == ["lora"] * 5 + ["full"] * 5
+    for row in rows:
+        backward = {"lora": 1, "full": 2}[row["model_type"]]
+        assert (row["passes_a_row"] == 0) is (row["way"] == "plain")
+        assert row["foretold"] == pytest.approx(1 + row["passes_a_row"] / (1 + backward), rel=0.15), row["way"]
+    assert len((tmp_path / "gpu.md").read_text(encoding="utf-8").splitlines()) == 4 + len(rows)
