@@ -60,7 +60,7 @@ def coloured_shapes() -> Pictures:
     pixels, labels = shapes.render_shapes(SHAPES, seed=1)
     images = pixels.float() / 127.5 - 1
     codes, folder = F.adaptive_avg_pool2d(images, 8), Path(__file__).parent / "shapes_base"
-    return Pictures(images, codes, labels, shapes.CAPTIONS, folder, 700, 7000, 64)
+    return Pictures(images, codes, labels, shapes.CAPTIONS, folder, 1500, 16000, 64)
 
 
 def pretrain(
