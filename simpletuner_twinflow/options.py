@@ -59,7 +59,7 @@ class TwinFlowOptions(ObjectiveSettings):
     """Steps between two measures; the last step has one too. 0: the fewest validation intervals at which it takes at
     most 3 percent of the network's work, and none in a run too short for that.
     """
-    quality_sheet: int = option(4, "Quality: prompts on the contact sheet", ge=0, le=32)
+    quality_sheet: int = option(4, "prompts on the contact sheet", ge=0, le=32)
     """Prompts of the contact sheet that is drawn beside each measure: each in 1, 2, 4 and 8 steps, by the base and as
     in the data. 0: none.
     """

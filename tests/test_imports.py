@@ -44,6 +44,7 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "_startup": "test_startup.py",
     "_preflight": "host/settings/test_preflight.py",
     "announce": "runs/test_trackers.py",
+    "budget": "host/drawing/test_quality.py",
     "doctor": "host/settings/test_doctor.py",
     "examined": "host/settings/test_doctor.py",
     "features": "quality/test_measures.py",

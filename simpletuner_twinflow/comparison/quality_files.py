@@ -13,7 +13,8 @@ from simpletuner_twinflow.comparison.run import Measured, Picture, measured
 from simpletuner_twinflow.comparison.series import Series
 
 FOLDER, FILE = "twinflow", "quality.jsonl"
-SHEET = re.compile(r"contact_sheet-(\d+)\.png")
+SHEET_FILE = "contact_sheet-{step}.png"
+SHEET = re.compile(SHEET_FILE.replace(".", r"\.").format(step=r"(\d+)"))
 SHEET_LABEL = "twinflow/contact_sheet"  # under which the sheets are logged, too
 
 
@@ -37,5 +38,5 @@ def read_quality(output: Path) -> tuple[dict[Measured, Series], list[str]]:
 
 def contact_sheets(output: Path) -> list[Picture]:
     """The sheets that were drawn while training. Args: output: the run's `output_dir`."""
-    found = ((SHEET.fullmatch(path.name), path) for path in sorted((output / FOLDER).glob("contact_sheet-*.png")))
+    found = ((SHEET.fullmatch(path.name), path) for path in sorted((output / FOLDER).glob(SHEET_FILE.format(step="*"))))
     return [Picture(SHEET_LABEL, int(match[1]), path) for match, path in found if match]

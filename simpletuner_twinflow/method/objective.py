@@ -120,9 +120,9 @@ def compute_losses(
         return loss
 
     if jumps := rows.having(Role.one_step, Role.any_step, Role.sampler_step):
-        target = _rcgm_target(rows, jumps, prediction.detach(), velocity, options, teacher)
+        target, clamped = _rcgm_target(rows, jumps, prediction.detach(), velocity, options, teacher)
         losses["rcgm"] = real_loss(jumps, target), 1.0
-        watched["clamped"] = _clamped(target - prediction.detach()[index(jumps, prediction)], options.target_clamp)
+        watched["clamped"] = Term(total=clamped.sum(), rows=len(jumps))
         forwards["rollout"] = options.estimate_order * len(jumps)
     if near := rows.having(Role.near):
         losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
@@ -176,8 +176,11 @@ def _rcgm_target(
     velocity: Tensor,
     options: ObjectiveSettings,
     teacher: Predict,
-) -> Tensor:
-    """The RCGM target of these rows, (n, ...), by a rollout of the teacher."""
+) -> tuple[Tensor, Tensor]:
+    """The RCGM target of these rows, (n, ...), by a rollout of the teacher, and the share that the clamp cut, (n,).
+
+    An element counts as cut if it lies a clamp from the prediction, but for rounding.
+    """
     at = index(jumps, rows.t)
     t, r, v = rows.t[at], rows.r[at], velocity[at]
     s = torch.maximum(t - options.delta_t, r)
@@ -187,7 +190,9 @@ def _rcgm_target(
         return call(teacher, x, now, following, torch.ones_like(now), PromptRows(jumps))
 
     displacement = rollout(jump, x_s, s, r, options.estimate_order).displacement
-    return rcgm_target(prediction[at], v, displacement, t, r, delta_t=options.delta_t, clamp=options.target_clamp)
+    f, clamp = prediction[at], options.target_clamp
+    target = rcgm_target(f, v, displacement, t, r, delta_t=options.delta_t, clamp=clamp)
+    return target, ((target - f).abs() >= 0.999 * clamp).float().flatten(1).mean(dim=1)
 
 
 @torch.no_grad()
@@ -218,9 +223,3 @@ def _rectify_target(
     if guide is not None:
         real = guided(real, x_t, t, one_step, weight=options.scale - 1, options=options, reference=guide)
     return rectify_target(f1, twin - real), separation
-
-
-@torch.no_grad()
-def _clamped(step: Tensor, clamp: float) -> Term:
-    """The share of a target's elements that lie a clamp from the prediction, but for rounding."""
-    return Term(total=(step.abs() >= 0.999 * clamp).float().flatten(1).mean(dim=1).sum(), rows=len(step))

@@ -36,6 +36,12 @@ class Network(nn.Module):
         return self.layers(asked.to(self.layers[0].weight.dtype))
 
 
+def losses_of(x, z, t, networks, generator, options=EVERYTHING):
+    student, teacher, base = networks
+    more = {"step_times": (1.0,), "sampler_steps": STEPS, "base": base}
+    return training_step(x, z, t, ROLES, options, student, teacher, generator, **more)
+
+
 def step_on(device, network, options=EVERYTHING, dtype=torch.float32):
     """The losses of one step on the same data, by a network of the same weights; draws are the CPU's."""
     torch.manual_seed(0)
@@ -43,19 +49,7 @@ def step_on(device, network, options=EVERYTHING, dtype=torch.float32):
     student, teacher, base = (network.to(device, dtype) for network in network())
     generator = torch.Generator().manual_seed(0)  # of the CPU, so that both devices draw the same numbers
     x, z, t = x.to(device), z.to(device), t.to(device)
-    return training_step(
-        x,
-        z,
-        t,
-        ROLES,
-        options,
-        student,
-        teacher,
-        generator,
-        step_times=(1.0,),
-        sampler_steps=STEPS,
-        base=base,
-    )
+    return losses_of(x, z, t, (student, teacher, base), generator, options)
 
 
 def networks():
@@ -85,19 +79,7 @@ def test_a_step_never_waits_for_the_device():
 
     def step():
         x, z = (torch.randn(8, 4, device=CUDA) for _ in range(2))
-        losses = training_step(
-            x,
-            z,
-            torch.rand(8, device=CUDA),
-            ROLES,
-            EVERYTHING,
-            student,
-            teacher,
-            generator,
-            step_times=(1.0,),
-            sampler_steps=STEPS,
-            base=base,
-        )
+        losses = losses_of(x, z, torch.rand(8, device=CUDA), (student, teacher, base), generator)
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad()

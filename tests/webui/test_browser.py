@@ -10,7 +10,7 @@ import pytest
 
 from simpletuner_twinflow import TwinFlowOptions
 from simpletuner_twinflow.options import PREFIX
-from tests.host.settings.configs import SEED
+from tests.host.settings.configs import RUNNABLE
 from tests.webui import server
 
 pytestmark = [
@@ -19,15 +19,7 @@ pytestmark = [
 ]
 KEYS = list(TwinFlowOptions.keys())
 NAME = "few-steps"
-CONFIG = SEED | {
-    "twinflow_enabled": False,
-    "optimizer": "adamw_bf16",
-    "max_train_steps": 10,
-    "num_train_epochs": 0,
-    "tracker_project_name": "twinflow",
-    "lora_rank": 4,
-    "data_backend_config": "data.json",
-}
+CONFIG = RUNNABLE | {"twinflow_enabled": False}
 COMMAND = Path(sys.executable).with_name("simpletuner-twinflow")
 IMAGES = os.environ.get("WEBUI_IMAGES")  # a folder for the pictures of docs/webui.md
 # As after a click on the cross of a tab's easy mode, which hides the form.

@@ -93,11 +93,12 @@ def attach_to_loading(module: ModuleType) -> None:
             in_own_file = manager.args.model_type == "lora" and saved.time_conditioning
             weights, averages = read_time_conditioning(folder) if in_own_file else ({}, {})
             shadows = read_ema(manager, folder, saved, averages)
+        changes = [] if run is None else run.changes(manager.args, manager.accelerator.num_processes)
         if manager.accelerator.is_main_process:
-            _log_changes(manager, folder, run, current)
+            _log_changes(manager, folder, run, current, changes)
         if active:
             setattr(manager.accelerator, STARTED, folder)
-            setattr(manager.accelerator, RESUMED, _said_of_resume(manager, folder, run))
+            setattr(manager.accelerator, RESUMED, _said_of_resume(folder, run, changes))
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
         with _not_reported(module, {*saved.time_conditioning} ^ {*current.time_conditioning}):
@@ -154,7 +155,7 @@ def refuse_damaged(folder: Path, config: Any, accelerator: Any) -> None:
         )
 
 
-def _log_changes(manager: Any, folder: Path, run: SavedRun | None, current: Trained) -> None:
+def _log_changes(manager: Any, folder: Path, run: SavedRun | None, current: Trained, changes: list[str]) -> None:
     """Log what differs between the run that wrote the checkpoint and this one."""
     if active_options(manager.args) is None:
         logger.warning("%s was trained with TwinFlow; this run goes on without it.", folder)
@@ -176,15 +177,14 @@ def _log_changes(manager: Any, folder: Path, run: SavedRun | None, current: Trai
         logger.warning("%s has not trained %s: what it lacks starts anew.", folder, _listed(new))
     if dropped := _difference(saved.ema, now.ema):
         logger.warning("%s has trained %s, which this run leaves out.", folder, _listed(dropped))
-    if changes := run.changes(manager.args, manager.accelerator.num_processes):
+    if changes:
         logger.warning("%s was trained with other settings: %s.", folder, ", ".join(changes))
 
 
-def _said_of_resume(manager: Any, folder: Path, run: SavedRun | None) -> str:
+def _said_of_resume(folder: Path, run: SavedRun | None, changes: list[str]) -> str:
     """For the block at the start of the run: where it goes on from, and what differs from the run that was there."""
     if run is None:
         return f"from {folder}, trained without TwinFlow"
-    changes = run.changes(manager.args, manager.accelerator.num_processes)
     return f"from {folder}, with {'other settings: ' + ', '.join(changes) if changes else 'the same settings'}"
 
 

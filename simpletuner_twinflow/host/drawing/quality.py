@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from simpletuner_twinflow.host.drawing.budget import BASE_STEPS, FIELD_ROWS, Budget
 from simpletuner_twinflow.host.drawing.fields import distances
 from simpletuner_twinflow.host.drawing.latents import (
     KeptRows,
@@ -29,15 +30,12 @@ from simpletuner_twinflow.host.drawing.latents import (
     prompts_of,
 )
 from simpletuner_twinflow.host.drawing.records import Records
-from simpletuner_twinflow.host.drawing.sheets import STEPS as SHEET_STEPS
 from simpletuner_twinflow.host.drawing.sheets import SampleSheet, chosen_rows
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
-from simpletuner_twinflow.host.settings.summary import more_passes
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.logging import STEP_MARK
 from simpletuner_twinflow.host.training.trainer import distiller_of
-from simpletuner_twinflow.method.cost import BACKWARD
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.quality.features import Scale, random_features
 from simpletuner_twinflow.quality.measures import discrepancy, spread
@@ -45,9 +43,6 @@ from simpletuner_twinflow.quality.measures import discrepancy, spread
 logger = logging.getLogger("simpletuner_twinflow")
 
 STEPS = (1, 2, 4)  # and the target step count
-BASE_STEPS = 20  # of the base's own samples
-FIELD_ROWS, FIELD_PASSES = 16, 5  # of the distances between the networks' velocities
-SHARE = 0.03  # of training's work that the measure may take where its interval is automatic
 Values = dict[str, float]
 
 
@@ -91,12 +86,9 @@ def attach_to_logging(module: ModuleType) -> None:
                 found = measure.values()
                 if found and records is not None:
                     logger.info(as_text(found, measure.total, step))
-                    log({f"twinflow/quality/{name}": value for name, value in found.items()}, step=step, **more)
-                    log(
-                        {f"twinflow/fields/{name}": value for name, value in measure.fields().items()},
-                        step=step,
-                        **more,
-                    )
+                    logged = {f"twinflow/quality/{name}": value for name, value in found.items()}
+                    logged |= {f"twinflow/fields/{name}": value for name, value in measure.fields().items()}
+                    log(logged, step=step, **more)
                     records.add(found, measure.total, step)
                     if (sheet := measure.sheet()) is not None:
                         records.add_sheet(sheet, step)
@@ -113,15 +105,19 @@ class QualityMeasure:
         distiller = trainer.distiller
         self._trainer, self._accelerator = trainer, trainer.accelerator
         self._model, self._options = distiller.family_model, distiller.options
-        self._own_steps = bool(distiller.sampler_steps)
         self._seed = int(trainer.config.seed or 0) + 1_000_003 * int(self._accelerator.process_index)
         self.rows = KeptRows(math.ceil(self._options.quality_samples / self._accelerator.num_processes))
         self.counts = sorted({*STEPS, self._options.target_step_count})
-        self.interval, left = self._options.quality_interval, math.inf
-        if self.interval == 0:  # automatic
-            left = SHARE * int(trainer.config.max_train_steps) * self._step_work() - self._work()
-            self.interval = self._automatic_interval() if left >= 0 else 0
-        self._base = _base_of(trainer) if left >= self._base_work() else None
+        self.budget = Budget(
+            self._options,
+            trainer.config,
+            samples=self.total,
+            calls=sum(self.counts) * (1 + (trainer.ema_model is not None)),
+            own_steps=bool(distiller.sampler_steps),
+            processes=int(self._accelerator.num_processes),
+        )
+        self.interval = self.budget.interval()
+        self._base = _base_of(trainer) if self.budget.allows_base() else None
         sheet = self._options.quality_sheet
         self._sheet = SampleSheet(self._model, sheet, self._seed) if sheet else None
         self._said_of_base: Values | None = None
@@ -129,15 +125,15 @@ class QualityMeasure:
 
     def described(self) -> str:
         """What is measured and what it costs, as a line."""
-        counts, step = ", ".join(map(str, self.counts)), self._step_work()
+        counts, step = ", ".join(map(str, self.counts)), self.budget.of_step()
         keys = "(twinflow_quality_samples, twinflow_quality_interval)"
-        took = f"{self._work() / step:.0f} steps of training"
+        took = f"{self.budget.of_measure() / step:.0f} steps of training"
         if self.interval == 0:
             return (
                 f"TwinFlow does not measure the quality of few-step samples: for {self.total} of them it takes as long "
                 f"as {took}, too much of this run. Set the interval, or fewer samples {keys}."
             )
-        base = f"; once the base, as long as {self._base_work() / step:.0f} steps" if self._base else ""
+        base = f"; once the base, as long as {self.budget.of_base() / step:.0f} steps" if self._base else ""
         return (
             f"TwinFlow measures {self.total} samples in {counts} steps, by EMA and student, every {self.interval} "
             f"steps and at the end, each time as long as {took}{base} {keys}."
@@ -185,7 +181,8 @@ class QualityMeasure:
             return None
         base = None
         if self._base is not None:
-            base = teacher_weights(*self._base.weights()), BASE_STEPS, self._options.scale
+            first = self._base.weights
+            base = (lambda: teacher_weights(*first())), BASE_STEPS, self._options.scale
         with self._drawing():
             _, weights = next(self._trained_weights())
             return self._sheet.picture(self.rows, weights, base, self._accelerator.device)
@@ -255,33 +252,6 @@ class QualityMeasure:
     def total(self) -> int:
         """The number of samples, on all ranks."""
         return self.rows.wanted * int(self._accelerator.num_processes)
-
-    def _work(self) -> float:
-        """Forward passes of rows in one measure."""
-        beside = self._options.quality_sheet * sum(SHEET_STEPS) + FIELD_ROWS * FIELD_PASSES
-        return self.total * sum(self.counts) * (1 + (self._trainer.ema_model is not None)) + beside
-
-    def _base_work(self) -> float:
-        """The same in drawing the base."""
-        calls = self.total * (BASE_STEPS + self._options.target_step_count) + self._options.quality_sheet * BASE_STEPS
-        return calls * (1 + (self._options.scale > 1))
-
-    def _step_work(self) -> float:
-        """The same in one step of training."""
-        config = self._trainer.config
-        rows = config.train_batch_size * config.gradient_accumulation_steps * self._accelerator.num_processes
-        a_row = (
-            1
-            + BACKWARD[config.model_type]
-            + sum(more_passes(self._options, config, own_steps=self._own_steps).values())
-        )
-        return float(rows * a_row)
-
-    def _automatic_interval(self) -> int:
-        """The fewest validation intervals that keep the measure within its share of the work."""
-        config = self._trainer.config
-        validation = int(config.validation_step_interval or config.validation_steps or 100)
-        return validation * math.ceil(self._work() / (SHARE * self._step_work() * validation))
 
 
 def _base_of(trainer: Any) -> FrozenBase | None:

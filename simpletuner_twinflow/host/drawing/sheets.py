@@ -32,7 +32,7 @@ class SampleSheet:
         self,
         kept: KeptRows,
         weights: AbstractContextManager[None],
-        base: tuple[AbstractContextManager[None], int, float] | None,
+        base: tuple[Callable[[], AbstractContextManager[None]], int, float] | None,
         device: torch.device,
     ) -> Image.Image:
         """A row for each prompt, a column for each number of steps, then the base's samples and the data.
@@ -40,7 +40,8 @@ class SampleSheet:
         Args:
             kept: complete; the first row of each of its prompts is drawn, and more of them if prompts are few.
             weights: with which the few steps are drawn.
-            base: its weights, its number of Euler steps and its guidance scale; None leaves it out.
+            base: lends its weights, at the first sheet only; its number of Euler steps; its guidance scale. None leaves
+                it out.
             device: of the network.
         """
         model = self._model.model
@@ -51,7 +52,7 @@ class SampleSheet:
             if base is not None:
                 lent, steps, scale = base
                 title = f"base, {steps} steps" + (f", guidance {scale:g}" if scale != 1 else "")
-                with lent:
+                with lent():
                     self._beside.append(
                         (title, self._drawn(partial(many_step_samples, self._model, steps, scale), device))
                     )

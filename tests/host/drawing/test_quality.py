@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
+from simpletuner_twinflow.host.drawing.budget import SHARE
 from simpletuner_twinflow.host.drawing.latents import KeptRows, few_step_samples, many_step_samples, prompts_of
-from simpletuner_twinflow.host.drawing.quality import SHARE, QualityMeasure, as_text
+from simpletuner_twinflow.host.drawing.quality import QualityMeasure, as_text
 from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from testbed.host_models import diffusion, flow
 from testbed.host_models.trainer import host_trainer, training_step
@@ -160,7 +161,7 @@ LONG = {"max_train_steps": 1_000_000}
 def test_automatic_interval_is_the_fewest_validations_within_the_share(validation, rows, make_trainer, batch):
     trainer = make_trainer(validation_step_interval=validation, **LONG)
     measure = measure_of(trainer, batch, rows, quality_interval=0)
-    share = measure._work() / (measure._step_work() * measure.interval)
+    share = measure.budget.of_measure() / (measure.budget.of_step() * measure.interval)
     assert measure.interval % validation == 0
     assert share <= SHARE
     assert measure.interval == validation or share * measure.interval / (measure.interval - validation) > SHARE
@@ -175,8 +176,8 @@ def test_automatic_interval_is_the_fewest_validations_within_the_share(validatio
 )
 def test_short_run_measures_what_the_share_of_its_work_allows(of_measure, of_base, measured, base, make_trainer, batch):
     measure = measure_of(make_trainer(**LONG), batch, 8, quality_interval=0)
-    work = of_measure * measure._work() + of_base * measure._base_work()
-    steps = math.ceil(work / (SHARE * measure._step_work()))
+    work = of_measure * measure.budget.of_measure() + of_base * measure.budget.of_base()
+    steps = math.ceil(work / (SHARE * measure.budget.of_step()))
     short = measure_of(make_trainer(max_train_steps=steps), batch, 8, quality_interval=0)
     assert (short.interval > 0, short._base is not None) == (measured, base)
     assert ("does not measure" in short.described()) is not measured

@@ -41,6 +41,16 @@ def test_history_goes_on_in_time_after_a_resume(make, tmp_path):
     assert (last["step"], last["samples"], last["values"]) == (3, 8, {"ema_1/mmd": 0.25})
 
 
+def test_a_line_that_a_killed_run_cut_off_spoils_no_other(make, tmp_path):
+    file = tmp_path / "twinflow/quality.jsonl"
+    make().add({"ema_1/mmd": 0.5}, 8, step=2)
+    with file.open("a") as lines:
+        lines.write('{"step": 4, "sec')
+    make(step=2).add({"ema_1/mmd": 0.25}, 8, step=4)
+    make(step=4).add({"ema_1/mmd": 0.125}, 8, step=6)
+    assert [each["step"] for each in read_history(file)] == [2, 4, 6]
+
+
 def test_sheet_is_a_file_and_shown_on_trackers_that_take_pictures(make, tmp_path):
     wandb, board, other = map(Tracker, ("wandb", "tensorboard", "simpletuner"))
     path = make(trackers=(wandb, board, other)).add_sheet(Image.new("RGB", (5, 4), "red"), step=7)

@@ -77,7 +77,7 @@ def test_sheet_shows_few_steps_base_and_data_of_the_same_noise(with_vae, batch):
     kept = KeptRows(4)
     kept.add(batch)
     sheet = SampleSheet(model, 2, seed=3)
-    shown = pixels(sheet.picture(kept, nullcontext(), (nullcontext(), 3, 2.0), CPU))
+    shown = pixels(sheet.picture(kept, nullcontext(), (nullcontext, 3, 2.0), CPU))
     side = pixels(picture(with_vae.model, batch["latents"][:1])).shape[0]
     [part] = chosen_rows(kept.batches, 2)
     columns = [few_step_samples(model, steps, part, 3) for steps in STEPS]

@@ -15,6 +15,15 @@ REQUIRED_BY_HOST = {
     "max_train_steps": 10,
     "num_train_epochs": 0,
 }
+# What the web UI asks of a configuration before it lets it run.
+RUNNABLE = SEED | {
+    "optimizer": "adamw_bf16",
+    "max_train_steps": 10,
+    "num_train_epochs": 0,
+    "tracker_project_name": "twinflow",
+    "lora_rank": 4,
+    "data_backend_config": "data.json",
+}
 
 
 def load(config: dict[str, Any], **changes: Any) -> Any:

@@ -20,17 +20,9 @@ from simpletuner_twinflow.host.settings.examined import examined
 from simpletuner_twinflow.host.settings.given import EMA_ADDED, checked
 from simpletuner_twinflow.host.settings.web_ui import found_in, wrong_value
 from simpletuner_twinflow.options import PREFIX
-from tests.host.settings.configs import SEED
+from tests.host.settings.configs import RUNNABLE
 
 NAME = "few-steps"
-RUNNABLE = SEED | {
-    "optimizer": "adamw_bf16",
-    "max_train_steps": 10,
-    "num_train_epochs": 0,
-    "tracker_project_name": "twinflow",
-    "lora_rank": 4,
-    "data_backend_config": "data.json",
-}
 OFF = {key: value for key, value in RUNNABLE.items() if not key.startswith(PREFIX)}
 ITEM = re.compile(r"<li>(.*?)</li>", re.DOTALL)
 

@@ -1,0 +1,71 @@
+"""What a measure of quality costs beside training, and how often it may be taken for that."""
+
+import math
+from typing import Any
+
+from simpletuner_twinflow.host.drawing.sheets import STEPS as SHEET_STEPS
+from simpletuner_twinflow.host.settings.summary import more_passes
+from simpletuner_twinflow.method.cost import BACKWARD
+from simpletuner_twinflow.options import TwinFlowOptions
+
+BASE_STEPS = 20  # of the base's own samples
+FIELD_ROWS, FIELD_PASSES = 16, 5  # of the distances between the networks' velocities
+SHARE = 0.03  # of training's work that the measure may take where its interval is automatic
+
+
+class Budget:
+    """The work of one run's measures, in forward passes of rows."""
+
+    def __init__(
+        self, options: TwinFlowOptions, config: Any, *, samples: int, calls: int, own_steps: bool, processes: int
+    ) -> None:
+        """Args:
+        options: settled.
+        config: the host's.
+        samples: of one measure, on all ranks.
+        calls: of the network for each of them.
+        own_steps: see `summary.more_passes`.
+        processes: ranks.
+        """
+        self._options, self._config = options, config
+        self._samples, self._calls = samples, calls
+        self._own_steps, self._processes = own_steps, processes
+
+    def of_measure(self) -> float:
+        """One measure, with its contact sheet."""
+        beside = self._options.quality_sheet * sum(SHEET_STEPS) + FIELD_ROWS * FIELD_PASSES
+        return self._samples * self._calls + beside
+
+    def of_base(self) -> float:
+        """Drawing the base, once."""
+        calls = (
+            self._samples * (BASE_STEPS + self._options.target_step_count) + self._options.quality_sheet * BASE_STEPS
+        )
+        return calls * (1 + (self._options.scale > 1))
+
+    def of_step(self) -> float:
+        """One step of training."""
+        config = self._config
+        more = more_passes(self._options, config, own_steps=self._own_steps)
+        rows = config.train_batch_size * config.gradient_accumulation_steps * self._processes
+        return float(rows * (1 + BACKWARD[config.model_type] + sum(more.values())))
+
+    def interval(self) -> int:
+        """Steps between two measures; 0 where the run is too short for one.
+
+        The user's own, or the fewest validation intervals that keep the measure within its share of the work.
+        """
+        if self._options.quality_interval > 0:
+            return self._options.quality_interval
+        if self._left() < 0:
+            return 0
+        validation = int(self._config.validation_step_interval or self._config.validation_steps or 100)
+        return validation * math.ceil(self.of_measure() / (SHARE * self.of_step() * validation))
+
+    def allows_base(self) -> bool:
+        """Whether the base may be drawn too."""
+        return self._options.quality_interval > 0 or self._left() >= self.of_base()
+
+    def _left(self) -> float:
+        """What a first measure leaves of the share."""
+        return SHARE * int(self._config.max_train_steps) * self.of_step() - self.of_measure()
