@@ -263,7 +263,7 @@ def test_share_of_clamped_residuals(clamp, share):
 
 def test_sign_separation_is_the_distance_of_the_twin_field():
     def by_sign(x_t, t, r, sign, prompts):
-        return torch.zeros_like(x_t) + 3.0 * (sign < 0).view(-1, 1, 1)
+        return torch.ones_like(x_t) + 3.0 * (sign < 0).view(-1, 1, 1)
 
     losses = losses_of(prepared((ONE, ONE, NEAR)), student=by_sign)
     term = losses.watched["sign_separation"]
