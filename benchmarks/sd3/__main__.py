@@ -11,14 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.sd3.tables import FEW_STEPS, GUIDANCE, PARTS, Table, guided_pictures, knowing_base
-from benchmarks.sd3.ways import Bench, Scores
-from testbed.digits import write_digits
-from testbed.judge import picture_judge
-from testbed.side_by_side import DEMO_BASE
+from benchmarks.sd3.problems import Scores, digits_judge
+from benchmarks.sd3.tables import FEW_STEPS, GUIDANCE, PARTS, SHAPES_TABLE, Table, guided_pictures, knowing_base
+from benchmarks.sd3.ways import Bench
 from testbed.trainer import ROOT, demo_config
 
-CHOICES = (FEW_STEPS, PARTS, GUIDANCE)
+CHOICES = (FEW_STEPS, SHAPES_TABLE, PARTS, GUIDANCE)
 
 
 def main() -> None:
@@ -31,19 +29,23 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=os.cpu_count(), help="runs of the host at a time")
     parser.add_argument("--output", type=Path, default=ROOT / "output/benchmarks/sd3")
     arguments = parser.parse_args()
-    console, folder, judge = Console(), arguments.output.resolve(), picture_judge()
-    if not (folder / "digits").exists():
-        write_digits(folder / "digits")
+    console, folder = Console(), arguments.output.resolve()
     chosen = [table for table in CHOICES if table.title in (arguments.tables or [table.title])]
-    knowing = knowing_base(folder, console)
-    target = guided_pictures(folder, knowing, arguments.samples)
+    bases, judges = {}, {}
+    for table in chosen:
+        if not (folder / table.problem.images).exists():
+            table.problem.write(folder / table.problem.images)
+        bases[table.title], judges[table.title] = table.problem.base, table.problem.judge()
+        if table is GUIDANCE:
+            bases[table.title] = knowing = knowing_base(folder, console)
+            target = guided_pictures(folder, knowing, arguments.samples)
+            judges[table.title] = digits_judge(target)
     scores: dict[str, list[dict[str, Scores]]] = {table.title: [] for table in CHOICES}
     for seed in range(1, arguments.seeds + 1):
         for table in chosen:
-            base = knowing if table is GUIDANCE else DEMO_BASE
             console.print(f"{table.title}, seed {seed}")
-            place = table_folder(folder, table, seed)
-            bench = Bench(place, base, judge, table.calls, arguments.samples, target if table is GUIDANCE else None)
+            base, judge = bases[table.title], judges[table.title]
+            bench = Bench(table_folder(folder, table, seed), table.problem, base, judge, table.calls, arguments.samples)
             ways = table.ways(base, seed, table.longer * arguments.steps)
             scores[table.title].append(bench.scores(ways, arguments.at_once, console))
         said = {"seeds": seed, "samples": arguments.samples}
@@ -58,23 +60,25 @@ def main() -> None:
 
 
 def table_folder(folder: Path, table: Table, seed: int) -> Path:
-    """Where a table's runs with that seed live, the digits among them."""
+    """Where a table's runs with that seed live, the images among them."""
     place = folder / f"seed-{seed}" / table.title.lower().replace(" ", "-")
     place.mkdir(parents=True, exist_ok=True)
-    if not (place / "digits").exists():
-        (place / "digits").symlink_to(folder / "digits")
+    images = table.problem.images
+    if not (place / images).exists():
+        (place / images).symlink_to(folder / images)
     return place
 
 
 def rows(table: Table, scores: list[dict[str, Scores]]) -> str:
     """A row a way to train, as Markdown; a list item a seed."""
     head = [f"{title}, {_steps(calls)}" for title in table.columns.values() for calls in table.calls]
-    head = ["", *head, "class agreement, 1 step"]
+    once, title = table.beside
+    head = ["", *head, title]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in scores[0]:
         kinds = [f"{kind} {calls}" for kind in table.columns for calls in table.calls]
         cells = [_spread([score[name][kind] for score in scores], 1) for kind in kinds]
-        cells.append(_spread([score[name]["agreement 1"] for score in scores], 2))
+        cells.append(_spread([score[name][once] for score in scores], 2))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
