@@ -43,7 +43,6 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "_hooks": "test_startup.py",
     "_startup": "test_startup.py",
     "_preflight": "host/settings/test_preflight.py",
-    "announce": "runs/test_trackers.py",
     "budget": "host/drawing/test_quality.py",
     "doctor": "host/settings/test_doctor.py",
     "examined": "host/settings/test_doctor.py",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.comparison.local_tracker import MANIFEST, METRICS, json_lines, read_manifest
-from simpletuner_twinflow.comparison.quality_files import FILE, FOLDER
+from simpletuner_twinflow.comparison.quality_files import FILE, FOLDER, RUN_FILE
 from simpletuner_twinflow.comparison.run import Picture
 
 PUBLISHED = ("simpletuner_config.json", "pipeline/simpletuner_config.json")  # by a LoRA's run, by a full fine-tune's
@@ -41,19 +41,20 @@ def read_config(output: Path) -> tuple[dict[str, Any], str, Path | None]:
         output: the run's `output_dir`; of a run that exported nothing the config file in the folder above is read.
 
     Returns:
-        The kind is "exported configuration" (every key), "config file" (those that the user gave), or "tracker's
-        summary" (some); "" where there is none.
+        What a TwinFlow run recorded of itself is among them. The kind is "exported configuration" (every
+        key), "config file" (those that the user gave), or "tracker's summary" (some); "" where there is none.
     """
+    own = _read(output / FOLDER / RUN_FILE)
     for name in PUBLISHED:
         if found := _read(output / name):
-            return found, "exported configuration", output / name
+            return own | found, "exported configuration", output / name
     for name in GIVEN:
         path = output.parent / name
         found = _read(path)
         if found and _leads_to(found, output):
-            return {key.lstrip("-"): value for key, value in found.items()}, "config file", path
+            return own | {key.lstrip("-"): value for key, value in found.items()}, "config file", path
     some = read_manifest(output).get("config")
-    return (some, "tracker's summary", output / MANIFEST) if isinstance(some, dict) else ({}, "", None)
+    return (own | some, "tracker's summary", output / MANIFEST) if isinstance(some, dict) else (own, "", None)
 
 
 def validation_pictures(output: Path) -> Iterator[Picture]:

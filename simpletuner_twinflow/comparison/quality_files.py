@@ -1,7 +1,8 @@
-"""What a TwinFlow run leaves of its quality in its output folder: `twinflow/quality.jsonl` and contact sheets.
+"""What a TwinFlow run leaves of itself in its output folder: `twinflow/run.json`, `quality.jsonl`, contact sheets.
 
-A line of the former is a measure: {"step": int, "seconds": float, of training since its start, "samples": int,
-"values": {"ema_2/mmd_in_errors": float, ...}}.
+The first has what the trackers' configuration is told, `{"twinflow/passes_per_row": 5.5, ...}`. A line of the second
+is a measure: {"step": int, "seconds": float, of training since its start, "samples": int, "values":
+{"ema_2/mmd_in_errors": float, ...}}.
 """
 
 import math
@@ -12,7 +13,7 @@ from simpletuner_twinflow.comparison.local_tracker import json_lines, numbers
 from simpletuner_twinflow.comparison.run import Measured, Picture, measured
 from simpletuner_twinflow.comparison.series import Series
 
-FOLDER, FILE = "twinflow", "quality.jsonl"
+FOLDER, FILE, RUN_FILE = "twinflow", "quality.jsonl", "run.json"
 SHEET_FILE = "contact_sheet-{step}.png"
 SHEET = re.compile(SHEET_FILE.replace(".", r"\.").format(step=r"(\d+)"))
 SHEET_LABEL = "twinflow/contact_sheet"  # under which the sheets are logged, too

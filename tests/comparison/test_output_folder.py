@@ -20,6 +20,19 @@ def test_the_fullest_configuration_is_read(tmp_path):
     assert read_config(output)[1] == "config file"
 
 
+def test_what_a_twinflow_run_recorded_of_itself_is_added_to_any_configuration(tmp_path):
+    output = write_run(tmp_path / "output", [first(1, 1)])
+    (output / "twinflow").mkdir()
+    (output / "twinflow/run.json").write_text('{"twinflow/passes_per_row": 5.5, "seed": 0}', encoding="utf-8")
+    assert read_config(output) == ({"twinflow/passes_per_row": 5.5, "seed": 0}, "", None)
+    (output / "training_metrics.json").write_text('{"config": {"seed": 1}}', encoding="utf-8")
+    assert read_config(output)[0] == {"twinflow/passes_per_row": 5.5, "seed": 1}
+    (tmp_path / "config.json").write_text('{"output_dir": "output", "seed": 2}', encoding="utf-8")
+    assert read_config(output)[0] == {"twinflow/passes_per_row": 5.5, "output_dir": "output", "seed": 2}
+    (output / "simpletuner_config.json").write_text('{"seed": 3}', encoding="utf-8")
+    assert read_config(output)[0] == {"twinflow/passes_per_row": 5.5, "seed": 3}
+
+
 def test_a_config_file_of_another_run_is_not_taken(tmp_path):
     output = write_run(tmp_path / "output", [first(1, 1)])
     (tmp_path / "config.json").write_text('{"output_dir": "elsewhere"}', encoding="utf-8")

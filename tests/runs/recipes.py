@@ -15,6 +15,7 @@ from tests.runs.observer.probes import faults
 from tests.runs.observer.probes.evaluation import note_evaluation_passes
 from tests.runs.observer.probes.training_step import note_each_step
 from tests.runs.precision_recipes import PRECISION_RECIPES
+from tests.runs.quality_recipes import QUALITY_RECIPES
 from tests.runs.rank_recipes import RANK_RECIPES
 from tests.runs.resume_recipes import RESUME_RECIPES
 from tests.runs.run import Run
@@ -171,4 +172,12 @@ RECIPES = {
         evaluated,
     )
 }
-RECIPES |= RANK_RECIPES | RESUME_RECIPES | PRECISION_RECIPES | EXPORT_RECIPES | DIFF2FLOW_RECIPES | DAMAGE_RECIPES
+RECIPES |= (
+    RANK_RECIPES
+    | RESUME_RECIPES
+    | PRECISION_RECIPES
+    | EXPORT_RECIPES
+    | DIFF2FLOW_RECIPES
+    | DAMAGE_RECIPES
+    | QUALITY_RECIPES
+)

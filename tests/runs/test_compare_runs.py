@@ -39,6 +39,7 @@ def test_hosts_own_tracker_is_read_back_with_the_quality(runs):
         if name.startswith("twinflow/quality/")
     }
     assert read.quality[Measured("ema", 1, "diversity")].steps.tolist() == [2, 4]
+    assert read.config["twinflow/passes_per_row"] > 3  # a full fine-tune, which W&B was not told of
     assert logged
     for name, last in logged.items():
         head, figure = name.removeprefix("twinflow/quality/").split("/")

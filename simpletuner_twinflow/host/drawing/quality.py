@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simpletuner_twinflow.host.drawing.budget import BASE_STEPS, FIELD_ROWS, Budget
 from simpletuner_twinflow.host.drawing.fields import distances
 from simpletuner_twinflow.host.drawing.latents import (
     KeptRows,
@@ -32,6 +31,7 @@ from simpletuner_twinflow.host.drawing.latents import (
 from simpletuner_twinflow.host.drawing.records import Records
 from simpletuner_twinflow.host.drawing.sheets import SampleSheet, chosen_rows
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.settings.budget import BASE_STEPS, FIELD_ROWS, Budget
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.logging import STEP_MARK
@@ -42,7 +42,6 @@ from simpletuner_twinflow.quality.measures import discrepancy, spread
 
 logger = logging.getLogger("simpletuner_twinflow")
 
-STEPS = (1, 2, 4)  # and the target step count
 Values = dict[str, float]
 
 
@@ -85,11 +84,11 @@ def attach_to_logging(module: ModuleType) -> None:
             if STEP_MARK in values and step is not None and (step % measure.interval == 0 or step == last):
                 found = measure.values()
                 if found and records is not None:
-                    logger.info(as_text(found, measure.total, step))
+                    logger.info(as_text(found, measure.budget.samples, step))
                     logged = {f"twinflow/quality/{name}": value for name, value in found.items()}
                     logged |= {f"twinflow/fields/{name}": value for name, value in measure.fields().items()}
                     log(logged, step=step, **more)
-                    records.add(found, measure.total, step)
+                    records.add(found, measure.budget.samples, step)
                     if (sheet := measure.sheet()) is not None:
                         records.add_sheet(sheet, step)
 
@@ -107,15 +106,14 @@ class QualityMeasure:
         self._model, self._options = distiller.family_model, distiller.options
         self._seed = int(trainer.config.seed or 0) + 1_000_003 * int(self._accelerator.process_index)
         self.rows = KeptRows(math.ceil(self._options.quality_samples / self._accelerator.num_processes))
-        self.counts = sorted({*STEPS, self._options.target_step_count})
         self.budget = Budget(
             self._options,
             trainer.config,
-            samples=self.total,
-            calls=sum(self.counts) * (1 + (trainer.ema_model is not None)),
+            rows=self.rows.wanted,
             own_steps=bool(distiller.sampler_steps),
             processes=int(self._accelerator.num_processes),
         )
+        self.counts = self.budget.counts
         self.interval = self.budget.interval()
         self._base = _base_of(trainer) if self.budget.allows_base() else None
         sheet = self._options.quality_sheet
@@ -125,19 +123,7 @@ class QualityMeasure:
 
     def described(self) -> str:
         """What is measured and what it costs, as a line."""
-        counts, step = ", ".join(map(str, self.counts)), self.budget.of_step()
-        keys = "(twinflow_quality_samples, twinflow_quality_interval)"
-        took = f"{self.budget.of_measure() / step:.0f} steps of training"
-        if self.interval == 0:
-            return (
-                f"TwinFlow does not measure the quality of few-step samples: for {self.total} of them it takes as long "
-                f"as {took}, too much of this run. Set the interval, or fewer samples {keys}."
-            )
-        base = f"; once the base, as long as {self.budget.of_base() / step:.0f} steps" if self._base else ""
-        return (
-            f"TwinFlow measures {self.total} samples in {counts} steps, by EMA and student, every {self.interval} "
-            f"steps and at the end, each time as long as {took}{base} {keys}."
-        )
+        return self.budget.described(base=self._base is not None)
 
     def values(self) -> Values:
         """The measures by name, on the main process; none where too few rows were seen. All ranks call it."""
@@ -247,11 +233,6 @@ class QualityMeasure:
         mean, square = self._accelerator.reduce(moments.to(self._accelerator.device), reduction="mean")
         shape = scales[0].mean.shape
         return Scale(mean.view(shape), (square - mean.square()).clamp(min=1e-12).sqrt().view(shape))
-
-    @property
-    def total(self) -> int:
-        """The number of samples, on all ranks."""
-        return self.rows.wanted * int(self._accelerator.num_processes)
 
 
 def _base_of(trainer: Any) -> FrozenBase | None:

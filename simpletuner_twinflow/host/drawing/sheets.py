@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from simpletuner_twinflow.host.drawing.latents import KeptRows, few_step_samples, many_step_samples, moved, prompts_of
+from simpletuner_twinflow.host.settings.budget import SHEET_STEPS
 from simpletuner_twinflow.host.training.batches import select_rows
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.quality.contact_sheet import contact_sheet
 
-STEPS = (1, 2, 4, 8)
 SIDE = 192  # pixels, at most, of a cell's longer side
 Draw = Callable[[dict[str, Any], int], Tensor]
 
@@ -63,7 +63,7 @@ class SampleSheet:
                     f"{steps} step{'s' if steps > 1 else ''}",
                     self._drawn(partial(few_step_samples, self._model, steps), device),
                 )
-                for steps in STEPS
+                for steps in SHEET_STEPS
             ]
         if not was_loaded:
             model.unload_vae()

@@ -10,12 +10,13 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.settings.budget import Budget
 from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
 from simpletuner_twinflow.host.settings.given import EMA_ADDED, KEYS, USE_EMA, checked
 from simpletuner_twinflow.host.settings.guidance import AUTO, settled
 from simpletuner_twinflow.host.settings.overridden import overridden
-from simpletuner_twinflow.host.settings.summary import summary
+from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, memory, summary
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, from_text
 
 HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as SimpleTuner's parser has them
@@ -26,6 +27,10 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "ema_decay": 0.995,
     "lora_init_type": "default",
     "caption_dropout_probability": 0.1,
+    "lora_type": "standard",
+    "peft_lora_target_modules": None,
+    "max_train_steps": None,
+    "validation_step_interval": 100,
 }
 NUMBERS = ("train_batch_size", "gradient_accumulation_steps")
 
@@ -54,6 +59,8 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     if problems or not options.enabled or options.implementation != "paper":
         return report
     config = SimpleNamespace(**HOST_DEFAULTS | {key: _parsed(value) for key, value in {**given, **values}.items()})
+    if is_set(given.get("validation_steps")):  # the same key's older name
+        config.validation_step_interval = config.validation_steps
     if config.model_type not in AUTO:
         problems.append(f'model_type is {shown(config.model_type)}; SimpleTuner takes "full" or "lora".')
         return report
@@ -69,6 +76,9 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     entries = summary(options, config, own_steps=own_steps)
     family = str(given.get("model_family"))
     known = family in FAMILIES or family in DIFFUSION_FAMILIES
+    entries["memory"] = memory(options, config)
+    entries["adapts"] = _adapted(config)
+    entries["quality"] = _quality(options, config, own_steps=own_steps)
     entries["family"] = f"{family}: {'supported, see docs/families.md' if known else 'unknown'}"
     # Where the readers have not added it already.
     added = [EMA_ADDED] * (USE_EMA in values and not is_set(given.get(USE_EMA)))
@@ -80,6 +90,27 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
             f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
         )
     return report | {"run": entries, "overridden": [*added, *overridden(vars(config), options)]}
+
+
+def _adapted(config: Any) -> str:
+    """Which layers a LoRA is for."""
+    if config.model_type != "lora" or config.lora_type != "standard":
+        return ""
+    if named := config.peft_lora_target_modules:
+        return f"peft_lora_target_modules {named if isinstance(named, str) else ', '.join(map(str, named))}"
+    return f"the layers of the family's default, of most the attention alone: {MORE_LAYERS}"
+
+
+def _quality(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> str:
+    """When few-step quality is measured, by one process."""
+    if options.quality_samples == 0:
+        return "not measured (twinflow_quality_samples 0)"
+    steps = as_number(config.max_train_steps)
+    if options.quality_interval == 0 and not (steps and steps > 0):
+        return "measured where the number of steps, which the datasets decide, makes it cheap enough"
+    budget = Budget(options, config, rows=options.quality_samples, own_steps=own_steps, processes=1)
+    kept = config.model_type == "lora" or (options.scale > 1 and options.guidance_reference == "base")
+    return budget.described(base=kept and budget.allows_base())
 
 
 def _parsed(value: Any) -> Any:

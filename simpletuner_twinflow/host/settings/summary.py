@@ -18,6 +18,7 @@ TERMS = {
 }
 UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
 WIDTH = 10  # of the titles
+MORE_LAYERS = "with all linear layers few steps are learnt much better (peft_lora_target_modules, docs/first-run.md)"
 
 
 def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), *, own_steps: bool) -> dict[str, str]:
@@ -45,6 +46,18 @@ def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), 
             f"{step_ratio(more, config.model_type):.2f} times the network's work of plain training"
         ),
     }
+
+
+def memory(options: TwinFlowOptions, config: Any) -> str:
+    """What a run keeps beyond plain training without EMA, where no network is loaded to say how much it is."""
+    parts = ["an EMA as large as the trained weights"] if config.use_ema else []
+    if config.model_type == "full" and options.scale > 1 and options.guidance_reference == "base":
+        dtype, device = options.guidance_base_dtype, options.guidance_base_device
+        kept = f"{'their own dtype' if dtype == 'auto' else dtype} on the {'CPU' if device == 'cpu' else 'accelerator'}"
+        parts.append(f"the base's first weights, once more, in {kept}")
+    if options.time_conditioning != "none":
+        parts.append("time conditioning")
+    return f"{', '.join(parts) or 'nothing'}, beyond plain training without EMA"
 
 
 def more_passes(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> dict[str, float]:

@@ -1,18 +1,23 @@
 """What a TwinFlow run says of itself before its first step, in the log and in the trackers' configuration."""
 
+import json
 import logging
+import re
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from simpletuner_twinflow._hooks import DISTRIBUTION
+from simpletuner_twinflow.comparison.quality_files import FOLDER, RUN_FILE
 from simpletuner_twinflow.host.run import exported_weights
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
-from simpletuner_twinflow.host.settings.summary import block, recorded, size, summary
+from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, block, recorded, size, summary
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -42,6 +47,7 @@ def attach_to_start(module: ModuleType) -> None:
         def init_with_more(project_name: str, config: dict | None = None, **more_kwargs: Any) -> Any:
             return init(project_name, config=(config or {}) | more, **more_kwargs)
 
+        record(Path(trainer.config.output_dir), more)
         with changed(accelerator, init_trackers=init_with_more):
             wrapped(*args, **kwargs)
 
@@ -68,9 +74,30 @@ def said_at_start(trainer: Any) -> str:
     entries["memory"] += " beyond plain training without EMA"
     file = "pytorch_lora_weights.safetensors" if config.model_type == "lora" else "pipeline"
     weights = {"ema": "the EMA's", "student": "the student's"}[exported_weights(config)]
+    entries["adapts"] = adapted(model.model.get_trained_component(unwrap_model=True))
     entries["results"] = f"{weights} weights in {Path(config.output_dir) / file}, {_trackers(config)}"
     entries["resumes"] = getattr(trainer.accelerator, RESUMED, "")
     return block(f"TwinFlow {_version()} is on; this run", entries)
+
+
+def adapted(network: torch.nn.Module) -> str:
+    """Which of a network's linear layers carry an adapter; "" where none does."""
+    adapters = {name for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+    if not adapters:
+        return ""
+    linear = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    layers = {name.removesuffix(".base_layer") for name in linear if ".lora_" not in name}
+    kinds = sorted({re.sub(r"^.*\.(?=\D)", "", name) for name in adapters})
+    said = f"{len(adapters & layers)} of {len(layers)} linear layers ({', '.join(kinds)})"
+    few = len(adapters & layers) < len(layers) / 2
+    return f"{said}; {MORE_LAYERS}" if few else said
+
+
+def record(output: Path, values: dict[str, Any]) -> None:
+    """Leave what the trackers are told in the output folder, too, for `simpletuner-twinflow compare`."""
+    folder = output / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _trackers(config: Any) -> str:

@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from simpletuner_twinflow.host.drawing.latents import KeptRows, few_step_samples, many_step_samples
-from simpletuner_twinflow.host.drawing.sheets import STEPS, SampleSheet, chosen_rows, picture
+from simpletuner_twinflow.host.drawing.sheets import SampleSheet, chosen_rows, picture
+from simpletuner_twinflow.host.settings.budget import SHEET_STEPS
 from simpletuner_twinflow.quality.contact_sheet import LABEL_WIDTH, MARGIN
 
 # The host asks the auto-encoder itself for a setting that is its configuration's.
@@ -80,7 +81,7 @@ def test_sheet_shows_few_steps_base_and_data_of_the_same_noise(with_vae, batch):
     shown = pixels(sheet.picture(kept, nullcontext(), (nullcontext, 3, 2.0), CPU))
     side = pixels(picture(with_vae.model, batch["latents"][:1])).shape[0]
     [part] = chosen_rows(kept.batches, 2)
-    columns = [few_step_samples(model, steps, part, 3) for steps in STEPS]
+    columns = [few_step_samples(model, steps, part, 3) for steps in SHEET_STEPS]
     columns += [many_step_samples(model, 3, 2.0, part, 3), part["latents"]]
     top, left = shown.shape[0] - 2 * (side + MARGIN), LABEL_WIDTH + 2 * MARGIN
     for number, latents in enumerate(columns):

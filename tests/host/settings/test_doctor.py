@@ -106,12 +106,47 @@ def test_report_shows_where_each_value_comes_from_and_what_the_run_would_do():
     assert report["options"]["twinflow_loss"] == {"value": "l2", "from": "default"}
     assert report["run"]["draws"] == "in 2 steps by Euler steps, without guidance"
     assert report["overridden"] == []
+    assert report["run"]["memory"].startswith("an EMA as large as the trained weights, time conditioning")
+    assert report["run"]["adapts"].startswith("the layers of the family's default, of most the attention alone")
+    named = examined(written(config | {"peft_lora_target_modules": ["to_q", "ff.net.2"]}))["run"]
+    assert named["adapts"] == "peft_lora_target_modules to_q, ff.net.2"
     [line] = examined(written(config | {"validation_guidance": "7.5"}))["overridden"]
     assert "validation_guidance 7.5" in line
     without = {key: value for key, value in config.items() if key != "use_ema"}
     report = examined(written(without))
     assert (report["overridden"], report["run"]["teacher"]) == ([EMA_ADDED], "EMA of the trained weights, decay 0.995")
     assert "sdxl: supported" in examined(written(DIFF2FLOW))["run"]["family"]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_train_steps": 20}, "does not measure the quality of few-step samples: for 64 of them"),
+        (
+            {"max_train_steps": 20, "twinflow_quality_interval": 5},
+            "64 samples in 1, 2, 4 steps, by EMA and student, every 5",
+        ),
+        ({"max_train_steps": 1_000_000, "validation_steps": 7_000}, "every 7000 steps and at the end"),
+        ({"max_train_steps": 1_000_000}, "; once the base, as long as"),
+        ({"max_train_steps": None}, "which the datasets decide"),
+        ({"twinflow_quality_samples": 0}, "not measured (twinflow_quality_samples 0)"),
+    ],
+)
+def test_doctor_foretells_when_quality_is_measured(changes, words):
+    config = {key: value for key, value in (SEED | QUIET | changes).items() if value is not None}
+    if changes.get("max_train_steps", 0) is None:
+        config.pop("max_train_steps", None)
+    assert words in examined(written(config))["run"]["quality"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_doctor_names_the_copy_that_guidance_keeps_of_a_full_fine_tune():
+    config = SEED | QUIET | {"model_type": "full", "twinflow_guidance_base_device": "cpu"}
+    memory = examined(written(config))["run"]["memory"]
+    assert "the base's first weights, once more, in their own dtype on the CPU" in memory
+    assert "first weights" not in examined(written(config | {"twinflow_enhanced_ratio": 0.0}))["run"]["memory"]
+    assert "adapts" not in {title for title, text in examined(written(config))["run"].items() if text}
 
 
 def run(*arguments, folder, **more):

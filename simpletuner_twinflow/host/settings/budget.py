@@ -3,44 +3,44 @@
 import math
 from typing import Any
 
-from simpletuner_twinflow.host.drawing.sheets import STEPS as SHEET_STEPS
+from simpletuner_twinflow.host.settings.conflict_rows import as_number
 from simpletuner_twinflow.host.settings.summary import more_passes
 from simpletuner_twinflow.method.cost import BACKWARD
 from simpletuner_twinflow.options import TwinFlowOptions
 
+STEPS = (1, 2, 4)  # in which samples are drawn, beside the target step count
+SHEET_STEPS = (1, 2, 4, 8)  # of a contact sheet
 BASE_STEPS = 20  # of the base's own samples
 FIELD_ROWS, FIELD_PASSES = 16, 5  # of the distances between the networks' velocities
+KEYS = "(twinflow_quality_samples, twinflow_quality_interval)"
 SHARE = 0.03  # of training's work that the measure may take where its interval is automatic
 
 
 class Budget:
     """The work of one run's measures, in forward passes of rows."""
 
-    def __init__(
-        self, options: TwinFlowOptions, config: Any, *, samples: int, calls: int, own_steps: bool, processes: int
-    ) -> None:
+    def __init__(self, options: TwinFlowOptions, config: Any, *, rows: int, own_steps: bool, processes: int) -> None:
         """Args:
         options: settled.
         config: the host's.
-        samples: of one measure, on all ranks.
-        calls: of the network for each of them.
+        rows: samples of one measure on each rank.
         own_steps: see `summary.more_passes`.
         processes: ranks.
         """
         self._options, self._config = options, config
-        self._samples, self._calls = samples, calls
         self._own_steps, self._processes = own_steps, processes
+        self.samples = rows * processes
+        self.counts = sorted({*STEPS, options.target_step_count})
+        self._calls = sum(self.counts) * (1 + bool(config.use_ema))
 
     def of_measure(self) -> float:
         """One measure, with its contact sheet."""
         beside = self._options.quality_sheet * sum(SHEET_STEPS) + FIELD_ROWS * FIELD_PASSES
-        return self._samples * self._calls + beside
+        return self.samples * self._calls + beside
 
     def of_base(self) -> float:
         """Drawing the base, once."""
-        calls = (
-            self._samples * (BASE_STEPS + self._options.target_step_count) + self._options.quality_sheet * BASE_STEPS
-        )
+        calls = self.samples * (BASE_STEPS + self._options.target_step_count) + self._options.quality_sheet * BASE_STEPS
         return calls * (1 + (self._options.scale > 1))
 
     def of_step(self) -> float:
@@ -59,12 +59,30 @@ class Budget:
             return self._options.quality_interval
         if self._left() < 0:
             return 0
-        validation = int(self._config.validation_step_interval or self._config.validation_steps or 100)
+        config = self._config
+        validation = as_number(config.validation_step_interval) or as_number(getattr(config, "validation_steps", None))
+        validation = int(validation or 100)
         return validation * math.ceil(self.of_measure() / (SHARE * self.of_step() * validation))
 
     def allows_base(self) -> bool:
         """Whether the base may be drawn too."""
         return self._options.quality_interval > 0 or self._left() >= self.of_base()
+
+    def described(self, *, base: bool) -> str:
+        """What is measured and what it costs, as a sentence. Args: base: whether the base is drawn, too."""
+        counts, step, interval = ", ".join(map(str, self.counts)), self.of_step(), self.interval()
+        took = f"{self.of_measure() / step:.0f} steps of training"
+        if interval == 0:
+            return (
+                f"TwinFlow does not measure the quality of few-step samples: for {self.samples} of them it takes as "
+                f"long as {took}, too much of this run. Set the interval, or fewer samples {KEYS}."
+            )
+        once = f"; once the base, as long as {self.of_base() / step:.0f} steps" if base else ""
+        who = "by EMA and student" if self._config.use_ema else "by the student"
+        return (
+            f"TwinFlow measures {self.samples} samples in {counts} steps, {who}, every {interval} steps and at the "
+            f"end, each time as long as {took}{once} {KEYS}."
+        )
 
     def _left(self) -> float:
         """What a first measure leaves of the share."""

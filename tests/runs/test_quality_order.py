@@ -1,0 +1,21 @@
+"""Few-step quality in whole runs of the installed host orders what is known, and sees damage done on purpose."""
+
+import pytest
+
+from tests.runs.quality_recipes import SEEDS
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.host_runs(name)) for name in ("sd3_in_order", "sd1x_in_order")]
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_base_plain_half_trained_and_trained_come_in_this_order(family, seed, runs):
+    found = runs[family][seed]
+    assert found["base"] > found["plain"] > found["half"] > found["trained"], found
+
+
+@pytest.mark.host_runs("damaged_samples")
+def test_blur_noise_and_missing_prompts_are_each_seen(runs):
+    far = {event["name"]: event["far"] for event in runs["damaged_samples"].check().of("damage")}
+    assert far["none"] < 3, far
+    assert all(far[name] > 3 for name in ("blurred", "noisy", "without_two_prompts")), far
