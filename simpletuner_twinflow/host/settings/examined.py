@@ -3,6 +3,7 @@
 The problems come from `given.checked`, by which a run's start-up refuses.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "max_train_steps": None,
     "validation_step_interval": 100,
 }
+NAME = r"[\w.*|()^$-]+"  # of a module, in a list or its text
 NUMBERS = ("train_batch_size", "gradient_accumulation_steps")
 
 
@@ -96,8 +98,8 @@ def _adapted(config: Any) -> str:
     """Which layers a LoRA is for."""
     if config.model_type != "lora" or config.lora_type != "standard":
         return ""
-    if named := config.peft_lora_target_modules:
-        return f"peft_lora_target_modules {named if isinstance(named, str) else ', '.join(map(str, named))}"
+    if named := str(config.peft_lora_target_modules or ""):
+        return f"peft_lora_target_modules {', '.join(re.findall(NAME, named))}"
     return f"the layers of the family's default, of most the attention alone: {MORE_LAYERS}"
 
 

@@ -108,8 +108,9 @@ def test_report_shows_where_each_value_comes_from_and_what_the_run_would_do():
     assert report["overridden"] == []
     assert report["run"]["memory"].startswith("an EMA as large as the trained weights, time conditioning")
     assert report["run"]["adapts"].startswith("the layers of the family's default, of most the attention alone")
-    named = examined(written(config | {"peft_lora_target_modules": ["to_q", "ff.net.2"]}))["run"]
-    assert named["adapts"] == "peft_lora_target_modules to_q, ff.net.2"
+    for named in (["to_q", "ff.net.2"], '["to_q", "ff.net.2"]'):
+        adapts = examined(written(config | {"peft_lora_target_modules": named}))["run"]["adapts"]
+        assert adapts == "peft_lora_target_modules to_q, ff.net.2"
     [line] = examined(written(config | {"validation_guidance": "7.5"}))["overridden"]
     assert "validation_guidance 7.5" in line
     without = {key: value for key, value in config.items() if key != "use_ema"}
