@@ -11,6 +11,7 @@ from simpletuner_twinflow.comparison.series import Series
 FIGURES = {
     "mmd_in_errors": "MMD to the data, in standard errors",
     "mmd_to_guided_base_in_errors": "MMD to the guided base, in standard errors",
+    "frechet": "Frechet distance to the data, 32 directions",
     "diversity": "Diversity within a prompt (data: 1)",
 }
 QUALITY = "twinflow/quality/"

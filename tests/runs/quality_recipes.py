@@ -32,7 +32,7 @@ SD1X = MEASURED | {
     "learning_rate": 2e-3,
     "caption_dropout_probability": 0.1,
 }
-KNOWING_STEPS = 200
+KNOWING_STEPS = 400
 SD3_ALONE = ("model_flavour", "tokenizer_max_length", "flow_schedule_shift")
 DAMAGED = 300  # rows, as many as there are samples
 
@@ -63,6 +63,7 @@ def sd1x_in_order(host: Host, runs: Runs) -> dict[int, Measures]:
 def damaged_samples(host: Host, runs: Runs) -> Run:
     """The measure is asked for other real rows in place of samples, as they are and made worse on purpose."""
     config = MEASURED | {"max_train_steps": 2, "twinflow_quality_samples": 2 * DAMAGED, "train_batch_size": DAMAGED}
+    config |= {"twinflow_quality_interval": 2}
     return _with_digits(host).train("damaged_samples", _config(config), probe=note_damage)
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from testbed.digits import write_digits
 from testbed.trainer import datasets
+from tests.runs.auxiliary_recipes import AUXILIARY_RECIPES
 from tests.runs.damage_recipes import DAMAGE_RECIPES
 from tests.runs.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.runs.export_recipes import EXPORT_RECIPES
@@ -180,4 +181,5 @@ RECIPES |= (
     | DIFF2FLOW_RECIPES
     | DAMAGE_RECIPES
     | QUALITY_RECIPES
+    | AUXILIARY_RECIPES
 )

@@ -17,5 +17,7 @@ def test_base_plain_half_trained_and_trained_come_in_this_order(family, seed, ru
 @pytest.mark.host_runs("damaged_samples")
 def test_blur_noise_and_missing_prompts_are_each_seen(runs):
     far = {event["name"]: event["far"] for event in runs["damaged_samples"].check().of("damage")}
+    frechet = {event["name"]: event["frechet"] for event in runs["damaged_samples"].of("damage")}
     assert far["none"] < 3, far
+    assert all(frechet[name] > frechet["none"] for name in far if name != "none"), frechet
     assert all(far[name] > 3 for name in ("blurred", "noisy", "without_two_prompts")), far

@@ -38,7 +38,7 @@ from simpletuner_twinflow.host.training.logging import STEP_MARK
 from simpletuner_twinflow.host.training.trainer import distiller_of
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.quality.features import Scale, random_features
-from simpletuner_twinflow.quality.measures import discrepancy, spread
+from simpletuner_twinflow.quality.measures import discrepancy, frechet_distance, spread
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -201,6 +201,8 @@ class QualityMeasure:
             f"{name}/mmd_in_errors": far.ratio,
             f"{name}/diversity": spread(samples, prompts) / max(spread(real, prompts), 1e-12),
         }
+        if (frechet := frechet_distance(samples, real)) is not None:
+            found[f"{name}/frechet"] = frechet
         if self._aim is not None:
             found[f"{name}/mmd_to_guided_base_in_errors"] = discrepancy(samples, self._aim).ratio
         return found

@@ -60,10 +60,6 @@ HOST_CONFLICTS = (
     Conflict("xm_enabled", "XM repeats the batch inside the model", "set xm_enabled to false"),
     Conflict("crepa_self_flow", "it needs the EMA teacher at times of its own"),
     Conflict("crepa_feature_source", "see crepa_self_flow", 'set it to "encoder"', lambda value: value == "self_flow"),
-    Conflict("crepa_enabled", OWN_LOSS, "set crepa_enabled to false"),
-    Conflict("urepa_enabled", OWN_LOSS, "set urepa_enabled to false"),
-    Conflict("irepa_enabled", OWN_LOSS, "set irepa_enabled to false"),
-    Conflict("layersync_enabled", OWN_LOSS, "set layersync_enabled to false"),
     Conflict("nextlat_enabled", OWN_LOSS, "set nextlat_enabled to false"),
     Conflict("internal_guidance_enabled", OWN_LOSS, "set internal_guidance_enabled to false"),
     Conflict("loss_type", OWN_LOSS, 'set loss_type to "l2"', lambda value: value in ("huber", "smooth_l1")),
@@ -94,6 +90,9 @@ HOST_CONFLICTS = (
         "musubi_blocks_to_swap", "swapped blocks cannot be exchanged for the teacher's", "set it to 0", is_positive
     ),
 )
+
+# The host's auxiliary losses that are carried over: they are of the data, which a run by its own samples has none of.
+AUXILIARY = ("crepa_enabled", "urepa_enabled", "layersync_enabled")
 
 # Environment variables that the launcher sets for what an accelerate config switches on.
 LAUNCHER_CONFLICTS = tuple(
@@ -132,6 +131,15 @@ ADAPTER_CONFLICTS = (
         'the host asks PEFT for an initialisation "default" that does not exist, so the adapter cannot be made',
         "set use_dora to false",
     ),
+)
+# Of a full fine-tune with an EMA, in the plain host too: the projector is part of the network that it trains.
+EMA_CONFLICTS = tuple(
+    Conflict(
+        key,
+        "SimpleTuner cannot save the EMA of a full fine-tune with its projector (it fails at the first checkpoint)",
+        f"set {key} to false, or train a LoRA",
+    )
+    for key in ("crepa_enabled", "urepa_enabled")
 )
 MOVES_BASE = ("pissa", "olora")  # the values of lora_init_type that change the frozen base weights
 

@@ -68,7 +68,7 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     if ours and not flow:
         rows += conflict_rows.DIFFUSION_CONFLICTS
     if ours and config.get("model_type", "full") == "full":
-        rows += conflict_rows.FULL_CONFLICTS
+        rows += conflict_rows.FULL_CONFLICTS + (conflict_rows.EMA_CONFLICTS if use_ema else ())
     yield from _met([row for row in rows if not (schnell and row.key == "flux_fast_schedule")], config)
     if schnell and (is_set(config.get("flux_fast_schedule")) or not is_set(config.get("i_know_what_i_am_doing"))):
         yield (
@@ -79,6 +79,12 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         )
     if ours:
         yield from _met(conflict_rows.LAUNCHER_CONFLICTS, os.environ)
+        for key in conflict_rows.AUXILIARY:
+            if options.image_free and is_set(config.get(key)):
+                yield (
+                    f"{key} is {shown(config[key])} while twinflow_image_free is true: it compares with the data, "
+                    f"which such a run does not train on. Set {key} or twinflow_image_free to false."
+                )
     if ours and config.get("model_type") == "lora":
         yield from _adapter_problems(config)
     yield from _dataset_problems(config.get("data_backend_config"))

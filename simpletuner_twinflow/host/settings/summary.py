@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from simpletuner_twinflow.host.settings.conflict_rows import AUXILIARY, is_set
 from simpletuner_twinflow.host.settings.guidance import described
 from simpletuner_twinflow.method.cost import BACKWARD, passes, step_ratio
 from simpletuner_twinflow.method.roles import Role
@@ -36,9 +37,11 @@ def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), 
     levels = f", at times {', '.join(f'{time:.3g}' for time in times)}" if times else ""
     total = sum(more.values())
     kinds = ", ".join(f"{kind} {number:.3g}" for kind, number in more.items() if number)
+    beside = ", ".join(key.removesuffix("_enabled") for key in AUXILIARY if is_set(getattr(config, key, False)))
     return {
         "draws": f"in {count} step{'s' * (count > 1)}{between}{levels}, without guidance",
         "trains": _rows(options, config, own_steps=own_steps),
+        "beside": f"SimpleTuner's {beside} on the rows of data, by its own weights" if beside else "",
         "guidance": described(options, config),
         "teacher": _teacher(config),
         "cost": (

@@ -13,6 +13,7 @@ from simpletuner.helpers.distillation.common import DistillationBase
 from torch import Tensor
 
 from simpletuner_twinflow.host.seams import changed
+from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.meter import WindowMeter
@@ -108,8 +109,12 @@ class TwinFlowDistiller(DistillationBase):
         prepared = self.family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
         return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch)}
 
-    def training_loss(self, prepared_batch: dict) -> Tensor:
-        """The sum of TwinFlow's terms on a prepared batch, a scalar; repeated calls give the same."""
+    def training_loss(self, prepared_batch: dict) -> tuple[Tensor, Tensor, dict[str, Any] | None]:
+        """The loss of a prepared batch, repeated calls give the same.
+
+        Returns: the scalar to minimise; the sum of TwinFlow's terms in it; the logs of the host's auxiliary losses,
+        which are the rest of it, if there are any.
+        """
         rows, (stream, micro_batch) = prepared_batch[ROWS], prepared_batch[STREAM]
         device = rows.x_t.device
         student_rng = RngState.capture(device)
@@ -121,7 +126,8 @@ class TwinFlowDistiller(DistillationBase):
         base = None if self.base is None else _lent(passes, student_rng, self.base.weights)
         losses = compute_losses(rows, prediction, self.options, student, teacher, generator=generator, base=base)
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
-        return losses.total
+        whole, logs = auxiliary_loss(self.trainer.model, output, prepared_batch, rows, losses.total)
+        return whole, losses.total, logs
 
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
         """Save what the host does not."""

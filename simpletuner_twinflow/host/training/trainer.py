@@ -28,6 +28,7 @@ HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for it
     Seam("ModelFoundation.get_trained_component", ("unwrap_model",), Touch.read, MODELS),
     Seam("ModelFoundation.prediction_to_noiseward_flow", ("prediction",), Touch.read, MODELS),
     Seam("ModelFoundation.flow_matching_timesteps_from_sigmas", ("reference_timesteps",), Touch.read, MODELS),
+    Seam("ModelFoundation.auxiliary_loss", ("model_output", "prepared_batch", "loss"), Touch.read, MODELS),
     Seam("ModelFoundation.assistant_lora_loaded", touch=Touch.read, module=MODELS),
     Seam("PredictionTypes", touch=Touch.read, module=MODELS),
 )
@@ -54,11 +55,11 @@ def attach_to_trainer(module: ModuleType) -> None:
         set_on(trainer, "distiller", TwinFlowDistiller(trainer, options, trainer.twinflow_model))
 
     def compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> tuple:
-        loss = trainer.distiller.training_loss(argument(args, kwargs, "prepared_batch"))
+        loss, terms, logs = trainer.distiller.training_loss(argument(args, kwargs, "prepared_batch"))
         forget_expert_losses(trainer.config)
         # As the host returns them: loss, its logs, the diffusion loss, auxiliary logs, distiller's logs. The terms are
         # logged by logging.py, so that nothing waits for the device here.
-        return loss, None, loss, None, {}
+        return loss, None, terms, logs, {}
 
     wrap_active(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
     wrap_active(module, "Trainer.init_trainable_peft_adapter", init_adapter)

@@ -131,7 +131,7 @@ def test_switched_off_is_quiet_whatever_else_is_set(off):
 
 @pytest.mark.parametrize("value", ["0", "false", "no", "None", 0, False, None])
 def test_host_key_that_is_off_is_no_conflict(value):
-    given = {key: value for key in ("controlnet", "mixflow_enabled", "layersync_enabled") if value != "None"}
+    given = {key: value for key in ("controlnet", "mixflow_enabled", "nextlat_enabled") if value != "None"}
     assert load(SEED, **given).twinflow_enabled
 
 

@@ -97,7 +97,7 @@ WRONG = RUNNABLE | {
     "twinflow_enhanced_ratio": 1.5,
     "twinflow_role_shares": {"onestep": 1},
     "controlnet": True,
-    "layersync_enabled": True,
+    "nextlat_enabled": True,
 }
 
 
@@ -108,7 +108,7 @@ def test_validate_and_run_show_every_problem_of_the_start_up_at_once(action, cli
     shown = lines(page)
     expected = start_up(WRONG)
     assert [line.split()[0] for line in expected] == [
-        "twinflow_enhanced_ratio", "twinflow_role_shares", "controlnet", "layersync_enabled",
+        "twinflow_enhanced_ratio", "twinflow_role_shares", "controlnet", "nextlat_enabled",
     ]  # fmt: skip
     assert [line.replace('"1.5"', "1.5") for line in shown] == expected
     assert ("Validation Failed" if action == "validate" else "Cannot Start Training") in page

@@ -171,7 +171,7 @@ def test_recomputed_activations_are_the_students_though_the_base_came_between(ch
     gradients = []
     for recompute in (lambda: None, trainer.model.model.enable_gradient_checkpointing):
         recompute()
-        loss = trainer.distiller.training_loss(prepared)
+        loss = trainer.distiller.training_loss(prepared)[0]
         gradients.append(torch.autograd.grad(loss, trainer._get_trainable_parameters(), materialize_grads=True))
     assert same(*gradients)
     assert any(gradient.any() for gradient in gradients[0])

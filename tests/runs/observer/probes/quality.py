@@ -41,7 +41,12 @@ def note_damage() -> None:
         for damage in (None, blurred, noisy, without_two_prompts):
             worse = latents if damage is None else damage(latents, prompts)
             found = measure._compared("it", measure._features([worse], scale), real, _numbers(prompts))
-            note(kind="damage", name=damage.__name__ if damage else "none", far=found["it/mmd_in_errors"])
+            note(
+                kind="damage",
+                name=damage.__name__ if damage else "none",
+                far=found["it/mmd_in_errors"],
+                frechet=found["it/frechet"],
+            )
         return {}
 
     around("simpletuner_twinflow.host.drawing.quality", "QualityMeasure.values", call)
