@@ -43,6 +43,7 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "_hooks": "test_startup.py",
     "_startup": "test_startup.py",
     "_preflight": "host/settings/test_preflight.py",
+    "auxiliary": "runs/test_auxiliary_losses.py",
     "budget": "host/drawing/test_quality.py",
     "doctor": "host/settings/test_doctor.py",
     "examined": "host/settings/test_doctor.py",
