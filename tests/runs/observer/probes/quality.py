@@ -17,8 +17,8 @@ def blurred(x: Tensor, prompts: list[str]) -> Tensor:
 
 
 def noisy(x: Tensor, prompts: list[str]) -> Tensor:
-    """With noise of a quarter of the data's standard deviation."""
-    return x + 0.25 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    """With noise of half of the data's standard deviation."""
+    return x + 0.5 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
 
 
 def without_two_prompts(x: Tensor, prompts: list[str]) -> Tensor:
