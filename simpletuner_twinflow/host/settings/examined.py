@@ -60,10 +60,10 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {"options": effective, "problems": problems, "on": options.enabled}
     if problems or not options.enabled or options.implementation != "paper":
         return report
-    known = HOST_DEFAULTS | {key: _parsed(value) for key, value in {**given, **values}.items()}
+    keys = HOST_DEFAULTS | {key: _parsed(value) for key, value in {**given, **values}.items()}
     if is_set(given.get("validation_steps")):  # the same key's older name
-        known["validation_step_interval"] = known["validation_steps"]
-    config = SimpleNamespace(**known)
+        keys["validation_step_interval"] = keys["validation_steps"]
+    config = SimpleNamespace(**keys)
     if config.model_type not in AUTO:
         problems.append(f'model_type is {shown(config.model_type)}; SimpleTuner takes "full" or "lora".')
         return report
