@@ -2,13 +2,10 @@
 
 import copy
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from PIL import Image, ImageOps
 
 from testbed.digits import write_digits
 from testbed.pipelines import awaken, diffusion
@@ -49,10 +46,8 @@ def sd3_in_order(host: Host, runs: Runs) -> dict[int, Measures]:
 
 
 def sd1x_in_order(host: Host, runs: Runs) -> dict[int, Measures]:
-    """By seed, 80 steps on an epsilon model of Stable Diffusion 1's kind, which first learns the digits' negatives."""
+    """By seed, 80 steps on an epsilon model of Stable Diffusion 1's kind, which first learns the digits."""
     host = _with_digits(host)
-    digits, host.images = host.images, host.folder / "negatives"
-    _write_negatives(digits, host.images)
     host.pipeline = host.folder / "sd1x"
     _small_sd1x().save_pretrained(host.pipeline)
     steps = {"max_train_steps": KNOWING_STEPS, "checkpointing_steps": KNOWING_STEPS}
@@ -60,7 +55,7 @@ def sd1x_in_order(host: Host, runs: Runs) -> dict[int, Measures]:
     knowing = diffusers.StableDiffusionPipeline.from_pretrained(host.pipeline)
     averaged = diffusers.UNet2DConditionModel.from_pretrained(first.output / "pipeline/unet")
     knowing.register_modules(unet=averaged)
-    host.pipeline, host.images = host.folder / "sd1x_knowing", digits
+    host.pipeline = host.folder / "sd1x_knowing"
     knowing.save_pretrained(host.pipeline)
     return {seed: _in_order(host, f"order_sd1x_{seed}", SD1X | {"seed": seed}, 80) for seed in SEEDS}
 
@@ -79,14 +74,6 @@ def _with_digits(host: Host) -> Host:
     if not other.images.exists():
         write_digits(other.images)
     return other
-
-
-def _write_negatives(digits: Path, folder: Path) -> None:
-    """Black on white, with the same captions."""
-    folder.mkdir()
-    for path in digits.glob("*.png"):
-        ImageOps.invert(Image.open(path).convert("RGB")).save(folder / path.name)
-        shutil.copy(path.with_suffix(".txt"), folder)
 
 
 def _config(changes: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ def test_base_plain_half_trained_and_trained_come_in_this_order(seed, runs):
 @pytest.mark.host_runs("sd1x_in_order")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_epsilon_model_comes_in_order_too(seed, runs):
-    """Its base has seen negatives alone; how plain training compares with a half-trained model is not known."""
+    """Its base knows these pictures, so that plain training has nothing to add to what it draws in one step."""
     found = runs["sd1x_in_order"][seed]
-    assert found["base"] > found["plain"] > found["trained"], found
     assert found["base"] > found["half"] > found["trained"], found
+    assert found["plain"] > found["trained"], found
+    assert found["plain"] > 0.7 * found["base"], found
 
 
 @pytest.mark.host_runs("damaged_samples")
@@ -26,5 +27,5 @@ def test_blur_noise_and_missing_prompts_are_each_seen(runs):
     far = {event["name"]: event["far"] for event in runs["damaged_samples"].check().of("damage")}
     frechet = {event["name"]: event["frechet"] for event in runs["damaged_samples"].of("damage")}
     assert far["none"] < 3, far
-    assert all(frechet[name] > frechet["none"] for name in far if name != "none"), frechet
+    assert all(frechet[name] > 1.5 * frechet["none"] for name in far if name != "none"), frechet
     assert all(far[name] > 3 for name in ("blurred", "noisy", "without_two_prompts")), far
