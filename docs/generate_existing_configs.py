@@ -34,6 +34,7 @@ KINDS = {
     "prediction_type": "no flow matching; takes `diff2flow_enabled` and `twinflow_allow_diff2flow` too",
     "distillation_method": "a few-step method of its own",
 }
+OTHER = {"prediction_type": "set them to true"}
 HEADING = """# Existing configs
 
 SimpleTuner {host} ships {files} example configs; {plain} of them are read by its own parser as they are. With
@@ -45,8 +46,8 @@ CREPA, U-REPA, iREPA and LayerSync stay on, as SimpleTuner computes and weighs t
 with gradient, not on the twins'. Of a full fine-tune with an EMA the first three are refused, since SimpleTuner itself
 fails there at its first checkpoint.
 
-| why refused | configs | with no other reason |
-|---|---|---|
+| why refused | configs | with no other reason | way out |
+|---|---|---|---|
 """
 
 
@@ -57,13 +58,15 @@ def render() -> str:
     refused = {name: _reasons(config) for name, config in plain.items()}
     taken = [name for name, reasons in refused.items() if not reasons]
     by_reason: dict[str, list[str]] = defaultdict(list)
+    ways: dict[str, str] = {}
     for name, reasons in refused.items():
+        ways |= reasons
         for reason in reasons:
             by_reason[reason].append(name)
     page = HEADING.format(host=version("simpletuner"), files=len(configs), plain=len(plain), taken=len(taken))
     for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
         alone = sum(len(refused[name]) == 1 for name in names)
-        page += f"| {reason} | {len(names)} | {alone} |\n"
+        page += f"| {reason} | {len(names)} | {alone} | {ways[reason]} |\n"
     page += f"\n## Accepted\n\n{', '.join(f'`{name}`' for name in taken)}\n\n## Refused\n\n"
     page += "| config | why |\n|---|---|\n"
     for name, reasons in refused.items():
@@ -96,10 +99,10 @@ def _parses(config: dict[str, Any]) -> bool:
     return True
 
 
-def _reasons(config: dict[str, Any]) -> list[str]:
-    """Why a config is refused with TwinFlow, in short."""
+def _reasons(config: dict[str, Any]) -> dict[str, str]:
+    """Why a config is refused with TwinFlow, in short, each with its way out."""
     given = {key: value for key, value in config.items() if key != "data_backend_config"} | ADDED
-    found = []
+    found = {}
     for problem in examined(given)["problems"]:
         key = re.match(r"\w+", problem)
         word = key[0] if key else problem
@@ -107,8 +110,9 @@ def _reasons(config: dict[str, Any]) -> list[str]:
         if word in ("model_family", "model_flavour"):
             why = re.search(r"does not train: (.+?)\. (?:Use|Way)", problem)
             reason += f" `{config.get(word)}`: {why[1]}" if why else f" `{config.get(word)}`"
-        found.append(reason)
-    return list(dict.fromkeys(found))
+        way = re.search(r"Way out: (.+?)\.$", problem)
+        found[reason] = way[1] if way else OTHER.get(word, "a family of [families.md](families.md)")
+    return found
 
 
 if __name__ == "__main__":

@@ -134,6 +134,11 @@ class TwinFlowOptions(ObjectiveSettings):
                 'twinflow_time_conditioning is "none" while twinflow_adversarial_enabled is true: without a time sign '
                 'the real path would be trained on generated samples. Use "training_only" or "signed_time".'
             )
+        if self.quality_samples == 1:
+            yield (
+                "twinflow_quality_samples is 1: a distance between sets needs two samples at least. Set it to 64 for "
+                "figures that say something, or to 0 for no measure."
+            )
         if self.image_free and not self.adversarial_enabled:
             yield (
                 "twinflow_image_free is true while twinflow_adversarial_enabled is false: without that branch nothing "

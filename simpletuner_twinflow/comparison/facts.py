@@ -12,6 +12,7 @@ from simpletuner_twinflow.comparison.run import Run
 
 UNKNOWN = "not recorded"
 PLAIN = "not measured: plain run"
+MANY = 1e12  # passes that no run has
 
 
 class Fact(NamedTuple):
@@ -59,7 +60,7 @@ def quality_missing(run: Run) -> str:
         return PLAIN
     if run.mode == "unknown":
         return "not measured, or not recorded"
-    return "not measured: too short a run, or twinflow_quality_samples is 0"
+    return "not measured: too short a run, ended before the first measure, or twinflow_quality_samples is 0"
 
 
 def seconds_per_step(run: Run) -> float | None:
@@ -129,4 +130,4 @@ def _passes(run: Run) -> str:
 
 def _number(run: Run, key: str) -> str:
     value: Any = run.config.get(key)
-    return f"{value:g}" if isinstance(value, int | float) else UNKNOWN
+    return f"{value:g}" if isinstance(value, int | float) and abs(value) < MANY else UNKNOWN

@@ -61,7 +61,7 @@ def read_wandb(folder: Path, log: Log) -> tuple[dict[str, Any], list[Picture], l
             config |= record["config"].get("update") or {}
         elif "exit" in record:
             ended = True
-    if not ended:
+    if not ended and not notes:
         notes.append(f"{folder.name} has no end: the run goes on or was killed. It is read as far as it goes.")
     return {name: value for name, value in config.items() if not name.startswith("_wandb")}, pictures, notes
 

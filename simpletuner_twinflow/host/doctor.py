@@ -159,11 +159,12 @@ def as_text(report: Mapping[str, Any]) -> str:
     problems = report["problems"]
     lines += problems
     if problems:
-        lines.append(f"{len(problems)} problem{'s' * (len(problems) > 1)}: there would be no TwinFlow run.")
+        lines.append(f"{len(problems)} problem{'s' * (len(problems) > 1)}: a run would stop at its start.")
     elif "on" not in report:
         lines.append("No configuration was examined: give a file, or start it where SimpleTuner finds one.")
     elif report["on"]:
-        lines.append("TwinFlow would start. Of SimpleTuner's own keys only those that concern TwinFlow were checked.")
+        start = "would start" if report["data"] else "would start once data_backend_config names a file"
+        lines.append(f"TwinFlow {start}. Of SimpleTuner's own keys only those that concern TwinFlow were checked.")
     else:
         lines.append("TwinFlow is off in this configuration.")
     return "\n".join(lines)

@@ -35,7 +35,8 @@ def passes(
     guided = 0.0
     if options.guides("velocity"):
         by_ema = options.guidance_reference == "ema"
-        half = _every_second_jump(roles, batch_size, accumulation) if batch_size and not by_ema else jumps / 2
+        few = 0 < batch_size * accumulation <= ROWS  # of many every second one is half of them
+        half = _every_second_jump(roles, batch_size, accumulation) if few and not by_ema else jumps / 2
         guided += 2 * (real if by_ema else near + half)
     rectifies = options.adversarial_enabled and options.rectify_weight > 0
     if rectifies and options.guides("rectify"):

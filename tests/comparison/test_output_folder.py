@@ -27,6 +27,8 @@ def test_what_a_twinflow_run_recorded_of_itself_is_added_to_any_configuration(tm
     assert read_config(output) == ({"twinflow/passes_per_row": 5.5, "seed": 0}, "", None)
     (output / "training_metrics.json").write_text('{"config": {"seed": 1}}', encoding="utf-8")
     assert read_config(output)[0] == {"twinflow/passes_per_row": 5.5, "seed": 1}
+    (output / "simpletuner_config.json").write_text("[" * 200_000, encoding="utf-8")  # broken
+    assert read_config(output)[0] == {"twinflow/passes_per_row": 5.5, "seed": 1}
     (tmp_path / "config.json").write_text('{"output_dir": "output", "seed": 2}', encoding="utf-8")
     assert read_config(output)[0] == {"twinflow/passes_per_row": 5.5, "output_dir": "output", "seed": 2}
     (output / "simpletuner_config.json").write_text('{"seed": 3}', encoding="utf-8")

@@ -49,7 +49,12 @@ def auxiliary(host: Host, runs: Runs) -> dict[str, Run]:
         return host.train(f"auxiliary_{name}", config, environment={"TORCH_HOME": str(home)}, probe=probe)
 
     everything = SEED | TINY | ROWS | {"twinflow_adversarial_enabled": True}
+    wide = everything | {"lora_rank": 16}  # and the encoder is 12 wide
+    train("resumed", wide)
+    alone = {"train_batch_size": 1, "max_train_steps": 8, "checkpointing_steps": 8}
     return {
+        "alone": train("alone", everything | alone, probe=note_auxiliary_losses),
+        "resumed": train("resumed", wide | {"max_train_steps": 4, "resume_from_checkpoint": "latest"}),
         "plain": train("plain", OFF | TINY | ROWS),
         "TwinFlow": train("twinflow", everything, probe=note_auxiliary_losses),
         "full": train("full", everything | FULL | {"crepa_enabled": False}),

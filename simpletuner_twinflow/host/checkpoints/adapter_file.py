@@ -94,6 +94,7 @@ def described(network: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "use_rslora": False,
         "init_lora_weights": True,
         "lora_dropout": 0.0,
+        "modules_to_save": None,
     }
     return network.peft_config[ADAPTER].to_dict() | plain
 

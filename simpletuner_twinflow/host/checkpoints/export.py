@@ -13,6 +13,7 @@ from typing import Any
 
 from simpletuner_twinflow.host.run import argument, exported_weights, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses
+from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -97,10 +98,15 @@ def _adapter(trainer: Any, taken: Mapping[str, Any]) -> dict[str, Any]:
 
     network, name = trainer.model.get_trained_component(unwrap_model=True), trainer.model.MODEL_TYPE.value
     with weights_to_export(trainer):
-        weights = get_peft_model_state_dict(network)
+        weights = without_projectors(get_peft_model_state_dict(network))
         trained = {key: weight.detach().cpu().contiguous().clone() for key, weight in weights.items()}
     layers = whole_change(network, trained, taken)
     return {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": described(network, layers)}
+
+
+def without_projectors(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """An adapter's weights without the projectors of auxiliary losses, with which stock diffusers refuses the file."""
+    return {key: weight for key, weight in weights.items() if not PROJECTORS & {*key.split(".")}}
 
 
 @contextmanager

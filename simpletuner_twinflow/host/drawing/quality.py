@@ -82,7 +82,17 @@ def attach_to_logging(module: ModuleType) -> None:
         def log_with_quality(values: dict, step: int | None = None, **more: Any) -> None:
             log(values, step=step, **more)
             if STEP_MARK in values and step is not None and (step % measure.interval == 0 or step == last):
-                found = measure.values()
+                try:
+                    found = measure.values()
+                except Exception:  # the host drops what a tracker raises, so it is said here
+                    logger.exception("TwinFlow could not measure the quality of few-step samples at step %s.", step)
+                    raise
+                if not found and step == last and records is not None:
+                    logger.warning(
+                        "TwinFlow did not measure the quality of few-step samples: the run trained on fewer rows than "
+                        "twinflow_quality_samples %s.",
+                        measure.budget.samples,
+                    )
                 if found and records is not None:
                     logger.info(as_text(found, measure.budget.samples, step))
                     logged = {f"twinflow/quality/{name}": value for name, value in found.items()}

@@ -35,6 +35,7 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
 }
 NAME = r"[\w.*|()^$-]+"  # of a module, in a list or its text
 NUMBERS = ("train_batch_size", "gradient_accumulation_steps")
+STEPS = ("max_train_steps", "validation_step_interval", "validation_steps")  # 0 and no value are the default
 
 
 def examined(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,8 +44,9 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     Args: given: the configuration as its user wrote it, keys without dashes.
 
     Returns:
-        "options" by key, "problems", "on"; of a run that TwinFlow trains also "run", what it would do, by title, and
-        "overridden", a line on each of the host's keys that TwinFlow overrides or adds.
+        "options" by key, "problems", "on"; of a run that TwinFlow trains also "run", what it would do, by title,
+        "data", whether its data config is there, and "overridden", a line on each of the host's keys that TwinFlow
+        overrides or adds.
     """
     problems: list[str] = []
     values = {key: from_text(key, value) for key, value in given.items() if key in KEYS}
@@ -73,6 +75,12 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
             problems.append(f"{key} is {shown(getattr(config, key))}; SimpleTuner takes a whole number from 1.")
             return report
         setattr(config, key, int(number))
+    for key in STEPS:
+        value = given.get(key)
+        number = as_number(value)
+        if value is not None and value != "" and (number is None or not number.is_integer() or number < 0):
+            problems.append(f"{key} is {shown(value)}; SimpleTuner takes a whole number from 0.")
+            return report
     options = settled(options, config.model_type)
     flow = predicts_flow(vars(config))
     own_steps = flow and options.target_step_count > 1 and options.time_conditioning == "training_only"
@@ -92,14 +100,16 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
         added.append(
             f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
         )
-    return report | {"run": entries, "overridden": [*added, *overridden(vars(config), options)]}
+    found = bool(datasets) and Path(str(datasets)).is_file()
+    return report | {"run": entries, "data": found, "overridden": [*added, *overridden(vars(config), options)]}
 
 
 def _adapted(config: Any) -> str:
     """Which layers a LoRA is for."""
     if config.model_type != "lora" or config.lora_type != "standard":
         return ""
-    if named := str(config.peft_lora_target_modules or ""):
+    named = str(config.peft_lora_target_modules or "")
+    if named not in ("", "None"):
         return f"peft_lora_target_modules {', '.join(re.findall(NAME, named))}"
     return f"the layers of the family's default, of most the attention alone: {MORE_LAYERS}"
 

@@ -18,6 +18,8 @@ from simpletuner_twinflow.comparison.quality_files import FOLDER, RUN_FILE
 from simpletuner_twinflow.host.run import exported_weights
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, block, recorded, size, summary
+from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
+from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -86,7 +88,10 @@ def adapted(network: torch.nn.Module) -> str:
     if not adapters:
         return ""
     linear = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
-    layers = {name.removesuffix(".base_layer") for name in linear if ".lora_" not in name}
+    added = PROJECTORS | {*TIME_CONDITIONING}
+    layers = {
+        name.removesuffix(".base_layer") for name in linear if ".lora_" not in name and not added & {*name.split(".")}
+    }
     kinds = sorted({re.sub(r"^.*\.(?=\D)", "", name) for name in adapters})
     said = f"{len(adapters & layers)} of {len(layers)} linear layers ({', '.join(kinds)})"
     few = len(adapters & layers) < len(layers) / 2
@@ -96,8 +101,13 @@ def adapted(network: torch.nn.Module) -> str:
 def record(output: Path, values: dict[str, Any]) -> None:
     """Leave what the trackers are told in the output folder, too, for `simpletuner-twinflow compare`."""
     folder = output / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RUN_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RUN_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        logger.warning(
+            "%s could not be written, which `simpletuner-twinflow compare` reads: %s", folder / RUN_FILE, error
+        )
 
 
 def _trackers(config: Any) -> str:

@@ -14,6 +14,8 @@ from simpletuner_twinflow.host.training.batches import select_rows
 from simpletuner_twinflow.method.batch import RoleBatch
 from simpletuner_twinflow.method.roles import REAL_ROLES
 
+PROJECTORS = {"crepa_projector", "urepa_projector"}  # the network's modules that these losses train beside it
+
 
 def auxiliary_loss(
     model: Any, output: Mapping[str, Any], batch: Mapping[str, Any], rows: RoleBatch, loss: Tensor
@@ -29,12 +31,15 @@ def auxiliary_loss(
     """
     if not any(is_set(getattr(model.config, key, False)) for key in AUXILIARY):
         return loss, None
-    size, real = len(rows.roles), rows.having(*REAL_ROLES)
-    # Without a row of data the terms count nothing, but their modules take part: in a group of processes each must.
-    weight, chosen = (1.0, real) if real else (0.0, tuple(range(size)))
+    real = rows.having(*REAL_ROLES)
+    if not real:
+        # No term and no change of the regularisers' state; but in a group of processes each takes part in all weights.
+        network = model.get_trained_component(unwrap_model=True)
+        trained = [
+            it for name, it in network.named_parameters() if it.requires_grad and PROJECTORS & {*name.split(".")}
+        ]
+        return loss + 0.0 * sum(parameter.float().sum() for parameter in trained), None
     sized = {"latents": batch["latents"]}  # by which `select_rows` tells what has an entry for each row
-    found = select_rows(dict(output) | sized, chosen)
-    added, logs = model.auxiliary_loss(
-        model_output=found, prepared_batch=select_rows(batch, chosen), loss=loss.new_zeros(())
-    )
-    return loss + weight * added.to(loss.dtype), logs
+    found, some = select_rows(dict(output) | sized, real), select_rows(batch, real)
+    added, logs = model.auxiliary_loss(model_output=found, prepared_batch=some, loss=loss.new_zeros(()))
+    return loss + added.to(loss.dtype), logs

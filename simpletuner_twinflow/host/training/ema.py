@@ -39,7 +39,7 @@ def settle_device(config: Any, count: int, device: torch.device) -> None:
     """Keep an adapter's EMA, of `count` parameters, on the accelerator; warn of the cost of one on the CPU."""
     if config.model_type == "lora" and config.ema_device != "accelerator" and not config.ema_cpu_only:
         set_on(config, "ema_device", "accelerator")
-        logger.info("TwinFlow keeps the adapter's EMA (%s parameters) on the accelerator: it teaches each step.", count)
+        logger.info("TwinFlow keeps the adapter's EMA (%s parameters) on %s: it teaches each step.", count, device)
     if (config.ema_cpu_only or config.ema_device != "accelerator") and device.type != "cpu":
         logger.warning(
             "ema_device keeps the EMA teacher of %s parameters on the CPU: TwinFlow copies %.2f GB to the accelerator "

@@ -131,6 +131,7 @@ def test_report_shows_where_each_value_comes_from_and_what_the_run_would_do():
         ({"max_train_steps": 1_000_000, "validation_steps": 7_000}, "every 7000 steps and at the end"),
         ({"max_train_steps": 1_000_000}, "; once the base, as long as"),
         ({"max_train_steps": None}, "which the datasets decide"),
+        ({"max_train_steps": 10**30, "train_batch_size": 10**30}, "every 100 steps"),
         ({"twinflow_quality_samples": 0}, "not measured (twinflow_quality_samples 0)"),
     ],
 )
@@ -166,7 +167,7 @@ def test_command_reads_the_folders_configuration_and_its_exit_code_says_whether_
     file.write_text(json.dumps({f"--{key}": value for key, value in SEED.items()}), encoding="utf-8")
     code, said, complained, seconds = run(folder=tmp_path)
     assert (code, complained) == (0, "")
-    assert "TwinFlow would start." in said.splitlines()[-1]
+    assert "TwinFlow would start once data_backend_config names a file." in said.splitlines()[-1]
     assert "against the frozen base" in said
     assert seconds < 60
     assert "data_backend_config is not set" in said
@@ -183,7 +184,7 @@ def test_command_reads_the_folders_configuration_and_its_exit_code_says_whether_
         ((), 0, "No configuration was examined"),
         (("nowhere.json",), 1, "nowhere.json is not a config file"),
         (("broken.json",), 1, "broken.json cannot be read"),
-        (("some.toml",), 0, "TwinFlow would start."),
+        (("some.toml",), 0, "TwinFlow would start once data_backend_config names a file."),
     ],
 )
 def test_command_takes_a_file_and_says_what_it_lacks(arguments, code, words, tmp_path):
@@ -248,8 +249,14 @@ def test_lists_and_objects_are_read_as_the_host_reads_them(tmp_path):
         ({"train_batch_size": float("inf")}, ["train_batch_size is"]),
         ({"train_batch_size": "abc"}, ['train_batch_size is "abc"']),
         ({"twinflow_loss": "banana"}, ['twinflow_loss is "banana"']),
+        ({"twinflow_quality_samples": 1}, ["twinflow_quality_samples is 1", "0 for no measure"]),
+        ({"max_train_steps": "inf"}, ['max_train_steps is "inf"']),
+        ({"max_train_steps": 10**400}, ["max_train_steps is"]),
+        ({"validation_step_interval": "nan"}, ['validation_step_interval is "nan"']),
+        ({"validation_steps": 0.5}, ["validation_steps is 0.5"]),
+        ({"validation_steps": -10}, ["validation_steps is -10"]),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 @pytest.mark.usefixtures("folder")
 def test_what_it_cannot_count_with_is_a_problem_and_the_users_keys_are_shown_all_the_same(changes, words):
@@ -290,5 +297,10 @@ def test_text_counts_the_problems_and_names_what_optional_seams_are_missing():
         "notes": ["said"],
     }
     text = as_text(report)
-    for words in ("simpletuner 9.9, python 3", "said", "c is missing; so no chart is drawn", "2 problems: there"):
+    for words in (
+        "simpletuner 9.9, python 3",
+        "said",
+        "c is missing; so no chart is drawn",
+        "2 problems: a run would stop",
+    ):
         assert words in text

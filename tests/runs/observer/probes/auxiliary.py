@@ -39,7 +39,13 @@ def note_auxiliary_losses() -> None:
         roles = [str(role) for role in batch["twinflow_rows"].roles]
         of_data = [row for row, role in enumerate(roles) if role != "twin"]
         added = (found[0] - found[2]).item()
-        note(kind="auxiliary", roles=roles, added=added, of_data=hosts(of_data), of_all=hosts(list(range(len(roles)))))
+        note(
+            kind="auxiliary",
+            roles=roles,
+            added=added,
+            of_data=hosts(of_data) if of_data else 0.0,
+            of_all=hosts(list(range(len(roles)))),
+        )
         torch.set_rng_state(after)
         return found
 
