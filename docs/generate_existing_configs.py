@@ -34,7 +34,7 @@ KINDS = {
     "prediction_type": "no flow matching; takes `diff2flow_enabled` and `twinflow_allow_diff2flow` too",
     "distillation_method": "a few-step method of its own",
 }
-OTHER = {"prediction_type": "set them to true"}
+OTHER = {"prediction_type": "set them to true", "assistant_lora_path": "set disable_assistant_lora to true"}
 HEADING = """# Existing configs
 
 SimpleTuner {host} ships {files} example configs; {plain} of them are read by its own parser as they are. With
