@@ -176,7 +176,7 @@ def test_validate_and_run_show_what_doctor_says_of_the_saved_configuration(page,
     page.reload()
     show(page, "training")
     switch_on(page)
-    page.locator("#layersync_enabled").check()
+    page.locator("#internal_guidance_enabled").check()
     fill(page, guidance_scale="3", enhanced_ratio="0.25", role_shares='{"near": 1}')
     shown = answer(page, "#validateBtn", "#validation-results")
     assert len(shown) == 4
