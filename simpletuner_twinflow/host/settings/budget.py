@@ -61,7 +61,7 @@ class Budget:
             return 0
         config = self._config
         validation = as_number(config.validation_step_interval) or as_number(getattr(config, "validation_steps", None))
-        validation = int(validation or 100)
+        validation = max(int(validation or 0), 0) or 100
         return validation * math.ceil(self.of_measure() / (SHARE * self.of_step() * validation))
 
     def allows_base(self) -> bool:

@@ -35,7 +35,7 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
 }
 NAME = r"[\w.*|()^$-]+"  # of a module, in a list or its text
 NUMBERS = ("train_batch_size", "gradient_accumulation_steps")
-STEPS = ("max_train_steps", "validation_step_interval", "validation_steps")  # 0 and no value are the default
+STEPS = ("max_train_steps", "validation_step_interval", "validation_steps")  # none or up to 0: the default
 
 
 def examined(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,8 +78,8 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     for key in STEPS:
         value = given.get(key)
         number = as_number(value)
-        if value is not None and value != "" and (number is None or not number.is_integer() or number < 0):
-            problems.append(f"{key} is {shown(value)}; SimpleTuner takes a whole number from 0.")
+        if value is not None and value != "" and (number is None or not number.is_integer()):
+            problems.append(f"{key} is {shown(value)}; SimpleTuner takes a whole number.")
             return report
     options = settled(options, config.model_type)
     flow = predicts_flow(vars(config))

@@ -19,7 +19,7 @@ TERMS = {
 }
 UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
 WIDTH = 10  # of the titles
-MORE_LAYERS = "with all linear layers few steps are learnt much better (peft_lora_target_modules, docs/first-run.md)"
+MORE_LAYERS = "on all of them few steps were learnt much better (peft_lora_target_modules, docs/first-run.md)"
 
 
 def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), *, own_steps: bool) -> dict[str, str]:
@@ -58,7 +58,7 @@ def memory(options: TwinFlowOptions, config: Any) -> str:
         dtype, device = options.guidance_base_dtype, options.guidance_base_device
         kept = f"{'their own dtype' if dtype == 'auto' else dtype} on the {'CPU' if device == 'cpu' else 'accelerator'}"
         parts.append(f"the base's first weights, once more, in {kept}")
-    if options.time_conditioning != "none":
+    if options.time_conditioning == "training_only":
         parts.append("time conditioning")
     return f"{', '.join(parts) or 'nothing'}, beyond plain training without EMA"
 

@@ -129,6 +129,8 @@ def test_report_shows_where_each_value_comes_from_and_what_the_run_would_do():
             "64 samples in 1, 2, 4 steps, by EMA and student, every 5",
         ),
         ({"max_train_steps": 1_000_000, "validation_steps": 7_000}, "every 7000 steps and at the end"),
+        ({"max_train_steps": 1_000_000, "validation_steps": -10}, "every 1800 steps"),
+        ({"max_train_steps": -1}, "which the datasets decide"),
         ({"max_train_steps": 1_000_000}, "; once the base, as long as"),
         ({"max_train_steps": None}, "which the datasets decide"),
         ({"max_train_steps": 10**30, "train_batch_size": 10**30}, "every 100 steps"),
@@ -254,7 +256,6 @@ def test_lists_and_objects_are_read_as_the_host_reads_them(tmp_path):
         ({"max_train_steps": 10**400}, ["max_train_steps is"]),
         ({"validation_step_interval": "nan"}, ['validation_step_interval is "nan"']),
         ({"validation_steps": 0.5}, ["validation_steps is 0.5"]),
-        ({"validation_steps": -10}, ["validation_steps is -10"]),
     ],
     ids=lambda value: str(value)[:60],
 )
