@@ -68,12 +68,6 @@ HOST_CONFLICTS = (
     Conflict(
         "snr_weight", OWN_WEIGHTS, "remove it, or scale learning_rate", lambda value: as_number(value) not in (None, 1)
     ),
-    Conflict(
-        "ema_decay",
-        "it is the share that the teacher's average keeps at each step",
-        "set it to a number from 0 to below 1",
-        lambda value: value is not None and not 0 <= (-1.0 if (decay := as_number(value)) is None else decay) < 1,
-    ),
     Conflict("input_perturbation", "TwinFlow needs the noise that the path was made with", "set it to 0", is_positive),
     Conflict("flow_custom_timesteps", WHOLE_PATH, "remove it"),
     Conflict("flux_fast_schedule", WHOLE_PATH),

@@ -28,7 +28,6 @@ CONFLICTS = [
         {"crepa_enabled": True, "twinflow_image_free": True, "twinflow_adversarial_enabled": True},
         ["crepa_enabled", "true", "twinflow_image_free", "which such a run does not train on"],
     ),
-    ({"ema_decay": 1.5}, ["ema_decay", "1.5", "below 1"]),
     ({"loss_type": "huber"}, ["loss_type", "huber", "l2"]),
     ({"input_perturbation": 0.1}, ["input_perturbation", "0.1", "set it to 0"]),
     ({"flow_custom_timesteps": "0.5,0.9"}, ["flow_custom_timesteps", "0.5,0.9", "remove it"]),
