@@ -14,7 +14,7 @@ def test_base_plain_half_trained_and_trained_come_in_this_order(seed, runs):
 
 @pytest.mark.host_runs("sd1x_in_order")
 def test_epsilon_model_comes_in_order_too(runs):
-    """Its base has learnt these pictures a little, and differs from run to run: the order holds in the mean of seeds."""
+    """Its base has learnt a little and differs from run to run, so the whole order holds in the mean of seeds alone."""
     found = [runs["sd1x_in_order"][seed] for seed in SEEDS]
     mean = {kind: sum(each[kind] for each in found) / len(found) for kind in found[0]}
     assert all(each["trained"] < 0.7 * each["base"] for each in found), found
