@@ -42,13 +42,13 @@ Measures = dict[str, float]  # by "base", "plain", "half" and "trained"
 
 def sd3_in_order(host: Host, runs: Runs) -> dict[int, Measures]:
     """By seed, 40 steps on the tiny SD3 with the digits."""
-    host = _with_digits(host)
+    host = _with_digits(host, "sd3")
     return {seed: _in_order(host, f"order_sd3_{seed}", MEASURED | {"seed": seed}, 40) for seed in SEEDS}
 
 
 def sd1x_in_order(host: Host, runs: Runs) -> dict[int, Measures]:
     """By seed, 80 steps on an epsilon model of Stable Diffusion 1's kind, which first learns the digits."""
-    host = _with_digits(host)
+    host = _with_digits(host, "sd1x")
     host.pipeline = host.folder / "sd1x"
     _small_sd1x().save_pretrained(host.pipeline)
     steps = {"max_train_steps": KNOWING_STEPS, "checkpointing_steps": KNOWING_STEPS}
@@ -65,15 +65,14 @@ def damaged_samples(host: Host, runs: Runs) -> Run:
     """The measure is asked for other real rows in place of samples, as they are and made worse on purpose."""
     config = MEASURED | {"max_train_steps": 2, "twinflow_quality_samples": 2 * DAMAGED, "train_batch_size": DAMAGED}
     config |= {"twinflow_quality_interval": 2}
-    return _with_digits(host).train("damaged_samples", _config(config), probe=note_damage)
+    return _with_digits(host, "damaged").train("damaged_samples", _config(config), probe=note_damage)
 
 
-def _with_digits(host: Host) -> Host:
-    """The same host with all of the digits."""
+def _with_digits(host: Host, name: str) -> Host:
+    """The same host with all of the digits, in a folder of this recipe's: two recipes are made at a time."""
     other = copy.copy(host)
-    other.images = host.folder / "all_digits"
-    if not other.images.exists():
-        write_digits(other.images)
+    other.images = host.folder / f"digits_{name}"
+    write_digits(other.images)
     return other
 
 
