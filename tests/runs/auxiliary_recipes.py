@@ -1,5 +1,6 @@
 """Runs with the host's auxiliary losses, plain and as TwinFlow; the picture encoder is a tiny one in torch's hub."""
 
+from testbed.trainer import without_twinflow
 from tests.runs.harness import FULL, SEED, TINY, Host, Probe, Runs
 from tests.runs.observer.probes.auxiliary import note_auxiliary_losses
 from tests.runs.run import Run
@@ -34,7 +35,6 @@ AUXILIARY = {
 }
 ROWS = {"train_batch_size": 8, "gradient_accumulation_steps": 1, "max_train_steps": 3, "checkpointing_steps": 3}
 QUIET = {"validation_disable": True}
-OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
 
 
 def auxiliary(host: Host, runs: Runs) -> dict[str, Run]:
@@ -55,7 +55,7 @@ def auxiliary(host: Host, runs: Runs) -> dict[str, Run]:
     return {
         "alone": train("alone", everything | alone, probe=note_auxiliary_losses),
         "resumed": train("resumed", wide | {"max_train_steps": 4, "resume_from_checkpoint": "latest"}),
-        "plain": train("plain", OFF | TINY | ROWS),
+        "plain": train("plain", without_twinflow(SEED) | TINY | ROWS),
         "TwinFlow": train("twinflow", everything, probe=note_auxiliary_losses),
         "full": train("full", everything | FULL | {"crepa_enabled": False}),
     }

@@ -94,13 +94,13 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     # Where the readers have not added it already.
     added = [EMA_ADDED] * (USE_EMA in values and not is_set(given.get(USE_EMA)))
     datasets = given.get("data_backend_config")
+    found = bool(datasets) and Path(str(datasets)).is_file()
     if not datasets:
         added.append("data_backend_config is not set: SimpleTuner needs it.")
-    elif not Path(str(datasets)).is_file():
+    elif not found:
         added.append(
             f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
         )
-    found = bool(datasets) and Path(str(datasets)).is_file()
     return report | {"run": entries, "data": found, "overridden": [*added, *overridden(vars(config), options)]}
 
 
