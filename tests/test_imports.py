@@ -49,6 +49,7 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "examined": "host/settings/test_doctor.py",
     "features": "quality/test_measures.py",
     "latents": "host/drawing/test_quality.py",
+    "lycoris_file": "runs/test_lycoris.py",
     "sources": "host/settings/test_doctor.py",
 }
 

@@ -9,12 +9,15 @@ from typing import Any
 import diffusers
 import torch
 from packaging.version import Version
+from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.sampling.choose import few_step_scheduler
 from simpletuner_twinflow.sampling.pipelines import PipelineKind, kind_of
 from simpletuner_twinflow.sampling.schedule import JUMPS
+
+LORA_FILE = "pytorch_lora_weights.safetensors"  # in a folder that a run has exported to
 
 
 def load_pipeline(
@@ -159,10 +162,31 @@ def _load_lora(pipeline: Any, lora: str) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise TwinFlowError(f"{type(pipeline).__name__} takes no LoRA.")
     path = Path(lora)
-    if path.is_file():
+    file = path if path.is_file() else path / LORA_FILE
+    if file.is_file() and _is_lycoris(file):
+        _load_lycoris(pipeline, file)
+    elif path.is_file():
         pipeline.load_lora_weights(path.parent, weight_name=path.name)
     else:
         pipeline.load_lora_weights(lora)
+
+
+def _is_lycoris(file: Path) -> bool:
+    with safe_open(file, "pt") as content:
+        return all(key.startswith("lycoris_") for key in content.keys())  # noqa: SIM118 - it is no mapping
+
+
+def _load_lycoris(pipeline: Any, file: Path) -> None:
+    """Merge a LyCORIS adapter into the pipeline's network, by LyCORIS itself: diffusers cannot load it."""
+    try:
+        from lycoris import create_lycoris_from_weights
+    except ImportError as error:
+        raise TwinFlowError(f"{file} is a LyCORIS adapter: pip install lycoris-lora.") from error
+    network = pipeline.transformer if hasattr(pipeline, "transformer") else pipeline.unet
+    adapter, _ = create_lycoris_from_weights(1.0, str(file), network)
+    if not adapter.loras:
+        raise TwinFlowError(f"{file} has no layer of {type(network).__name__}: it is of another model.")
+    adapter.merge_to()
 
 
 def _one_line(error: Exception) -> str:

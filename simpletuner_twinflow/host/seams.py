@@ -97,7 +97,7 @@ class Hook:
 
     def __call__(self, module: ModuleType) -> None:
         """Attach to this module, or record what is wrong with its seams."""
-        key = (module.__name__, self.attach.__qualname__)
+        key = (module.__name__, f"{self.attach.__module__}.{self.attach.__qualname__}")
         if key not in _attached and self._fits(module):
             _attached.add(key)
             _attaching.append((module.__name__, self))

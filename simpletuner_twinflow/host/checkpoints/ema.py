@@ -19,6 +19,7 @@ from simpletuner_twinflow.host.checkpoints.saved_run import Trained
 from simpletuner_twinflow.host.run import active_options, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
 from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.lycoris import trained_parameters
 from simpletuner_twinflow.host.training.time_conditioning import TimeConditionedClass
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -91,9 +92,7 @@ def shadows_without_time_conditioning(ema: Any, family_model: FamilyModel) -> It
 
 def time_conditioning_averages(ema: Any, family_model: FamilyModel) -> dict[str, Tensor]:
     """The averages of the time conditioning by the parameters' names; they are the EMA's own tensors."""
-    network = family_model.model.get_trained_component(unwrap_model=True)
-    ours = family_model.time_conditioning_parameters()
-    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    ours, trained = family_model.time_conditioning_parameters(), trained_parameters(family_model.model)
     return {name: shadow for name, shadow in zip(trained, ema.shadow_params, strict=True) if name in ours}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from simpletuner_twinflow.host.run import argument, exported_weights, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses
 from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
+from simpletuner_twinflow.host.training.lycoris import lycoris_of
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -40,7 +41,7 @@ def attach_to_export(module: ModuleType) -> None:
             logger.warning('use_ema is false, so twinflow_export_weights "auto" exports the student\'s weights.')
         if trainer.config.model_type == "full":
             export_pipeline(trainer)
-        else:
+        elif lycoris_of(trainer.model) is None:  # see lycoris_file.py for those
             export_adapter(trainer)
 
     wrap_active(module, "Trainer.init_distillation", init_distillation)

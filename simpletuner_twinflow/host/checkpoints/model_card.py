@@ -10,9 +10,11 @@ import diffusers
 from diffusers import LCMScheduler
 
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
+from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
 from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.host.training.lycoris import lycoris_of
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_settings,
@@ -106,7 +108,16 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     dtype = str(config.weight_dtype).removeprefix("torch.")
     imports = ["import torch", "from diffusers import DiffusionPipeline"]
     loading = [f"pipeline = DiffusionPipeline.from_pretrained({source if full else base!r}, torch_dtype=torch.{dtype})"]
-    if not full:
+    lycoris = lycoris_of(model) is not None
+    if lycoris:
+        imports.append("from lycoris import create_lycoris_from_weights")
+        file = repr(f"{source}/{ADAPTER_FILE}")
+        if config.push_to_hub:
+            imports.append("from huggingface_hub import hf_hub_download")
+            file = f"hf_hub_download({source!r}, {ADAPTER_FILE!r})"
+        network = f"pipeline.{model.MODEL_TYPE.value}"
+        loading.append(f"adapter, _ = create_lycoris_from_weights(1.0, {file}, {network})\nadapter.merge_to()")
+    elif not full:
         loading.append(f"pipeline.load_lora_weights({source!r})")
 
     stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
@@ -128,6 +139,8 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
             imports[1] += f", {type(stock).__name__}"
             loading.append(f"pipeline.scheduler = {type(stock).__name__}({settings})")
 
+    if lycoris:
+        note = note.replace("needs diffusers alone", "needs diffusers and lycoris-lora alone")
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
     arguments = [f"prompt={prompt!r}", asked, *_call_arguments(model)]
     arguments += [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.run import wrap_active
 from simpletuner_twinflow.host.seams import Seam, uses
+from simpletuner_twinflow.host.training.lycoris import as_plain, lycoris_of
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
@@ -51,7 +52,7 @@ def refuse_other_run(folder: Path, model: Any) -> None:
     Raises:
         OtherRunError: Names the key, its value, and the way out.
     """
-    config, adapter = model.config, folder / ADAPTER_FILE
+    config, adapter, lycoris = model.config, folder / ADAPTER_FILE, lycoris_of(model)
     if adapter.exists() != (config.model_type == "lora"):
         if not adapter.exists() and not (folder / model.MODEL_SUBFOLDER).is_dir():
             return  # neither kind of checkpoint; the host refuses it
@@ -59,11 +60,21 @@ def refuse_other_run(folder: Path, model: Any) -> None:
         raise OtherRunError(folder, holds, "model_type", config.model_type)
     if not adapter.exists():
         return
+    with safe_open(adapter, "pt") as file:
+        saved_shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - it is no mapping
+    holds_lycoris = all(key.startswith("lycoris_") for key in saved_shapes)
+    if holds_lycoris != (lycoris is not None):
+        holds = "a LyCORIS adapter" if holds_lycoris else "an adapter of PEFT"
+        raise OtherRunError(folder, holds, "lora_type", config.lora_type)
+    if lycoris is not None:
+        with as_plain(lycoris):
+            own_shapes = {key: list(weight.shape) for key, weight in lycoris.state_dict().items()}
+        if own_shapes != saved_shapes:
+            raise OtherRunError(folder, "a LyCORIS adapter of other shapes", "lycoris_config", config.lycoris_config)
+        return
     parameters = model.get_trained_component(unwrap_model=True).named_parameters()
     ours = _rank(parameter.shape for name, parameter in parameters if ".lora_" in name)
-    with safe_open(adapter, "pt") as file:
-        keys = [key for key in file.keys() if "lora" in key.lower()]  # noqa: SIM118 - it is no mapping
-        saved = _rank(file.get_slice(key).get_shape() for key in keys)
+    saved = _rank(shape for key, shape in saved_shapes.items() if "lora" in key.lower())
     if ours != saved:
         raise OtherRunError(folder, f"an adapter of rank {saved}", "lora_rank", config.lora_rank)
 

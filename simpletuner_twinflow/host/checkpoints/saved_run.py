@@ -13,6 +13,7 @@ from simpletuner_twinflow._hooks import DISTRIBUTION
 from simpletuner_twinflow.host.checkpoints.files import STATE_FILE, CheckpointError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.guidance import settled
+from simpletuner_twinflow.host.training.lycoris import trained_parameters
 from simpletuner_twinflow.options import PREFIX
 
 # The host's keys that shape TwinFlow's training: the average that teaches, what is dropped, and how roles are drawn.
@@ -48,7 +49,7 @@ class Trained:
                 [names.get(id(each), f"other parameter {number}") for number, each in enumerate(group["params"])]
                 for group in optimizer.param_groups
             ],
-            ema=[name for name, parameter in parameters.items() if parameter.requires_grad],
+            ema=[*trained_parameters(model)],
         )
 
     def without(self, names: list[str]) -> "Trained":

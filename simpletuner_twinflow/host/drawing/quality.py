@@ -35,6 +35,7 @@ from simpletuner_twinflow.host.settings.budget import BASE_STEPS, FIELD_ROWS, Bu
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.logging import STEP_MARK
+from simpletuner_twinflow.host.training.lycoris import lycoris_of, returns_to_base
 from simpletuner_twinflow.host.training.trainer import distiller_of
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.quality.features import Scale, random_features
@@ -164,7 +165,7 @@ class QualityMeasure:
                 [moved(part, self._accelerator.device) for part in chosen_rows(self.rows.batches, FIELD_ROWS)],
                 self._seed,
                 teacher=None if ema is None else lambda: teacher_weights(parameters(), ema.shadow_params),
-                base=None if base is None else lambda: teacher_weights(*base.weights()),
+                base=None if base is None else lambda: base.lend()(),
                 empty_prompt=self._options.scale > 1,
             )
 
@@ -177,8 +178,8 @@ class QualityMeasure:
             return None
         base = None
         if self._base is not None:
-            first = self._base.weights
-            base = (lambda: teacher_weights(*first())), BASE_STEPS, self._options.scale
+            first = self._base
+            base = (lambda: first.lend()()), BASE_STEPS, self._options.scale
         with self._drawing():
             _, weights = next(self._trained_weights())
             return self._sheet.picture(self.rows, weights, base, self._accelerator.device)
@@ -195,7 +196,7 @@ class QualityMeasure:
         if self._base is None:
             return {}
         found: Values = {}
-        with teacher_weights(*self._base.weights()):
+        with self._base.lend()():
             for count in (BASE_STEPS, self._options.target_step_count):
                 draw = partial(many_step_samples, self._model, count, self._options.scale)
                 samples = self._features(self._drawn(draw), scale)
@@ -252,6 +253,8 @@ def _base_of(trainer: Any) -> FrozenBase | None:
     distiller, config = trainer.distiller, trainer.config
     if distiller.base is not None or config.model_type != "lora" or config.lora_init_type in MOVES_BASE:
         return distiller.base
+    if (lycoris := lycoris_of(trainer.model)) is not None and not returns_to_base(lycoris):
+        return None
     base = FrozenBase(trainer, distiller.options)
     return None if base.kept() else base
 

@@ -72,12 +72,6 @@ HOST_CONFLICTS = (
     Conflict("flow_custom_timesteps", WHOLE_PATH, "remove it"),
     Conflict("flux_fast_schedule", WHOLE_PATH),
     Conflict("tread_config", "TREAD drops tokens by chance, teacher and student would differ", "remove it"),
-    Conflict(
-        "lora_type",
-        "the EMA teacher cannot be swapped into a LyCORIS network",
-        'set lora_type to "standard"',
-        lambda value: str(value).lower() == "lycoris",
-    ),
     Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
     Conflict("fsdp_enable", SHARDED, "train without FSDP"),

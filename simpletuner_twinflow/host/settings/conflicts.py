@@ -10,6 +10,8 @@ from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings import conflict_rows
 from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_set
 from simpletuner_twinflow.host.settings.families import predicts_flow, unsupported_reason
+from simpletuner_twinflow.host.settings.guidance import settled
+from simpletuner_twinflow.host.settings.lycoris_config import lycoris_problems
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.options import TwinFlowOptions
 
@@ -86,7 +88,11 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
                     f"which such a run does not train on. Set {key} or twinflow_image_free to false."
                 )
     if ours and config.get("model_type") == "lora":
-        yield from _adapter_problems(config)
+        if str(config.get("lora_type")).lower() == "lycoris":
+            needs_base = options.scale > 1 and settled(options, "lora").guidance_reference == "base"
+            yield from lycoris_problems(config.get("lycoris_config"), needs_base=needs_base)
+        else:
+            yield from _adapter_problems(config)
     yield from _dataset_problems(config.get("data_backend_config"))
     # A model that is neither a flow nor bridged has its line above.
     if ours and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):

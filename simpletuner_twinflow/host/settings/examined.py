@@ -29,6 +29,7 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "lora_init_type": "default",
     "caption_dropout_probability": 0.1,
     "lora_type": "standard",
+    "lycoris_config": None,
     "peft_lora_target_modules": None,
     "max_train_steps": None,
     "validation_step_interval": 100,
@@ -106,8 +107,10 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _adapted(config: Any) -> str:
     """Which layers a LoRA is for."""
-    if config.model_type != "lora" or config.lora_type != "standard":
+    if config.model_type != "lora":
         return ""
+    if str(config.lora_type).lower() == "lycoris":
+        return f"the layers that LyCORIS takes by lycoris_config {config.lycoris_config}"
     named = str(config.peft_lora_target_modules or "")
     if named not in ("", "None"):
         return f"peft_lora_target_modules {', '.join(re.findall(NAME, named))}"

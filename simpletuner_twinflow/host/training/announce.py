@@ -19,6 +19,7 @@ from simpletuner_twinflow.host.run import exported_weights
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, block, recorded, size, summary
 from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
+from simpletuner_twinflow.host.training.lycoris import IN_NETWORK, lycoris_of
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
 from simpletuner_twinflow.host.training.trainer import distiller_of
 
@@ -76,19 +77,23 @@ def said_at_start(trainer: Any) -> str:
     entries["memory"] += " beyond plain training without EMA"
     file = "pytorch_lora_weights.safetensors" if config.model_type == "lora" else "pipeline"
     weights = {"ema": "the EMA's", "student": "the student's"}[exported_weights(config)]
-    entries["adapts"] = adapted(model.model.get_trained_component(unwrap_model=True))
+    entries["adapts"] = adapted(model.model.get_trained_component(unwrap_model=True), lycoris_of(model.model))
     entries["results"] = f"{weights} weights in {Path(config.output_dir) / file}, {_trackers(config)}"
     entries["resumes"] = getattr(trainer.accelerator, RESUMED, "")
     return block(f"TwinFlow {_version()} is on; this run", entries)
 
 
-def adapted(network: torch.nn.Module) -> str:
-    """Which of a network's linear layers carry an adapter; "" where none does."""
-    adapters = {name for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+def adapted(network: torch.nn.Module, lycoris: Any | None = None) -> str:
+    """Which of a network's linear layers carry an adapter, of PEFT or the LyCORIS network; "" where none does."""
+    named = dict(network.named_modules())
+    adapters = {name for name, module in named.items() if isinstance(module, BaseTunerLayer)}
+    if lycoris is not None:
+        changed_layers = {id(layer.org_module[0]) for layer in lycoris.loras}
+        adapters = {name for name, module in named.items() if id(module) in changed_layers}
     if not adapters:
         return ""
-    linear = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
-    added = PROJECTORS | {*TIME_CONDITIONING}
+    linear = [name for name, module in named.items() if isinstance(module, torch.nn.Linear)]
+    added = PROJECTORS | {*TIME_CONDITIONING, IN_NETWORK}
     layers = {
         name.removesuffix(".base_layer") for name in linear if ".lora_" not in name and not added & {*name.split(".")}
     }

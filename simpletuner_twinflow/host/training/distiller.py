@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
 from simpletuner_twinflow.host.training.family_model import FamilyModel
-from simpletuner_twinflow.host.training.frozen_base import FrozenBase
+from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
 from simpletuner_twinflow.host.training.meter import WindowMeter
 from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
 from simpletuner_twinflow.method.roles import RoleSampler
@@ -123,7 +123,7 @@ class TwinFlowDistiller(DistillationBase):
         passes = self.family_model.predict_with(prepared_batch)
         student, teacher = replay_rng(student_rng)(passes), self._teacher(passes, student_rng)
         generator = _generator(stream + 1, device)
-        base = None if self.base is None else _lent(passes, student_rng, self.base.weights)
+        base = None if self.base is None else _lent(passes, student_rng, self.base.lend)
         losses = compute_losses(rows, prediction, self.options, student, teacher, generator=generator, base=base)
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
         whole, logs = auxiliary_loss(self.trainer.model, output, prepared_batch, rows, losses.total)
@@ -139,26 +139,26 @@ class TwinFlowDistiller(DistillationBase):
         if ema is None:
             return replay_rng(rng)(passes)
 
-        def weights() -> tuple[list, list]:
+        def lend() -> Block:
             parameters = list(self.trainer._get_trainable_parameters())
             shadows = [
                 shadow.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
                 for shadow, parameter in zip(ema.shadow_params, parameters, strict=True)
             ]
-            return parameters, shadows
+            return partial(teacher_weights, parameters, shadows)
 
-        return _lent(passes, rng, weights)
+        return _lent(passes, rng, lend)
 
 
-def _lent(passes: Predict, rng: RngState, weights: Callable[[], tuple[list, list]]) -> Predict:
+def _lent(passes: Predict, rng: RngState, lend: Callable[[], Block]) -> Predict:
     """These passes with other weights, made for the first pass that needs them, and with the student's random numbers.
 
-    Args: weights: gives the parameters and what is lent to each.
+    Args: lend: gives the block in which the network has them.
     """
-    once = cache(weights)
+    once = cache(lend)
 
     def predict(*args: Any) -> Tensor:
-        with teacher_weights(*once()), replay_rng(rng):
+        with once()(), replay_rng(rng):
             return passes(*args)
 
     return predict

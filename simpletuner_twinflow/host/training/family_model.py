@@ -12,6 +12,7 @@ from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.host.training.batches import DESTINATIONS, select_rows, unconditional, without_words
+from simpletuner_twinflow.host.training.lycoris import lycoris_of, train_beside
 from simpletuner_twinflow.host.training.time_conditioning import SIGN, TARGET_TIME, TIME_CONDITIONING, attach, hidden
 from simpletuner_twinflow.method.batch import ONE_STEP
 from simpletuner_twinflow.method.batch_layout import on_whole_batch
@@ -70,8 +71,11 @@ class FamilyModel:
 
     def train_time_conditioning(self) -> None:
         """Train these modules beside an adapter; PEFT, which freezes all but its own weights, must come before."""
-        for module in self.time_conditioning_modules().values():
+        modules = self.time_conditioning_modules()
+        for module in modules.values():
             module.requires_grad_(True)
+        if (lycoris := lycoris_of(self.model)) is not None:
+            train_beside(lycoris, modules)
 
     def sigma(self, batch: Mapping[str, Any]) -> Tensor:
         """The time of each row of a host batch, 1 at noise, (B,) float32."""

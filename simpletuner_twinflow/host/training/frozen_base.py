@@ -1,6 +1,8 @@
 """The network as it was before training, the reference of guidance: its first weights, lent for a pass."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -9,8 +11,18 @@ from torch.nn import Parameter
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
+from simpletuner_twinflow.host.training.lycoris import (
+    IN_NETWORK,
+    lycoris_of,
+    returns_to_base,
+    switched_off,
+    trained_parameters,
+)
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
+from simpletuner_twinflow.method.teacher import teacher_weights
 from simpletuner_twinflow.options import TwinFlowOptions
+
+Block = Callable[[], AbstractContextManager[None]]
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -20,9 +32,10 @@ A, B = {"lora_A", "lora_embedding_A"}, {"lora_B", "lora_embedding_B"}  # in the 
 class FrozenBase:
     """The first values of all that a run trains. Must be made before anything is trained, or loaded from a checkpoint.
 
-    Where they are known they are not kept: an adapter is switched off by zeros for its factors B, and time conditioning
-    by zeros, so a LoRA needs no memory. An adapter that has changed the base's weights is kept as it was made, and so
-    is all else: what a full fine-tune trains, and modules that are trained whole beside an adapter.
+    Where they are known they are not kept: an adapter is switched off by zeros for its factors B, a LyCORIS network by
+    its multiplier, and time conditioning by zeros, so an adapter needs no memory. An adapter that has changed the
+    base's weights is kept as it was made, and so is all else: what a full fine-tune trains, and modules that are
+    trained whole beside an adapter.
     """
 
     def __init__(self, trainer: Any, options: TwinFlowOptions) -> None:
@@ -31,6 +44,10 @@ class FrozenBase:
         lora = trainer.config.model_type == "lora"
         moved = lora and trainer.config.lora_init_type in MOVES_BASE
         self._left_alone, zeros = (set(), set()) if moved else (A, B)
+        if (lycoris := lycoris_of(self._model)) is not None:
+            if not returns_to_base(lycoris):
+                raise TwinFlowError("LyCORIS cannot switch this network off, so there is no base for guidance.")
+            self._left_alone = {IN_NETWORK}
         self._zeros = zeros | {*TIME_CONDITIONING}
         device, dtype = trainer.accelerator.device, None
         if not lora and options.guidance_base_device == "cpu":
@@ -42,14 +59,21 @@ class FrozenBase:
         if self._kept and trainer.accelerator.is_main_process:
             self._log_cost(trainer.accelerator.device)
 
-    def weights(self) -> tuple[list[Parameter], list[Tensor]]:
-        """For `teacher_weights`: the trained parameters, and the values they had at first, on their devices.
+    def lend(self) -> Block:
+        """A block in which the network is this base, to be entered as often as needed: its values are made here, once.
 
         Raises:
             TwinFlowError: A parameter is trained that was not when training began.
         """
-        trained = self._trained()
-        return list(trained.values()), [self._first(name, parameter) for name, parameter in trained.items()]
+        trained, lycoris = self._trained(), lycoris_of(self._model)
+        first = [self._first(name, parameter) for name, parameter in trained.items()]
+
+        @contextmanager
+        def block() -> Iterator[None]:
+            with teacher_weights(trained.values(), first), switched_off(lycoris):
+                yield
+
+        return block
 
     def kept(self) -> list[Tensor]:
         """The values that take memory of their own."""
@@ -63,12 +87,11 @@ class FrozenBase:
         return value.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
 
     def _trained(self) -> dict[str, Parameter]:
-        """What is trained, by name, without the factors A: they add nothing where B is zero."""
-        network = self._model.get_trained_component(unwrap_model=True)
+        """What is lent, by name: all that is trained but the factors A, which add nothing where B is zero."""
         return {
             name: parameter
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad and not self._left_alone & _parts(name)
+            for name, parameter in trained_parameters(self._model).items()
+            if not self._left_alone & _parts(name)
         }
 
     def _log_cost(self, accelerator: torch.device) -> None:

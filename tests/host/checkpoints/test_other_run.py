@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from lycoris import LycorisNetwork, create_lycoris
+from safetensors.torch import save_file
 
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE, OtherRunError, refuse_other_run
 
@@ -30,6 +32,35 @@ def test_other_kind_of_training_is_refused_either_way(checkpoint, trainer):
     (checkpoint / trainer.model.MODEL_SUBFOLDER).mkdir()
     with pytest.raises(OtherRunError, match="holds a full model, and model_type is 'lora'"):
         refuse_other_run(checkpoint, trainer.model)
+
+
+def lycoris_of(network, factor):
+    LycorisNetwork.apply_preset({"target_module": ["Attention"]})
+    lycoris = create_lycoris(network, 1.0, 4, 1, algo="lokr", factor=factor, warn_on_unmatched=False)
+    lycoris.apply_to()
+    return lycoris
+
+
+def test_adapters_of_peft_and_lycoris_are_not_taken_for_each_other(checkpoint, trainer, tmp_path):
+    network = trainer.model.get_trained_component(unwrap_model=True)
+    trainer.model.accelerator._lycoris_wrapped_network = lycoris_of(network, 2)
+    trainer.model.config.lora_type = "lycoris"
+    with pytest.raises(OtherRunError, match="holds an adapter of PEFT, and lora_type is 'lycoris'"):
+        refuse_other_run(checkpoint, trainer.model)
+    save_file(trainer.model.accelerator._lycoris_wrapped_network.state_dict(), tmp_path / ADAPTER_FILE)
+    refuse_other_run(tmp_path, trainer.model)
+    trainer.model.accelerator._lycoris_wrapped_network = None
+    trainer.model.config.lora_type = "standard"
+    with pytest.raises(OtherRunError, match="holds a LyCORIS adapter, and lora_type is 'standard'"):
+        refuse_other_run(tmp_path, trainer.model)
+
+
+def test_lycoris_adapter_of_other_shapes_is_refused(trainer, tmp_path):
+    network = trainer.model.get_trained_component(unwrap_model=True)
+    save_file(lycoris_of(network, 2).state_dict(), tmp_path / ADAPTER_FILE)
+    trainer.model.accelerator._lycoris_wrapped_network = lycoris_of(network, 4)
+    with pytest.raises(OtherRunError, match="a LyCORIS adapter of other shapes, and lycoris_config is"):
+        refuse_other_run(tmp_path, trainer.model)
 
 
 def test_checkpoint_of_neither_kind_is_left_to_the_host(tmp_path, trainer):

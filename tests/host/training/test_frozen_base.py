@@ -39,7 +39,7 @@ def passes(predict, x_t):
 
 def by_base(trainer, batch):
     """As the distiller passes the base to the objective."""
-    lent = _lent(trainer.twinflow_model.predict_with(batch), RngState.capture("cpu"), trainer.distiller.base.weights)
+    lent = _lent(trainer.twinflow_model.predict_with(batch), RngState.capture("cpu"), trainer.distiller.base.lend)
     return passes(lent, batch["noisy_latents"])
 
 
@@ -158,7 +158,7 @@ def test_parameter_that_is_trained_only_later_is_refused(make):
     trainer = make()
     trainer.model.model.proj_out.weight.requires_grad_(True)
     with pytest.raises(TwinFlowError, match=r"proj_out.weight is trained, but was not"):
-        trainer.distiller.base.weights()
+        trainer.distiller.base.lend()
 
 
 @pytest.mark.parametrize("changes", [{}, FULL], ids=["lora", "full"])

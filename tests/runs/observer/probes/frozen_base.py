@@ -8,7 +8,6 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 from simpletuner_twinflow.method.objective import PromptRows
-from simpletuner_twinflow.method.teacher import teacher_weights
 
 
 def base_is_untouched(trainer, batch):
@@ -27,7 +26,7 @@ def base_is_untouched(trainer, batch):
         torch.set_rng_state(state)
         return family_model.predict_with(batch)(x_t, t, t, ones, PromptRows(tuple(range(len(x_t)))))
 
-    with teacher_weights(*base.weights()):
+    with base.lend()():
         lent = velocity(batch)
     conditioning, family_model.time_conditioning = family_model.time_conditioning, None
     with untouched(trainer):
@@ -39,8 +38,17 @@ def base_is_untouched(trainer, batch):
 
 @contextmanager
 def untouched(trainer):
-    """Inside: the adapter switched off by PEFT, or a full fine-tune's weights as in the model's files."""
+    """Inside: the adapter switched off by PEFT or taken out, or a full fine-tune's weights as in the model's files."""
     network, config = trainer.model.get_trained_component(unwrap_model=True), trainer.config
+    if config.lora_type == "lycoris":
+        layers = trainer.lycoris_wrapped_network.loras
+        assert layers
+        for layer in layers:
+            layer.org_module[0].forward = layer.org_forward
+        yield
+        for layer in layers:
+            layer.org_module[0].forward = layer.forward
+        return
     if config.model_type == "lora":
         layers = [module for module in network.modules() if isinstance(module, LoraLayer)]
         assert layers
