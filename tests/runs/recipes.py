@@ -21,6 +21,7 @@ from tests.runs.quality_recipes import QUALITY_RECIPES
 from tests.runs.rank_recipes import RANK_RECIPES
 from tests.runs.resume_recipes import RESUME_RECIPES
 from tests.runs.run import Run
+from tests.runs.streamed_recipes import STREAMED_RECIPES
 
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
 ORDINARY_SAMPLING = {"validation_num_inference_steps": 5, "validation_guidance": 3.0}
@@ -184,4 +185,5 @@ RECIPES |= (
     | QUALITY_RECIPES
     | AUXILIARY_RECIPES
     | LYCORIS_RECIPES
+    | STREAMED_RECIPES
 )

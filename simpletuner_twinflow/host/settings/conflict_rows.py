@@ -41,6 +41,7 @@ OWN_WEIGHTS = "TwinFlow's terms have weights of their own"
 WHOLE_PATH = "TwinFlow needs times from the whole path"
 SHARDED = "sharded weights cannot be swapped for the teacher's"
 WITHOUT_SHARDS = "choose plain data-parallel training in the accelerate config"
+STREAMED = "weights that are trained and streamed to the accelerator cannot be swapped for the teacher's"
 NO_SNR = "TwinFlow's terms are not weighted by the SNR"
 NO_MASK = "a masked loss is not part of TwinFlow's losses"
 NO_PARENT = "its parent target would be ignored"
@@ -79,10 +80,6 @@ HOST_CONFLICTS = (
     Conflict(
         "context_parallel_size", "roles are drawn per rank", "set it to 1", lambda value: (as_number(value) or 1) > 1
     ),
-    Conflict("ramtorch", "streamed weights cannot be swapped for the teacher's", "set ramtorch to false"),
-    Conflict(
-        "musubi_blocks_to_swap", "swapped blocks cannot be exchanged for the teacher's", "set it to 0", is_positive
-    ),
 )
 
 # The host's auxiliary losses that are carried over: they are of the data, which a run by its own samples has none of.
@@ -93,8 +90,10 @@ LAUNCHER_CONFLICTS = tuple(
     Conflict(f"ACCELERATE_USE_{engine}", SHARDED, WITHOUT_SHARDS) for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 )
 
-# Of a full fine-tune. An adapter's frozen base may be quantised, since teacher and student share it.
+# Of a full fine-tune. An adapter's frozen base may be quantised or streamed, since teacher and student share it.
 FULL_CONFLICTS = (
+    Conflict("ramtorch", STREAMED, "set ramtorch to false, or train a LoRA"),
+    Conflict("musubi_blocks_to_swap", STREAMED, "set it to 0, or train a LoRA", is_positive),
     Conflict(
         "base_model_precision",
         "the teacher is an average of the trained weights, and quantised ones have none",

@@ -23,8 +23,9 @@ def add_modules(network: nn.Module, family: Family, step_times: tuple[float, ...
     The host's own sign embedding is not used: its loader fails on quantised networks and those with float32 modules.
     """
     reference = next(network.parameters())
-    linear = [layer for layer in network.get_submodule(family.time_embedding).modules() if isinstance(layer, nn.Linear)]
-    width = linear[-1].out_features
+    # By what they have, not by class: quantised and streamed layers are no `nn.Linear`.
+    layers = network.get_submodule(family.time_embedding).modules()
+    width = [layer.out_features for layer in layers if hasattr(layer, "out_features")][-1]
     target_time, negative_time = TargetTimeEmbedding(width, step_times), NegativeTimeEmbedding(width)
     for name, module in ((TARGET_TIME, target_time), (NEGATIVE_TIME, negative_time)):
         network.add_module(name, module.to(device=reference.device, dtype=reference.dtype))
