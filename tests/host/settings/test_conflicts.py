@@ -68,7 +68,7 @@ def test_conflict_is_refused_in_one_line_that_names_key_value_and_way_out(change
 
 
 def test_every_row_of_the_table_of_conflicts_is_tried_here():
-    tried = {key for changes, _ in CONFLICTS for key in changes} | {"ramtorch"}
+    tried = {key for changes, _ in CONFLICTS for key in changes}
     assert {conflict.key for conflict in HOST_CONFLICTS} <= tried
 
 
@@ -76,11 +76,13 @@ def test_adapter_on_a_quantised_base_is_accepted():
     assert load(SEED, base_model_precision="int8-quanto").twinflow_enabled
 
 
-def test_ramtorch_is_refused_too():
+def test_ramtorch_is_refused_for_a_full_fine_tune_alone():
     """Asked of the check itself: without a GPU the host's parser refuses the key before it comes to that."""
-    config = load(SEED)
-    [problem] = conflicts(vars(config) | {"ramtorch": True}, TwinFlowOptions.from_mapping(vars(config)))
-    assert "set ramtorch to false" in problem
+    config = vars(load(SEED)) | {"ramtorch": True}
+    options = TwinFlowOptions.from_mapping(config)
+    assert [*conflicts(config, options)] == []
+    [problem] = conflicts(config | {"model_type": "full"}, options)
+    assert "set ramtorch to false, or train a LoRA" in problem
 
 
 @pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
