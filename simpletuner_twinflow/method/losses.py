@@ -63,18 +63,21 @@ def rectify_target(prediction: Tensor, velocity_difference: Tensor, *, clamp: fl
     return (at_least_float32(prediction) - at_least_float32(velocity_difference).clamp(-clamp, clamp)).detach()
 
 
-def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """The mean squared error of each sample: (B, ...) and (B, ...) to (B,)."""
-    return (at_least_float32(prediction) - at_least_float32(target)).square().flatten(1).mean(dim=1)
+def squared_error(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean squared error of each sample, each element's weighted if asked for: (B, ...) and (B, ...) to (B,)."""
+    error = (at_least_float32(prediction) - at_least_float32(target)).square()
+    return (error if weights is None else error * weights).flatten(1).mean(dim=1)
 
 
-def barron(prediction: Tensor, target: Tensor, *, alpha: float = 1.0, scale: float = 1e-3) -> Tensor:
+def barron(
+    prediction: Tensor, target: Tensor, weights: Tensor | None = None, *, alpha: float = 1.0, scale: float = 1e-3
+) -> Tensor:
     """The squared error of each sample, reweighted after Barron's general robust loss (`barron_reweighting_loss`).
 
     `mse ((mse / scale^2) / |alpha - 2| + 1)^((alpha - 2) / 2) / scale`, the weight detached: large errors count
     less than their square. (B, ...) and (B, ...) to (B,). alpha = 2 is the squared error over the scale.
     """
-    error = squared_error(prediction, target)
+    error = squared_error(prediction, target, weights)
     if alpha == 2:
         return error / scale
     ratio = error.detach() / (scale**2 + BARRON_EPSILON)

@@ -49,7 +49,7 @@ __all__ = [
     "training_step",
 ]
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": squared_error, "barron": barron}
+DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {"l2": squared_error, "barron": barron}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,7 @@ def compute_losses(
     generator: torch.Generator,
     *,
     base: Predict | None = None,
+    weights: Tensor | None = None,
 ) -> Losses:
     """Every term of the batch, given the student's prediction.
 
@@ -94,6 +95,7 @@ def compute_losses(
         generator: source of every random number drawn here.
         base: the frozen network before training, with the student's random numbers; called without gradient, and needed
             only where it is the reference of guidance.
+        weights: of each squared error in every term, (B, 1, ...) or (B, ...); None for 1.
 
     Raises:
         TwinFlowError: if the prediction's shape is not the rows', or the base is needed and not given.
@@ -102,7 +104,11 @@ def compute_losses(
         raise TwinFlowError(
             f"The student's pass returned shape {tuple(prediction.shape)} for x_t of {tuple(rows.x_t.shape)}."
         )
-    distance = DISTANCES[options.loss]
+
+    def distance(at: tuple[int, ...], target: Tensor) -> Tensor:
+        rows_at = index(at, prediction)
+        return DISTANCES[options.loss](prediction[rows_at], target, None if weights is None else weights[rows_at])
+
     one_step = rows.having(Role.one_step)
     forwards = {"student": len(rows.roles), "generated": rows.generated, "guidance": 0, "rollout": 0, "rectify": 0}
     losses: dict[str, tuple[Tensor, float]] = {}  # by term: the loss of each row that has it, and its weight
@@ -114,7 +120,7 @@ def compute_losses(
         forwards["guidance"] += 2 * guided_count
 
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
-        loss = distance(prediction[index(at, prediction)], target)
+        loss = distance(at, target)
         if options.time_weighting:
             loss = loss * time_weight(rows.t, rows.r)[index(at, loss)]
         return loss
@@ -127,8 +133,7 @@ def compute_losses(
     if near := rows.having(Role.near):
         losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
     if twins := rows.having(Role.twin):
-        at = index(twins, prediction)
-        losses["adversarial"] = distance(prediction[at], rows.velocity[at]), options.adversarial_weight
+        losses["adversarial"] = distance(twins, rows.velocity[index(twins, prediction)]), options.adversarial_weight
     if one_step and options.adversarial_enabled and options.rectify_weight > 0:
         f1 = prediction[index(one_step, prediction)]
         draws, guide = Draws(generator, rows.x_t.device), None
@@ -137,7 +142,7 @@ def compute_losses(
             forwards["guidance"] += 2 * len(one_step)
         target, separation = _rectify_target(rows, one_step, f1.detach(), options, student, guide, draws)
         watched["sign_separation"] = Term(total=separation.sum(), rows=len(one_step))
-        losses["rectify"] = distance(f1, target), options.rectify_weight
+        losses["rectify"] = distance(one_step, target), options.rectify_weight
         forwards["rectify"] = 2 * len(one_step)
 
     weighted = [weight * loss.sum() for loss, weight in losses.values()]

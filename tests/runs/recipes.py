@@ -9,6 +9,7 @@ from testbed.digits import write_digits
 from testbed.trainer import datasets
 from tests.runs.auxiliary_recipes import AUXILIARY_RECIPES
 from tests.runs.damage_recipes import DAMAGE_RECIPES
+from tests.runs.data_recipes import DATA_RECIPES
 from tests.runs.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.runs.export_recipes import EXPORT_RECIPES
 from tests.runs.harness import FULL, SEED, TINY, Host, Runs
@@ -186,4 +187,5 @@ RECIPES |= (
     | AUXILIARY_RECIPES
     | LYCORIS_RECIPES
     | STREAMED_RECIPES
+    | DATA_RECIPES
 )

@@ -43,8 +43,6 @@ SHARDED = "sharded weights cannot be swapped for the teacher's"
 WITHOUT_SHARDS = "choose plain data-parallel training in the accelerate config"
 STREAMED = "weights that are trained and streamed to the accelerator cannot be swapped for the teacher's"
 NO_SNR = "TwinFlow's terms are not weighted by the SNR"
-NO_MASK = "a masked loss is not part of TwinFlow's losses"
-NO_PARENT = "its parent target would be ignored"
 
 # What the feature's documentation asks, and so what the host's own implementation is checked for.
 DOCUMENTED_CONFLICTS = (
@@ -138,9 +136,6 @@ MOVES_BASE = ("pissa", "olora")  # the values of lora_init_type that change the 
 
 # In a data config the host takes any text for true.
 DATASET_CONFLICTS = (
-    Conflict("is_regularisation_data", NO_PARENT, "remove the dataset", bool),
-    Conflict("is_regularization_data", NO_PARENT, "remove the dataset", bool),
-    Conflict("conditioning_type", NO_MASK, "remove the mask dataset", lambda value: value in ("mask", "segmentation")),
     Conflict(
         "slider_strength",
         "a slider's sign would apply to the student and not to the teacher",

@@ -1,14 +1,13 @@
 """The settings of a run that TwinFlow cannot be combined with, found before a model loads."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings import conflict_rows
 from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_set
+from simpletuner_twinflow.host.settings.data_config import DataConfigError, datasets_of, has_regularisation
 from simpletuner_twinflow.host.settings.families import predicts_flow, unsupported_reason
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.settings.lycoris_config import lycoris_problems
@@ -89,8 +88,7 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
                 )
     if ours and config.get("model_type") == "lora":
         if str(config.get("lora_type")).lower() == "lycoris":
-            needs_base = options.scale > 1 and settled(options, "lora").guidance_reference == "base"
-            yield from lycoris_problems(config.get("lycoris_config"), needs_base=needs_base)
+            yield from lycoris_problems(config.get("lycoris_config"), needs_base=_needs_base(config, options))
         else:
             yield from _adapter_problems(config)
     yield from _dataset_problems(config.get("data_backend_config"))
@@ -119,22 +117,24 @@ def _adapter_problems(config: Config) -> Iterator[str]:
 
 
 def _dataset_problems(path: Any) -> Iterator[str]:
-    if not isinstance(path, str) or not os.path.isfile(path):
-        return  # the host has its own message for that
-    where = f"data_backend_config is {shown(path)}"
     try:
-        datasets = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
-        yield f"{where}, which cannot be read as JSON: {error}. Mend the file."
-        return
-    if not isinstance(datasets, list) or not all(isinstance(dataset, dict) for dataset in datasets):
-        yield f"{where}, which must hold a JSON list of objects, one a dataset; found {_kind(datasets)}. Mend the file."
+        datasets = datasets_of(path)
+    except DataConfigError as error:
+        yield str(error)
         return
     for dataset in datasets:
-        if dataset.get("disabled") or dataset.get("disable"):
-            continue  # the host reads both
         for line in _met(conflict_rows.DATASET_CONFLICTS, dataset):
             yield f"{line} (dataset {dataset.get('id')!r} in {path})"
+
+
+def _needs_base(config: Config, options: TwinFlowOptions) -> bool:
+    """Whether an adapter is switched off in some passes: for guidance, or for a regularisation set's targets."""
+    if options.scale > 1 and settled(options, "lora").guidance_reference == "base":
+        return True
+    try:
+        return has_regularisation(config.get("data_backend_config"))
+    except DataConfigError:
+        return False  # which has its own line
 
 
 def _met(rows: Iterable[Conflict], values: Config) -> Iterator[str]:
@@ -151,10 +151,3 @@ def _found(config: Config, key: str) -> str:
     """A switch as the user wrote it; false where it is missing."""
     value = config.get(key)
     return "false" if value is None else shown(value)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list):
-        strange = next(item for item in value if not isinstance(item, dict))
-        return f"{shown(strange)} in the list"
-    return "an object" if isinstance(value, dict) else shown(value)

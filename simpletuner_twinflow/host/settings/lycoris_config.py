@@ -42,8 +42,8 @@ def lycoris_problems(path: Any, *, needs_base: bool) -> Iterator[str]:
     kept = "dora_wd" if _is_set_in(content, "dora_wd", "weight_decompose") else "bypass_mode" if bypass else None
     if kept is not None:
         yield (
-            f"{where}, with {kept}: LyCORIS cannot switch such a network off, and guidance needs the base beside it. "
-            f'Way out: set {kept} to false, or twinflow_guidance_reference to "ema".'
+            f"{where}, with {kept}: LyCORIS cannot switch such a network off, and the base is needed beside it, for "
+            f'guidance or a regularisation set. Way out: set {kept} to false, or twinflow_guidance_reference to "ema".'
         )
 
 

@@ -1,7 +1,7 @@
 """TwinFlow as one of the host's distillers; `DistillationBase` documents when the trainer calls which method."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -13,12 +13,15 @@ from simpletuner.helpers.distillation.common import DistillationBase
 from torch import Tensor
 
 from simpletuner_twinflow.host.seams import changed
+from simpletuner_twinflow.host.settings.data_config import has_regularisation
 from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
+from simpletuner_twinflow.host.training.loss_mask import loss_mask, probability_of
 from simpletuner_twinflow.host.training.meter import WindowMeter
 from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
-from simpletuner_twinflow.method.roles import RoleSampler
+from simpletuner_twinflow.method.regularisation import regularisation_losses
+from simpletuner_twinflow.method.roles import Role, RoleSampler
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.options import TwinFlowOptions
 
@@ -38,6 +41,9 @@ class TwinFlowDistiller(DistillationBase):
         self.step_times, self.sampler_steps = family_model.trained_times
         frozen = options.scale > 1 and options.guidance_reference == "base"
         self.base = FrozenBase(trainer, options) if frozen else None
+        # As in the host, an adapter is held at its base there, and a full fine-tune at the data.
+        held = trainer.config.model_type == "lora" and has_regularisation(trainer.config.data_backend_config)
+        self._parent = (self.base or FrozenBase(trainer, options)) if held else None
         self.meter = WindowMeter()
         self._seen_batch: Callable[[dict], None] | None = None
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
@@ -81,7 +87,8 @@ class TwinFlowDistiller(DistillationBase):
         """A copy of the host's batch with a role for each row, and the samples, noise and times of these roles."""
         if self._paused:
             return batch
-        if self._seen_batch is not None:
+        held = is_regularisation(batch)
+        if self._seen_batch is not None and not held:
             self._seen_batch(batch)
         window, config = int(state["global_step"]), self.trainer.config
         self._micro_batch = self._micro_batch + 1 if window == self._window else 0
@@ -89,7 +96,9 @@ class TwinFlowDistiller(DistillationBase):
         stream = _stream_seed(self._seed, self._rank, window, self._micro_batch)
         x, z, t = batch["latents"].float(), batch["noise"].float(), self.family_model.sigma(batch)
         window_rows = config.train_batch_size * config.gradient_accumulation_steps
-        roles = self._role_sampler.sample(x.shape[0], window=window, window_rows=window_rows)
+        roles = (Role.near,) * x.shape[0]
+        if not held:
+            roles = self._role_sampler.sample(x.shape[0], window=window, window_rows=window_rows)
         student, generator = self.family_model.predict_with(batch), _generator(stream, x.device)
         with replay_rng(RngState.capture(x.device)):
             rows = prepare_role_batch(
@@ -123,8 +132,15 @@ class TwinFlowDistiller(DistillationBase):
         passes = self.family_model.predict_with(prepared_batch)
         student, teacher = replay_rng(student_rng)(passes), self._teacher(passes, student_rng)
         generator = _generator(stream + 1, device)
-        base = None if self.base is None else _lent(passes, student_rng, self.base.lend)
-        losses = compute_losses(rows, prediction, self.options, student, teacher, generator=generator, base=base)
+        mask = loss_mask(prepared_batch, probability_of(self.trainer.config), _generator(stream + 2, "cpu"))
+        if is_regularisation(prepared_batch):
+            parent = None if self._parent is None else _lent(passes, student_rng, self._parent.lend)
+            losses = regularisation_losses(rows, prediction, self.options, parent, weights=mask)
+        else:
+            base = None if self.base is None else _lent(passes, student_rng, self.base.lend)
+            losses = compute_losses(
+                rows, prediction, self.options, student, teacher, generator=generator, base=base, weights=mask
+            )
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
         whole, logs = auxiliary_loss(self.trainer.model, output, prepared_batch, rows, losses.total)
         return whole, losses.total, logs
@@ -164,11 +180,16 @@ def _lent(passes: Predict, rng: RngState, lend: Callable[[], Block]) -> Predict:
     return predict
 
 
+def is_regularisation(batch: Mapping[str, Any]) -> bool:
+    """Whether a host batch is of a regularisation set; a batch is of one dataset."""
+    return bool(batch.get("is_regularisation_data"))
+
+
 def _stream_seed(*numbers: int) -> int:
     """A seed made of whole numbers; unlike `hash`, the same in every process."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")
 
 
-def _generator(seed: int, device: torch.device) -> torch.Generator:
+def _generator(seed: int, device: torch.device | str) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed)

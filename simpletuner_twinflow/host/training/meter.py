@@ -10,7 +10,7 @@ from torch import Tensor
 from simpletuner_twinflow.method.objective import RoleBatch, Term
 from simpletuner_twinflow.method.roles import Role
 
-LOSSES = ("rcgm", "real_velocity", "adversarial", "rectify")
+LOSSES = ("rcgm", "real_velocity", "adversarial", "rectify", "regularisation")
 NAMES = (*LOSSES, "clamped", "sign_separation")
 
 

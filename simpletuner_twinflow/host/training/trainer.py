@@ -19,6 +19,7 @@ HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for it
     Seam("Trainer.init_trainable_peft_adapter", ("self",)),
     Seam("Trainer.init_distillation", ("self",)),
     Seam("Trainer._compute_model_prediction_loss", ("prepared_batch",)),
+    Seam("Trainer._prepare_regularisation_parent_targets", ("prepared_batch",)),
     Seam("Trainer.distiller", touch=Touch.given),
     Seam("Trainer.model_predict", ("prepared_batch",), Touch.read),
     Seam("Trainer._get_trainable_parameters", ("self",), Touch.read),
@@ -61,6 +62,7 @@ def attach_to_trainer(module: ModuleType) -> None:
         # logged by logging.py, so that nothing waits for the device here.
         return loss, None, terms, logs, {}
 
+    wrap_active(module, "Trainer._prepare_regularisation_parent_targets", lambda *_: None)  # our distiller's work
     wrap_active(module, "Trainer.init_distillation_adapter_modules", init_adapter_modules)
     wrap_active(module, "Trainer.init_trainable_peft_adapter", init_adapter)
     wrap_active(module, "Trainer.init_distillation", init_distillation)

@@ -1,0 +1,51 @@
+"""The data config of a run, a JSON list of datasets, as far as TwinFlow reads it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from simpletuner_twinflow.declaration import shown
+
+REGULARISATION = ("is_regularisation_data", "is_regularization_data")  # the host takes both
+
+
+class DataConfigError(ValueError):
+    """The file does not hold what it must, in words that begin with the key."""
+
+
+def datasets_of(path: Any) -> list[dict[str, Any]]:
+    """The datasets that are not disabled; none where there is no such file, for which the host has its own message.
+
+    Raises:
+        DataConfigError: It is no JSON list of objects.
+    """
+    if not isinstance(path, str) or not os.path.isfile(path):
+        return []
+    where = f"data_backend_config is {shown(path)}"
+    try:
+        datasets = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
+        raise DataConfigError(f"{where}, which cannot be read as JSON: {error}. Mend the file.") from error
+    if not isinstance(datasets, list) or not all(isinstance(dataset, dict) for dataset in datasets):
+        kind = _kind(datasets)
+        raise DataConfigError(
+            f"{where}, which must hold a JSON list of objects, one a dataset; found {kind}. Mend the file."
+        )
+    return [dataset for dataset in datasets if not (dataset.get("disabled") or dataset.get("disable"))]
+
+
+def has_regularisation(path: Any) -> bool:
+    """Whether a dataset is for regularisation: the host holds the network at its parent there.
+
+    Raises:
+        DataConfigError: As of `datasets_of`.
+    """
+    return any(dataset.get(key) for dataset in datasets_of(path) for key in REGULARISATION)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        strange = next(item for item in value if not isinstance(item, dict))
+        return f"{shown(strange)} in the list"
+    return "an object" if isinstance(value, dict) else shown(value)

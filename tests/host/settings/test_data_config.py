@@ -1,0 +1,46 @@
+"""What is read of a data config."""
+
+import json
+
+import pytest
+
+from simpletuner_twinflow.host.settings.data_config import DataConfigError, datasets_of, has_regularisation
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(content):
+        file = tmp_path / "data.json"
+        file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return str(file)
+
+    return written
+
+
+def test_disabled_datasets_are_left_out(write):
+    found = datasets_of(write([{"id": "a"}, {"id": "b", "disabled": True}, {"id": "c", "disable": True}]))
+    assert [dataset["id"] for dataset in found] == ["a"]
+
+
+@pytest.mark.parametrize("path", [None, 3, "nowhere.json"])
+def test_a_file_that_is_not_there_has_none(path):
+    assert datasets_of(path) == []
+    assert not has_regularisation(path)
+
+
+@pytest.mark.parametrize("key", ["is_regularisation_data", "is_regularization_data"])
+def test_regularisation_is_seen_under_both_names(key, write):
+    assert has_regularisation(write([{"id": "a"}, {"id": "b", key: True}]))
+    assert not has_regularisation(write([{"id": "a"}, {"id": "b", key: True, "disabled": True}]))
+    assert not has_regularisation(write([{"id": "a"}, {"id": "b", key: False}]))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "cannot be read as JSON"), ({}, "found an object"), ([1], "found 1 in the list"), ('"a"', 'found "a"')],
+)
+def test_what_is_no_list_of_objects_is_said(content, said, write):
+    with pytest.raises(DataConfigError, match=said) as error:
+        datasets_of(write(content))
+    assert str(error.value).startswith("data_backend_config is ")
+    assert str(error.value).endswith("Mend the file.")
