@@ -8,7 +8,7 @@ from PIL import Image
 from testbed.digits import write_digits
 from testbed.trainer import datasets, without_twinflow
 from tests.runs.harness import SEED, TINY, Host, Runs
-from tests.runs.observer.probes.held import note_held_batches
+from tests.runs.observer.probes.held import note_held_batches, note_routes
 from tests.runs.run import Run
 
 ROWS = {"train_batch_size": 4, "gradient_accumulation_steps": 2, "validation_disable": True, "max_train_steps": 2}
@@ -74,4 +74,10 @@ def regularised(host: Host, runs: Runs) -> dict[str, Run]:
     }
 
 
-DATA_RECIPES = {"masked": masked, "regularised": regularised}
+def tread(host: Host, runs: Runs) -> Run:
+    """Half of the tokens are left out of the middle one of three layers, by SimpleTuner's key."""
+    routes = {"routes": [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": 1}]}
+    return host.train("tread", EVERYTHING | {"tread_config": routes}, probe=note_routes)
+
+
+DATA_RECIPES = {"masked": masked, "regularised": regularised, "tread": tread}

@@ -1,4 +1,4 @@
-"""Masks and regularisation sets in whole runs."""
+"""Masks, regularisation sets and TREAD in whole runs."""
 
 import pytest
 
@@ -35,3 +35,19 @@ def test_rows_of_a_regularisation_set_are_near_and_held_at_the_network_of_before
     logged = [step["twinflow/regularisation"] for step in run.step_logs() if "twinflow/regularisation" in step]
     assert logged
     assert logged[-1] > 0 or kind == "lora"
+
+
+@pytest.mark.host_runs("tread")
+def test_with_tread_teacher_passes_leave_out_the_students_tokens_and_draw_no_routes_of_their_own(runs):
+    run = runs["tread"].check()
+    assert len(run.of("drawn")) == 4  # a micro-batch's pass with gradient each
+    routes: list[tuple] = []
+    repeated = 0
+    for event in run.of("route"):
+        if event["with_graph"]:
+            routes = event["kept"]
+        else:
+            assert all(kept in routes for kept in event["kept"])
+            repeated += 1
+    assert repeated >= 4
+    assert all(step["train_loss"] > 0 for step in run.step_logs())

@@ -70,7 +70,6 @@ HOST_CONFLICTS = (
     Conflict("input_perturbation", "TwinFlow needs the noise that the path was made with", "set it to 0", is_positive),
     Conflict("flow_custom_timesteps", WHOLE_PATH, "remove it"),
     Conflict("flux_fast_schedule", WHOLE_PATH),
-    Conflict("tread_config", "TREAD drops tokens by chance, teacher and student would differ", "remove it"),
     Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
     Conflict("fsdp_enable", SHARDED, "train without FSDP"),

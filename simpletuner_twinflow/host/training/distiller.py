@@ -19,6 +19,7 @@ from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
 from simpletuner_twinflow.host.training.loss_mask import loss_mask, probability_of
 from simpletuner_twinflow.host.training.meter import WindowMeter
+from simpletuner_twinflow.host.training.token_routes import TokenRoutes
 from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
 from simpletuner_twinflow.method.regularisation import regularisation_losses
 from simpletuner_twinflow.method.roles import Role, RoleSampler
@@ -127,10 +128,12 @@ class TwinFlowDistiller(DistillationBase):
         rows, (stream, micro_batch) = prepared_batch[ROWS], prepared_batch[STREAM]
         device = rows.x_t.device
         student_rng = RngState.capture(device)
-        output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
+        routes = TokenRoutes(self.trainer.model)
+        with routes.recorded():
+            output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
         prediction = self.family_model.velocity(output, prepared_batch)
         passes = self.family_model.predict_with(prepared_batch)
-        student, teacher = replay_rng(student_rng)(passes), self._teacher(passes, student_rng)
+        student, teacher = replay_rng(student_rng)(passes), routes.repeated(self._teacher(passes, student_rng))
         generator = _generator(stream + 1, device)
         mask = loss_mask(prepared_batch, probability_of(self.trainer.config), _generator(stream + 2, "cpu"))
         if is_regularisation(prepared_batch):

@@ -32,6 +32,7 @@ HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for it
     Seam("ModelFoundation.auxiliary_loss", ("model_output", "prepared_batch", "loss"), Touch.read, MODELS),
     Seam("ModelFoundation.assistant_lora_loaded", touch=Touch.read, module=MODELS),
     Seam("PredictionTypes", touch=Touch.read, module=MODELS),
+    Seam("TREADRouter.get_mask", ("x", "mask_ratio"), Touch.in_block, "simpletuner.helpers.training.tread"),
 )
 def attach_to_trainer(module: ModuleType) -> None:
     """Install the distiller of a TwinFlow run, and take its loss instead of the host's."""

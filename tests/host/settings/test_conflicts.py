@@ -32,7 +32,6 @@ CONFLICTS = [
     ({"input_perturbation": 0.1}, ["input_perturbation", "0.1", "set it to 0"]),
     ({"flow_custom_timesteps": "0.5,0.9"}, ["flow_custom_timesteps", "0.5,0.9", "remove it"]),
     ({"flux_fast_schedule": True}, ["flux_fast_schedule", "set it to false"]),
-    ({"tread_config": '{"routes": []}'}, ["tread_config", "remove it"]),
     ({"snr_weight": 2.0}, ["snr_weight", "2.0", "learning_rate"]),
     ({"hidream_use_load_balancing_loss": True}, ["hidream_use_load_balancing_loss", "set it to false"]),
     ({"hidream_load_balancing_loss_weight": 0.01}, ["hidream_load_balancing_loss_weight", "0.01", "remove it"]),

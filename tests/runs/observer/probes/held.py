@@ -1,8 +1,8 @@
-"""Batches of a regularisation set: what they are trained on, against the network of before training."""
+"""What a batch is trained on: a regularisation set's against the untouched network, the routes of TREAD's passes."""
 
 import torch
 
-from .events import around, note
+from .events import around, before, note
 from .frozen_base import untouched
 
 
@@ -36,3 +36,15 @@ def note_held_batches() -> None:
         return result
 
     around("simpletuner.helpers.training.trainer", "Trainer.train", begin_training)
+
+
+def note_routes() -> None:
+    """Note each draw of TREAD's routes, and each pass that leaves tokens out: how many rows, and which."""
+
+    def left_out(router, args, kwargs):
+        x, info = args
+        kept = info.ids_keep.sort(dim=1).values.tolist()
+        return {"kind": "route", "rows": len(x), "kept": kept, "with_graph": x.requires_grad}
+
+    before("simpletuner.helpers.training.tread", "TREADRouter.get_mask", lambda *_: {"kind": "drawn"})
+    before("simpletuner.helpers.training.tread", "TREADRouter.start_route", left_out)
