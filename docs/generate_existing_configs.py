@@ -34,7 +34,7 @@ KINDS = {
     "prediction_type": "no flow matching; takes `diff2flow_enabled` and `twinflow_allow_diff2flow` too",
     "distillation_method": "a few-step method of its own",
 }
-OTHER = {"prediction_type": "set them to true", "assistant_lora_path": "set disable_assistant_lora to true"}
+OTHER = {"prediction_type": "set them to true"}
 HEADING = """# Existing configs
 
 SimpleTuner {host} ships {files} example configs; {plain} of them are read by its own parser as they are. With
@@ -55,7 +55,7 @@ def render() -> str:
     """The page."""
     configs = {path.parent.name: _read(path) for path in sorted(EXAMPLES.glob("*/config.json"))}
     plain = {name: config for name, config in configs.items() if config is not None and _parses(config)}
-    refused = {name: _reasons(config) for name, config in plain.items()}
+    refused = {name: _reasons(name, config) for name, config in plain.items()}
     taken = [name for name, reasons in refused.items() if not reasons]
     by_reason: dict[str, list[str]] = defaultdict(list)
     ways: dict[str, str] = {}
@@ -99,9 +99,11 @@ def _parses(config: dict[str, Any]) -> bool:
     return True
 
 
-def _reasons(config: dict[str, Any]) -> dict[str, str]:
+def _reasons(name: str, config: dict[str, Any]) -> dict[str, str]:
     """Why a config is refused with TwinFlow, in short, each with its way out."""
     given = {key: value for key, value in config.items() if key != "data_backend_config"} | ADDED
+    if "lycoris_config" in given:
+        given["lycoris_config"] = str(EXAMPLES / name / "lycoris_config.json")
     found = {}
     for problem in examined(given)["problems"]:
         key = re.match(r"\w+", problem)

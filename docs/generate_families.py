@@ -49,11 +49,11 @@ With `diff2flow_enabled` and `twinflow_allow_diff2flow`: {names}. Whole: {whole}
 
 ## Assistant adapters
 
-Refused with `model_type: "lora"`: the frozen adapters that SimpleTuner trains some flavours with and draws without, the
-defaults of z_image and qwen_image among them. Measured on a tiny Z-Image, 200 steps at the one-step time, with random
-adapters that change the velocity by 0.15 and 0.37 of its size: drawn without them, the trained velocity is off by 0.02
-and 0.08 of its size, and the one-step sample's error is 1.10 and 1.04, where training without an adapter comes to 1.01.
-`disable_assistant_lora: true` trains the network that is drawn with.
+Left out with `model_type: "lora"`, which the log says: the frozen adapters that SimpleTuner trains some flavours with
+and draws without, the defaults of z_image and qwen_image among them. `disable_assistant_lora` becomes true, which
+trains the network that is drawn with. Measured on a tiny Z-Image, 200 steps at the one-step time, with random adapters
+that change the velocity by 0.15 and 0.37 of its size: drawn without them, the trained velocity is off by 0.02 and 0.08
+of its size, and the one-step sample's error is 1.10 and 1.04, where training without an adapter comes to 1.01.
 
 ## Mended
 

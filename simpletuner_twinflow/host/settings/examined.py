@@ -14,7 +14,7 @@ from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.settings.budget import Budget
 from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
-from simpletuner_twinflow.host.settings.given import EMA_ADDED, KEYS, USE_EMA, checked
+from simpletuner_twinflow.host.settings.given import ADDED, KEYS, checked
 from simpletuner_twinflow.host.settings.guidance import AUTO, settled
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, memory, summary
@@ -29,7 +29,7 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "lora_init_type": "default",
     "caption_dropout_probability": 0.1,
     "lora_type": "standard",
-    "lycoris_config": None,
+    "lycoris_config": "config/lycoris_config.json",
     "peft_lora_target_modules": None,
     "max_train_steps": None,
     "validation_step_interval": 100,
@@ -93,7 +93,7 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     entries["quality"] = _quality(options, config, own_steps=own_steps)
     entries["family"] = f"{family}: {'supported, see docs/families.md' if known else 'unknown'}"
     # Where the readers have not added it already.
-    added = [EMA_ADDED] * (USE_EMA in values and not is_set(given.get(USE_EMA)))
+    added = [why for key, why in ADDED.items() if key in values and not is_set(given.get(key))]
     datasets = given.get("data_backend_config")
     found = bool(datasets) and Path(str(datasets)).is_file()
     if not datasets:

@@ -199,11 +199,10 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
                 f"{refusal.key} is {config[refusal.key]!r} with model_family {config['model_family']!r}, which "
                 f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."
             )
-    path = _assistant(config) if flow else None
-    return None if path is None else ASSISTANT.format(path=path)
+    return None
 
 
-def _assistant(config: Mapping[str, Any]) -> str | None:
+def assistant_of(config: Mapping[str, Any]) -> str | None:
     """The frozen adapter that the host would train this run with, if any."""
     assisted = ASSISTED.get(str(config.get("model_family")))
     disabled = str(config.get("disable_assistant_lora")).lower() in ("true", "1", "yes", "on")  # as given or parsed

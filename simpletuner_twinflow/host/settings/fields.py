@@ -14,7 +14,7 @@ from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 from simpletuner_twinflow.host.run import argument
 from simpletuner_twinflow.host.seams import Seam, Touch, refuse_broken_seams, set_on, uses, warn_of_broken_seams, wrap
 from simpletuner_twinflow.host.settings.conflicts import conflicts
-from simpletuner_twinflow.host.settings.given import USE_EMA, as_mapping, checked_arguments, say_what_is_added
+from simpletuner_twinflow.host.settings.given import as_mapping, checked_arguments, say_what_is_added
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
@@ -100,8 +100,8 @@ def check_arguments(module: ModuleType) -> None:
         taken = checked_arguments(arguments)
         if taken == list(arguments):
             return wrapped(*args, **kwargs)
-        if USE_EMA not in as_mapping(arguments):
-            say_what_is_added(as_mapping(taken))
+        before, after = as_mapping(arguments), as_mapping(taken)
+        say_what_is_added([key for key, value in after.items() if before.get(key) != value])
         return wrapped(taken, *args[1:], **{key: value for key, value in kwargs.items() if key != "input_args"})
 
     wrap(module, "parse_cmdline_args", parse)

@@ -17,6 +17,7 @@ from simpletuner_twinflow.host.run import argument
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 from simpletuner_twinflow.host.settings.conflict_rows import is_set
 from simpletuner_twinflow.host.settings.conflicts import conflicts
+from simpletuner_twinflow.host.settings.families import assistant_of
 from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
 
 KEYS = TwinFlowOptions.keys()
@@ -26,6 +27,13 @@ EMA_ADDED = (
     "use_ema is not set: TwinFlow turns it on, since the average of the weights is its teacher. For a run without one "
     "set use_ema and twinflow_require_ema to false."
 )
+ASSISTANT_OFF = "disable_assistant_lora"
+ASSISTANT_LEFT_OUT = (
+    "disable_assistant_lora becomes true: the assistant adapter is a frozen one that SimpleTuner has on in training "
+    "and off in drawing, so that the few-step model would be learnt on one network and drawn with another. TwinFlow "
+    "trains the network that is drawn with."
+)
+ADDED = {USE_EMA: EMA_ADDED, ASSISTANT_OFF: ASSISTANT_LEFT_OUT}  # what a run is given beside its user's keys, and why
 ENABLED, RATIO, SCALE = (f"{PREFIX}{name}" for name in ("enabled", "enhanced_ratio", "guidance_scale"))
 
 
@@ -41,7 +49,7 @@ def check_config_values(module: ModuleType) -> None:
         say_what_is_added(taken)
         # As text, which the host keeps: it knows which keys are lists and objects only with all its fields loaded.
         texts = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in taken.items()}
-        settled = {key: value for key, value in mapping.items() if not _is_ours(key)} | texts
+        settled = {key: value for key, value in mapping.items() if not _is_ours(key) and bare(key) not in texts} | texts
         return wrapped(settled, *args[1:], **{key: value for key, value in kwargs.items() if key != "mapping"})
 
     wrap(module, "mapping_to_cli_args", convert)
@@ -64,22 +72,25 @@ def checked_arguments(arguments: Sequence[str]) -> list[str]:
     """Command line arguments for the host's parser, checked as `checked` does. Raises: TwinFlowConfigError."""
     given = as_mapping(arguments)
     taken = checked(given)
-    left_out = {key for key in given if _is_ours(key)} - taken.keys()
+    added = [key for key in ADDED if key in taken]
+    left_out = ({key for key in given if _is_ours(key)} - taken.keys()) | {*added}
     kept = [*_without(arguments, left_out)] if left_out else list(arguments)
-    return [*kept, f"--{USE_EMA}"] if USE_EMA in taken else kept
+    return [*kept, *(f"--{key}" for key in added)]
 
 
 def say_what_is_added(taken: Collection[str]) -> None:
     """Log once what a run's configuration is given that its user left unset. Args: taken: keys, as of `checked`."""
-    if USE_EMA in taken and os.environ.get("RANK", "0") == "0":
-        # The host configures logging while it starts; a logger made earlier would be switched off.
-        logging.getLogger("simpletuner_twinflow").warning(EMA_ADDED)
+    for key, why in ADDED.items():
+        if key in taken and os.environ.get("RANK", "0") == "0":
+            # The host configures logging while it starts; a logger made earlier would be switched off.
+            logging.getLogger("simpletuner_twinflow").warning(why)
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the plugin's keys, converted to their types; while TwinFlow is off, wrong ones are left out.
 
-    With `use_ema` true, if a TwinFlow run needs an EMA teacher and that key is not set, or off in the web UI's form.
+    With `use_ema` true, if a TwinFlow run needs an EMA teacher and that key is not set, or off in the web UI's form;
+    and with `disable_assistant_lora` true, where the host would train with an assistant adapter.
 
     Args:
         given: a whole configuration as its user wrote it, keys without dashes.
@@ -109,6 +120,8 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         unset = given.get(USE_EMA) is None or (_is_form(values) and not is_set(given[USE_EMA]))
         if unset and _needs_ema(options):
             given, values = {**given, USE_EMA: True}, values | {USE_EMA: True}
+        if options.implementation == "paper" and assistant_of(given) is not None:
+            given, values = {**given, ASSISTANT_OFF: True}, values | {ASSISTANT_OFF: True}
         problems += [] if refused.keys() & {RATIO, SCALE} else _scale_given_twice(values)
         problems += conflicts(given, options)
     if problems:

@@ -7,6 +7,7 @@ from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
 from simpletuner_twinflow.host.settings.families import ASSISTED, DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
+from simpletuner_twinflow.host.settings.given import ASSISTANT_LEFT_OUT
 from testbed.host_models.build import host_config
 from testbed.host_models.flow import host_model
 from testbed.host_models.zoo import ZOO, family_of
@@ -70,20 +71,26 @@ def test_flavours_with_an_assistant_are_those_of_the_hosts_class(family):
 
 
 @pytest.mark.parametrize("family", ["z_image", "qwen_image"])
-def test_assistant_that_is_off_in_drawing_is_refused_in_default_flavours(family, folder):
+def test_assistant_that_is_off_in_drawing_is_left_out_in_default_flavours_and_said_once(family, folder, caplog):
     """Also under a path of the user's, and not where it is disabled or has no part in the run."""
     default = {"model_type": "lora", "pretrained_model_name_or_path": None}
-    with pytest.raises(TwinFlowConfigError) as refusal:
-        host_config(family, folder, **default)
-    path = ModelRegistry.model_families()[family].DEFAULT_MODEL_FLAVOUR
-    flavoured = {"model_type": "lora", "model_flavour": path}
-    assert "assistant_lora_path is " in str(refusal.value)
-    assert "Set disable_assistant_lora to true" in str(refusal.value)
-    with pytest.raises(TwinFlowConfigError, match="assistant_lora_path is 'mine'"):
-        host_config(family, folder, **flavoured, assistant_lora_path="mine")
-    host_config(family, folder, **flavoured, disable_assistant_lora=True)
-    host_config(family, folder, **flavoured | {"model_type": "full"})
-    host_config(family, folder, **default | {"model_flavour": {"z_image": "base"}.get(family, "v1.0")})
+    flavoured = {"model_type": "lora", "model_flavour": ModelRegistry.model_families()[family].DEFAULT_MODEL_FLAVOUR}
+
+    def left_out(**changes):
+        caplog.clear()
+        config = host_config(family, folder, **changes)
+        said = caplog.text.count(ASSISTANT_LEFT_OUT)
+        assert said <= 1
+        return config.disable_assistant_lora, bool(said)
+
+    assert left_out(**default) == (True, True)
+    assert left_out(**flavoured, assistant_lora_path="mine") == (True, True)
+    assert left_out(**flavoured, disable_assistant_lora=False) == (True, True)
+    assert left_out(**flavoured, disable_assistant_lora=True) == (True, False)
+    assert left_out(**flavoured | {"model_type": "full"}) == (False, False)
+    assert left_out(**flavoured, twinflow_enabled=False) == (False, False)
+    assert left_out(**flavoured, twinflow_implementation="host") == (False, False)
+    assert left_out(**default | {"model_flavour": {"z_image": "base"}.get(family, "v1.0")}) == (False, False)
 
 
 def test_way_out_of_schnell_is_one_that_the_hosts_model_takes(folder):

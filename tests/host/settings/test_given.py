@@ -91,7 +91,7 @@ def test_placeholders_are_resolved_as_the_host_does(monkeypatch):
 
 def test_every_problem_is_told_at_once(tmp_path):
     datasets = tmp_path / "data.json"
-    datasets.write_text(json.dumps([{"id": "a", "conditioning_type": "mask"}]), encoding="utf-8")
+    datasets.write_text(json.dumps([{"id": "a", "slider_strength": -1.0}]), encoding="utf-8")
     problems = refusal(
         SEED,
         twinflow_step_count=2,
@@ -102,7 +102,15 @@ def test_every_problem_is_told_at_once(tmp_path):
         model_family="anima",
         data_backend_config=str(datasets),
     )
-    told = ("twinflow_step_count", "twinflow_loss", "twinflow_image_free", "use_ema", "controlnet", "mask", "anima")
+    told = (
+        "twinflow_step_count",
+        "twinflow_loss",
+        "twinflow_image_free",
+        "use_ema",
+        "controlnet",
+        "slider_strength",
+        "anima",
+    )
     assert len(problems) == len(told)
     for problem, word in zip(problems, told, strict=True):
         assert word in problem
@@ -189,9 +197,7 @@ def test_slider_strength_that_is_not_one_is_named(strength, tmp_path):
 
 
 @pytest.mark.parametrize("word", ["disable", "disabled"])
-@pytest.mark.parametrize(
-    "dataset", [{"conditioning_type": "mask"}, {"slider_strength": "big"}, {"is_regularisation_data": True}], ids=str
-)
+@pytest.mark.parametrize("dataset", [{"slider_strength": -1.0}, {"slider_strength": "big"}], ids=str)
 def test_dataset_that_the_host_skips_is_no_conflict(word, dataset, tmp_path):
     path = tmp_path / "data.json"
     path.write_text(json.dumps([{"id": "a", word: False} | dataset]), encoding="utf-8")
