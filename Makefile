@@ -1,9 +1,9 @@
-# make setup | test | quick | lint | graph | demo | families | examples | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
+# make setup | test | quick | lint | graph | demo | families | examples | order | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test quick lint graph demo families examples webui bench clean
+.PHONY: setup test quick lint graph demo families examples order webui bench clean
 
 setup: .venv/ready
 
@@ -56,9 +56,15 @@ webui: setup .venv/webui/ready
 	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(@D)
 	@touch $@
 
-# Which of the example configs that the host ships take TwinFlow: docs/existing-configs.md.
+# Which of the example configs that the host ships take TwinFlow, docs/existing-configs.md, and one of each kind trained,
+# shrunk to a tiny model, docs/examples-trained.md; some minutes.
 examples: setup
 	$(BIN)/python docs/generate_existing_configs.py
+	$(BIN)/python -u -m testbed.examples
+
+# Whether few-step quality orders what is known, three seeds, two families; ten minutes. `make test` takes one of each.
+order: setup
+	QUALITY_SEEDS=3 $(BIN)/python -m pytest tests/runs/test_quality_order.py
 
 # Two hours on two cores; an interrupted run resumes.
 bench: setup

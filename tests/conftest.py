@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import os
+
 import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
@@ -8,12 +10,13 @@ from xdist.scheduler import LoadScopeScheduling
 def pytest_collection_modifyitems(config, items):
     """What looks at a run of the host is marked `host`, and comes first: the runs take longest.
 
-    What needs a CUDA device is left out where there is none.
+    What needs a CUDA device is left out where there is none, and what takes minutes where it is not asked for.
     """
-    if not torch.cuda.is_available():
-        needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
-        config.hook.pytest_deselected(items=needs_gpu)
-        items[:] = [item for item in items if item not in needs_gpu]
+    absent = [] if torch.cuda.is_available() else ["gpu"]
+    absent += [] if "QUALITY_SEEDS" in os.environ else ["order"]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in absent)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     for item in items:
         if item.get_closest_marker("host_runs"):
             item.add_marker("host")

@@ -1,29 +1,11 @@
 """Runs with the host's auxiliary losses, plain and as TwinFlow; the picture encoder is a tiny one in torch's hub."""
 
+from testbed.picture_encoder import put_encoder
 from testbed.trainer import without_twinflow
 from tests.runs.harness import FULL, SEED, TINY, Host, Probe, Runs
 from tests.runs.observer.probes.auxiliary import note_auxiliary_losses
 from tests.runs.run import Run
 
-ENCODER = """
-import torch
-
-
-class Encoder(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.patches = torch.nn.Conv2d(3, 12, 14, stride=14)
-        for parameter in self.parameters():
-            parameter.data.normal_(std=0.1, generator=generator)
-
-    def forward_features(self, x):
-        return {"x_norm_patchtokens": self.patches(x).flatten(2).transpose(1, 2)}
-
-
-def dinov2_vits14(**options):
-    return Encoder()
-"""
 AUXILIARY = {
     "crepa_enabled": True,
     "crepa_block_index": 1,
@@ -39,10 +21,7 @@ QUIET = {"validation_disable": True}
 
 def auxiliary(host: Host, runs: Runs) -> dict[str, Run]:
     """Three steps of a LoRA plain and as TwinFlow, and of a full fine-tune without CREPA, with everything on."""
-    home = host.folder / "torch_home"
-    hub = home / "hub/facebookresearch_dinov2_main"
-    hub.mkdir(parents=True)
-    hub.joinpath("hubconf.py").write_text(ENCODER, encoding="utf-8")
+    home = put_encoder(host.folder / "torch_home")
 
     def train(name: str, config: dict, probe: Probe | None = None) -> Run:
         config = AUXILIARY | QUIET | config

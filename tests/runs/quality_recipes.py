@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 from typing import Any
 
 import diffusers
@@ -86,6 +87,8 @@ def _in_order(host: Host, name: str, config: dict[str, Any], steps: int) -> Meas
     def measured(kind: str, **changes: Any) -> list[float]:
         last = changes["max_train_steps"]
         given = {"twinflow_quality_interval": last, "checkpointing_steps": last} | changes
+        if kind != "base":  # the pictures and prompts are encoded once
+            shutil.copytree(host.folder / f"{name}_base/cache", host.folder / f"{name}_{kind}/cache")
         run = host.train(f"{name}_{kind}", _config(config | given)).check()
         lines = (run.output / "twinflow/quality.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line)["values"]["ema_1/mmd_in_errors"] for line in lines]

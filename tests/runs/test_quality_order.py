@@ -12,6 +12,7 @@ def test_base_plain_half_trained_and_trained_come_in_this_order(seed, runs):
     assert found["base"] > found["plain"] > found["half"] > found["trained"], found
 
 
+@pytest.mark.order
 @pytest.mark.host_runs("sd1x_in_order")
 def test_epsilon_model_comes_in_order_too(runs):
     """Its base has learnt a little and differs from run to run, so the whole order holds in the mean of seeds alone."""

@@ -62,8 +62,6 @@ HOST_CONFLICTS = (
     Conflict("nextlat_enabled", OWN_LOSS, "set nextlat_enabled to false"),
     Conflict("internal_guidance_enabled", OWN_LOSS, "set internal_guidance_enabled to false"),
     Conflict("loss_type", OWN_LOSS, 'set loss_type to "l2"', lambda value: value in ("huber", "smooth_l1")),
-    Conflict("hidream_use_load_balancing_loss", OWN_LOSS),
-    Conflict("hidream_load_balancing_loss_weight", OWN_LOSS, "remove it", is_positive),
     Conflict(
         "snr_weight", OWN_WEIGHTS, "remove it, or scale learning_rate", lambda value: as_number(value) not in (None, 1)
     ),

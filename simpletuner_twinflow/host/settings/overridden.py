@@ -47,6 +47,11 @@ def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[
             )
     if is_set(config.get("diff2flow_loss")):
         yield "diff2flow_loss is true: without effect, since TwinFlow's terms compare velocities in any case."
+    if is_set(config.get("hidream_use_load_balancing_loss")):
+        yield (
+            "hidream_use_load_balancing_loss is true: without effect on what is trained, with TwinFlow and without, "
+            "since SimpleTuner adds this loss detached from its gradient. TwinFlow leaves it out of the loss it logs."
+        )
     if is_set(config.get("use_ema")):
         decay, interval = as_number(config.get("ema_decay")), as_number(config.get("ema_update_interval"))
         if decay is not None and not 0 <= decay <= 1:

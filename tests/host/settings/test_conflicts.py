@@ -33,8 +33,6 @@ CONFLICTS = [
     ({"flow_custom_timesteps": "0.5,0.9"}, ["flow_custom_timesteps", "0.5,0.9", "remove it"]),
     ({"flux_fast_schedule": True}, ["flux_fast_schedule", "set it to false"]),
     ({"snr_weight": 2.0}, ["snr_weight", "2.0", "learning_rate"]),
-    ({"hidream_use_load_balancing_loss": True}, ["hidream_use_load_balancing_loss", "set it to false"]),
-    ({"hidream_load_balancing_loss_weight": 0.01}, ["hidream_load_balancing_loss_weight", "0.01", "remove it"]),
     ({"peft_lora_mode": "singlora"}, ["peft_lora_mode", "singlora", "standard"]),
     (
         {"model_type": "full", "base_model_precision": "int8-quanto"},

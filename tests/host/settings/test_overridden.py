@@ -36,6 +36,7 @@ def first_rank(monkeypatch):
             ['twinflow_time_sampling is "uniform"', "flow_use_beta_schedule true", "flow_schedule_shift 1.5"],
         ),
         ({"diff2flow_loss": True}, ["diff2flow_loss is true: without effect"]),
+        ({"hidream_use_load_balancing_loss": True}, ["hidream_use_load_balancing_loss is true: without effect"]),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
