@@ -66,7 +66,7 @@ class Passage:
         family, *flavour = self.name.split()
         own = ({"model_flavour": flavour[0]} if flavour else {}) | FAMILIES[self.name]
         model = str(self.root / "models" / self.name)
-        own = {key: model if value == MODEL else value for key, value in own.items()}
+        own = {key: value.replace(MODEL, model) if isinstance(value, str) else value for key, value in own.items()}
         return COMMON | {"model_family": family, "pretrained_model_name_or_path": model} | own | changes
 
     def folder(self, run: str) -> Path:

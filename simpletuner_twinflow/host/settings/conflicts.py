@@ -9,7 +9,7 @@ from typing import Any
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings import conflict_rows
 from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_set
-from simpletuner_twinflow.host.settings.families import predicts_flow, unsupported_reason
+from simpletuner_twinflow.host.settings.families import FAMILIES, predicts_flow, unsupported_reason
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.settings.lycoris_config import lycoris_problems
 from simpletuner_twinflow.method.roles import Role
@@ -93,7 +93,9 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             yield from lycoris_problems(config.get("lycoris_config"), needs_base=needs_base)
         else:
             yield from _adapter_problems(config)
-    yield from _dataset_problems(config.get("data_backend_config"))
+    family = FAMILIES.get(str(config.get("model_family")))
+    silent = ours and family is not None and family.makes_sound
+    yield from _dataset_problems(config.get("data_backend_config"), silent=silent)
     # A model that is neither a flow nor bridged has its line above.
     if ours and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):
         yield reason
@@ -118,7 +120,7 @@ def _adapter_problems(config: Config) -> Iterator[str]:
         )
 
 
-def _dataset_problems(path: Any) -> Iterator[str]:
+def _dataset_problems(path: Any, *, silent: bool) -> Iterator[str]:
     if not isinstance(path, str) or not os.path.isfile(path):
         return  # the host has its own message for that
     where = f"data_backend_config is {shown(path)}"
@@ -133,7 +135,8 @@ def _dataset_problems(path: Any) -> Iterator[str]:
     for dataset in datasets:
         if dataset.get("disabled") or dataset.get("disable"):
             continue  # the host reads both
-        for line in _met(conflict_rows.DATASET_CONFLICTS, dataset):
+        rows = conflict_rows.DATASET_CONFLICTS + (conflict_rows.SOUND_CONFLICTS if silent else ())
+        for line in _met(rows, dataset):
             yield f"{line} (dataset {dataset.get('id')!r} in {path})"
 
 
