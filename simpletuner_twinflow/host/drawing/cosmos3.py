@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from simpletuner_twinflow.host.run import argument, log_mending, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
@@ -21,6 +21,12 @@ COSMOS3 = "simpletuner.helpers.models.cosmos3.model"
     Seam("ModelFoundation.VALIDATION_USES_NEGATIVE_PROMPT", touch=Touch.in_block, module=MODELS),
     Seam("Cosmos3Image._load_reasoner", ("self",), Touch.read, COSMOS3),
     Seam("StateTracker.get_model", touch=Touch.read, module=STATE),
+    Seam(
+        "Cosmos3OmniPipeline._build_generation_json_prompt",
+        ("num_frames", "fps", "height", "width"),
+        Touch.read,
+        "simpletuner.helpers.models.cosmos3.pipeline",
+    ),
     lost="the validation of cosmos3 draws nothing",
 )
 def let_validation_draw(module: ModuleType) -> None:
@@ -37,14 +43,9 @@ def let_validation_draw(module: ModuleType) -> None:
     def gather(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
         if not encodes_sizes(validation.model):
             return wrapped(*args, **kwargs)
-        config = validation.config
-        log_mending("the prompt of %s's validation goes to its pipeline in words", config.model_family)
-        return {
-            "prompt": argument(args, kwargs, "validation_prompt"),
-            "negative_prompt": config.validation_negative_prompt,
-            "num_frames": int(config.validation_num_video_frames or 1),
-            "fps": float(config.framerate or 24.0),
-        }
+        log_mending("the prompt of %s's validation goes to its pipeline in words", validation.config.model_family)
+        words = {"prompt": argument(args, kwargs, "validation_prompt")}
+        return words | {"negative_prompt": validation.config.validation_negative_prompt} | film(validation.config)
 
     def extract(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
         from simpletuner.helpers.training.state_tracker import StateTracker
@@ -66,6 +67,35 @@ def let_validation_draw(module: ModuleType) -> None:
     wrap_active(module, "Validation._gather_prompt_embeds", gather)
     wrap(module, "Validation._extract_pipeline_media", extract)
     wrap_active(module, "Validation.run_validations", run_validations)
+
+
+def film(config: Any) -> dict[str, Any]:
+    """The pipeline's arguments for the length of what a validation draws: one frame is a picture."""
+    return {"num_frames": int(config.validation_num_video_frames or 1), "fps": float(config.framerate or 24.0)}
+
+
+class Worded(NamedTuple):
+    """A prompt in the words of training, for the stock pipeline, which words prompts otherwise."""
+
+    code: list[str]  # that makes the stock pipeline introduce a prompt in the same words
+    arguments: dict[str, Any]  # of its call
+
+
+def worded(model: Any, prompt: str, width: int, height: int) -> Worded:
+    """Args: model: the host's. prompt: of a picture or film of this size, in pixels, and of the validation's length."""
+    from simpletuner.helpers.models.cosmos3 import pipeline
+
+    length = film(model.config)
+    build = pipeline.Cosmos3OmniPipeline._build_generation_json_prompt
+    words = build(prompt, width=width, height=height, **length)
+    name = "_SYSTEM_PROMPT_IMAGE" if length["num_frames"] == 1 else "_SYSTEM_PROMPT_VIDEO"
+    code = [
+        "# The words of training; the pipeline's own are others.",
+        f"pipeline_cosmos3_omni.{name} = {getattr(pipeline, name)!r}",
+        "pipeline.register_to_config(use_native_flow_schedule=False)",  # it would bring sigmas of its own
+    ]
+    bare = {"add_resolution_template": False, "add_duration_template": False}
+    return Worded(code, {"prompt": words} | bare | length)
 
 
 @contextmanager
