@@ -72,9 +72,10 @@ def supply_empty_prompts(module: ModuleType) -> None:
 
     def embedding(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
         entry, model = argument(args, kwargs, "prompt_entry"), argument(args, kwargs, "model", 2)
-        if not encodes_sizes(model) or not isinstance(entry, dict) or entry.get("prompt"):
+        metadata = entry.get("metadata") or {} if isinstance(entry, dict) else {}
+        if not encodes_sizes(model) or SIGNATURE not in metadata or entry.get("prompt"):
             return wrapped(*args, **kwargs)
-        found = empty_prompt(entry["metadata"])
+        found = empty_prompt(metadata)
         model.after_text_embed_cache_precompute()
         return found
 
