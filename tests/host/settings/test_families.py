@@ -6,7 +6,14 @@ import pytest
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host.settings.families import ASSISTED, DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
+from simpletuner_twinflow.host.settings.families import (
+    ASSISTED,
+    DIFFUSION_FAMILIES,
+    FAMILIES,
+    REFUSED,
+    predicts_flow,
+    unsupported_reason,
+)
 from testbed.host_models.build import host_config
 from testbed.host_models.flow import host_model
 from testbed.host_models.zoo import ZOO, family_of
@@ -19,6 +26,7 @@ VALUES = [
     ("wan", "model_flavour", "i2v-14b-2.2-low", "one network"),
     ("wan", "model_flavour", "animegen-t2v-high", "one network"),
     ("omnigen", "model_type", "lora", "full"),
+    ("cosmos3", "model_flavour", "super-i2v", "super"),
     ("omnigen", "twinflow_time_conditioning", "signed_time", "training_only"),
 ]
 
@@ -45,6 +53,17 @@ def test_refused_family_is_named_with_its_reason(family, folder):
 def test_family_model_of_pixart_is_refused_since_the_host_would_not_save_it(folder):
     with pytest.raises(TwinFlowConfigError, match=r"model_type is 'lora' with model_family 'pixart'.*\"full\""):
         host_config("pixart", folder, model_type="lora", diff2flow_enabled=True, twinflow_allow_diff2flow=True)
+
+
+@pytest.mark.parametrize("lora_type", ["standard", None])
+def test_adapter_that_the_host_cannot_save_is_refused_and_a_lycoris_or_full_run_of_cosmos3_is_not(lora_type, folder):
+    given = {} if lora_type is None else {"lora_type": lora_type}
+    with pytest.raises(TwinFlowConfigError, match=r"lora_type is .* with model_family 'cosmos3'.*\"lycoris\""):
+        host_config("cosmos3", folder, model_type="lora", **given)
+    host_config("cosmos3", folder, model_type="full", **given)
+    assert (
+        unsupported_reason({"model_family": "cosmos3", "model_type": "lora", "lora_type": "lycoris"}, flow=True) is None
+    )
 
 
 @pytest.mark.parametrize(("family", "key", "value", "way_out"), VALUES)
