@@ -1,5 +1,6 @@
 """A host model of a flow family as the trainer would make it, with a tiny random network, and its batches."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from testbed.host_models.build import collated_batch, host_config, model_of, random_network
 from testbed.host_models.tiny import Tiny, tokenizer_of_words
 from testbed.host_models.zoo import ZOO, family_of
+from testbed.pipelines.cosmos3 import LYCORIS
 from testbed.pipelines.tokenizers import qwen_tokenizer
 
 PROMPTS = ("a cat", "a dog on grass", "sea", "two red birds")
@@ -48,7 +50,8 @@ def pipeline_folder(folder: Path) -> Path:
     """A folder with a scheduler's configuration and a tokenizer; the host looks for files there."""
     FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
     tokenizer_of_words().save_pretrained(folder / "tokenizer")
-    qwen_tokenizer(4096).save_pretrained(folder / "text_tokenizer")  # of Cosmos 3
+    qwen_tokenizer(4096).save_pretrained(folder / "text_tokenizer")  # of Cosmos 3, as the following
+    (folder / "lycoris.json").write_text(json.dumps(LYCORIS), encoding="utf-8")
     os.chdir(folder)
     StateTracker.config_path = str(folder)
     return folder

@@ -29,6 +29,9 @@ VIDEOS = {
         },
         time=thousandths,
         config={
+            "model_type": "lora",
+            "lora_type": "lycoris",
+            "lycoris_config": "lycoris.json",
             "cosmos3_generator_component": "networks/cosmos3/transformer",
             "cosmos3_reasoner_component": "reasoner",
         },

@@ -133,6 +133,12 @@ FAMILIES = {
                 'use "super"',
             ),
             Refusal(
+                "model_type",
+                "full|None|",
+                "the host trains the half of its network that draws, and no pipeline can be made of that half",
+                'set it to "lora", with lora_type "lycoris"',
+            ),
+            Refusal(
                 "lora_type",
                 "standard|None|",
                 "the host cannot save a PEFT adapter of it, since its pipeline has no method for that",

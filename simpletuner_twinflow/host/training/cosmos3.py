@@ -1,6 +1,8 @@
 """Cosmos 3's prompts, which it encodes for the size of a picture: the empty one too, for guidance and dropped captions.
 
-The host encodes the captions of a dataset for their pictures' sizes, and the empty prompt for none, which raises.
+The host encodes the captions of a dataset for their pictures' sizes, and the empty prompt for none, which raises. A
+video's prompt also names its frames and their rate: here those that are encoded, at the configuration's rate, as where
+the pipeline draws.
 """
 
 import threading
@@ -15,6 +17,8 @@ from simpletuner_twinflow.host.settings.families import FAMILIES
 
 TEXT_CACHE = "simpletuner.helpers.caching.text_embeds"
 SIGNATURE = "cosmos3_cache_signature"  # in the host's metadata of a prompt: of its words and its picture's size
+FRAMES, RATE = "cosmos3_num_frames", "cosmos3_fps"  # there too
+PER_LATENT = 4  # frames of a video, after its first
 LOST = "cosmos3 has no empty prompt, so that it trains without guidance and without dropped captions"
 _one_at_a_time = threading.Lock()
 _sizes: "WeakKeyDictionary[Any, dict[str, dict]]" = WeakKeyDictionary()  # model -> the empty prompt's metadata
@@ -37,6 +41,7 @@ def encode_no_prompt_without_size(module: ModuleType) -> None:
 @uses(
     Seam("Cosmos3Image.text_embed_cache_metadata_for_filepath", ("prompt",)),
     Seam("Cosmos3Image.after_text_embed_cache_precompute", ("self",)),
+    Seam("Cosmos3Image._cosmos3_text_cache_signature", ("prompt", "metadata"), Touch.read),
     Seam("Cosmos3Image._predict_single_sample", ("vision_tokens", "vision_timestep"), Touch.in_block),
     lost=LOST,
 )
@@ -44,9 +49,11 @@ def encode_empty_prompts(module: ModuleType) -> None:
     """Encode the empty prompt for each size of a dataset, after its captions, while the text encoder is in memory."""
 
     def metadata_for_filepath(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> dict:
-        empty = wrapped(*args, **(kwargs | {"prompt": ""}))
+        found = wrapped(*args, **kwargs)
+        frames = frames_of((int(found[FRAMES]) - 1) // PER_LATENT + 1)  # those that make whole latents
+        empty = for_frames(model, "", found, frames)
         _sizes.setdefault(model, {})[empty[SIGNATURE]] = empty
-        return wrapped(*args, **kwargs)
+        return for_frames(model, argument(args, kwargs, "prompt"), found, frames)
 
     def after_precompute(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> None:
         options = active_options(model.config)
@@ -94,6 +101,17 @@ def empty_prompt(metadata: Mapping[str, Any]) -> dict[str, Any]:
     with _one_at_a_time, changed(cache, text_cache_ondemand=True):
         found: dict[str, Any] = cache.compute_prompt_embeddings_with_model(prompt_records=[record])
     return found
+
+
+def frames_of(latents: int) -> int:
+    """The frames of a video that this many frames of latents stand for."""
+    return PER_LATENT * (latents - 1) + 1
+
+
+def for_frames(model: Any, prompt: str, metadata: Mapping[str, Any], frames: int) -> dict[str, Any]:
+    """The host's metadata of a prompt, for this many frames at the configuration's rate, signed anew."""
+    named = dict(metadata) | {FRAMES: frames, RATE: float(model.config.framerate or 24.0)}
+    return named | {SIGNATURE: model._cosmos3_text_cache_signature(prompt, named)}
 
 
 def encodes_sizes(model: Any) -> bool:

@@ -172,7 +172,7 @@ def test_sound_of_a_family_that_makes_pictures_and_sound_is_refused_and_of_other
 ):
     backend = tmp_path / "multidatabackend.json"
     backend.write_text(json.dumps([{"id": "clips", "type": "local"} | dataset]), encoding="utf-8")
-    run = {"model_type": "full", "data_backend_config": str(backend)}
+    run = {"data_backend_config": str(backend)}
     with pytest.raises(TwinFlowConfigError, match="not its sound") as refusal:
         load(SEED, model_family="cosmos3", **run)
     assert list(dataset)[-1] in str(refusal.value)
@@ -184,4 +184,6 @@ def test_silent_films_are_not_refused(tmp_path):
     backend = tmp_path / "multidatabackend.json"
     silent = {"id": "clips", "type": "local", "dataset_type": "video", "audio": {"auto_split": False}}
     backend.write_text(json.dumps([silent]), encoding="utf-8")
-    load(SEED, model_type="full", model_family="cosmos3", data_backend_config=str(backend))
+    with pytest.raises(TwinFlowConfigError, match="lora_type") as refusal:  # for another reason
+        load(SEED, model_family="cosmos3", data_backend_config=str(backend))
+    assert "sound" not in str(refusal.value)

@@ -22,7 +22,7 @@ class Cache(TextEmbeddingCache):
     def __init__(self, model):
         self.model, self.asked, self.text_cache_ondemand = model, [], False
         self.id, self.data_backend, self._requires_path_based_keys = "text", self, True
-        self.cache_dir, self.key_type = "cache", model.text_embed_cache_key()
+        self.cache_dir, self.key_type, self.model_type = "cache", model.text_embed_cache_key(), "cosmos3"
 
     def compute_prompt_embeddings_with_model(self, prompt_records):
         self.asked += [(record["prompt"], record["key"], self.text_cache_ondemand) for record in prompt_records]
@@ -74,8 +74,10 @@ def test_without_twinflow_the_collator_asks_as_it_does(made):
 
 
 def test_host_encodes_the_empty_prompt_for_no_size_and_raises_and_a_twinflow_run_does_not(made):
+    model, cache = made(twinflow_enabled=False)
+    model._load_reasoner = lambda: None
     with pytest.raises(ValueError, match="requires geometry metadata"):
-        made(twinflow_enabled=False)[1].encode_dropout_caption()
+        cache.encode_dropout_caption()
     made()[1].encode_dropout_caption()
 
 
