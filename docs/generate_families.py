@@ -27,9 +27,9 @@ text-to-video flavour, and without the pipeline for the flavours that have a row
 edit or animate an image take the same way and have not been proven.
 
 "Whole" families have also been through the whole trainer from files on disk, as a LoRA at tiny size: `make families`
-trains each plainly and with the adversarial branch, guidance and EMA, draws with the host's validation, resumes,
-exports, and runs the model card's code where neither this plugin nor the host is installed, with the prompt encoded as
-in training. The project's CI does so for {in_ci}.
+trains each (cosmos3 as a LyCORIS) plainly and with the adversarial branch, guidance and EMA, draws with the host's
+validation, resumes, exports, and runs the model card's code where neither this plugin nor the host is installed, with
+the prompt encoded as in training. The project's CI does so for {in_ci}.
 Of the others every part has been proven, the whole has not.
 
 ## Flow matching
@@ -107,13 +107,21 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
 
 
 def _refusals(family: Family) -> list[str]:
-    return [f"refuses {refusal.key} {refusal.value}: {refusal.reason}" for refusal in family.refusals]
+    return [
+        f"refuses {refusal.key} {refusal.value.removesuffix('|None|')}"
+        f"{f' with model_type {refusal.model_type}' if refusal.model_type else ''}: {refusal.reason}"
+        for refusal in family.refusals
+    ]
 
 
 def _remarks(family: Family, tiny: Tiny) -> list[str]:
     remarks = _refusals(family)
     if family.invert_sigmas != "no":
         remarks.append("its pipeline's time is 1 at the data: sampled with `invert_sigmas`")
+    if family.trained_backwards:
+        remarks.append("the host trains it with the time backwards, TwinFlow with the time of its pipelines")
+    if family.makes_sound:
+        remarks.append("trains pictures and silent videos; sound in the datasets is refused, and in a batch raises")
     if family.whole_batch:
         remarks.append("a sample's answer depends on its batch, so each of TwinFlow's passes is made on all of it")
     if not tiny.checkpointing:

@@ -66,7 +66,7 @@ class Passage:
         family, *flavour = self.name.split()
         own = ({"model_flavour": flavour[0]} if flavour else {}) | FAMILIES[self.name]
         model = str(self.root / "models" / self.name)
-        own = {key: model if value == MODEL else value for key, value in own.items()}
+        own = {key: value.replace(MODEL, model) if isinstance(value, str) else value for key, value in own.items()}
         return COMMON | {"model_family": family, "pretrained_model_name_or_path": model} | own | changes
 
     def folder(self, run: str) -> Path:
@@ -142,7 +142,7 @@ def card(passage: Passage) -> None:
 def prompt(passage: Passage) -> None:
     """What the card's code gave the network as the prompt is what the run was trained with."""
     folder = passage.folder("twinflow")
-    given = [tensor for tensor in torch.load(folder / CONDITION) if tensor.is_floating_point()]
+    given = torch.load(folder / CONDITION)
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]
     trained = [_embeddings(entry) for entry in cached]
     if not any(all(any(_same(*pair) for pair in product(forms, given)) for forms in prompt) for prompt in trained):
@@ -156,7 +156,12 @@ def _cached(file: Path) -> dict[str, Any]:
 
 
 def _embeddings(entry: dict[str, Any]) -> list[list[torch.Tensor]]:
-    """Each embedding of a prompt in the forms that a network may be given it: padded, and without the padding."""
+    """Each embedding of a prompt in the forms that a network may be given it: padded, and without the padding.
+
+    A network that reads the prompt itself is given tokens.
+    """
+    if (read := entry.get("cosmos3_reasoner_cache")) is not None:
+        return [[read["input_ids"]]]
     masks = [value for name, value in entry.items() if "mask" in name and isinstance(value, torch.Tensor)]
     embeddings = [value.squeeze() for name, value in entry.items() if "mask" not in name and _is_sequence(value)]
     lengths = {int(mask.sum()) for mask in masks if mask.squeeze().ndim == 1}

@@ -65,6 +65,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "krea2": {},
     "hidream": {**SHORT_PROMPT},
     "ltxvideo": {**FILM, **SHORT_PROMPT},
+    # Its network's two halves, without which the host takes them from the hub.
+    "cosmos3": {
+        "model_flavour": "nano",
+        "cosmos3_generator_component": f"{MODEL}/generator",
+        "cosmos3_reasoner_component": f"{MODEL}/reasoner",
+        "validation_num_video_frames": 1,
+        # The host cannot save a PEFT adapter of it.
+        "lora_type": "lycoris",
+        "lycoris_config": f"{MODEL}/lycoris.json",
+    },
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
     "pixart": DIFF2FLOW | {"model_type": "full"},

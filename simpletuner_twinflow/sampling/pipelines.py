@@ -35,6 +35,7 @@ DIFFUSION, DIFFUSION_EDITS = PipelineKind(diffusion=True), PipelineKind(diffusio
 
 PIPELINES = {
     "AuraFlowPipeline": UNIT,
+    "Cosmos3OmniPipeline": PipelineKind(unguided_scale=1.0, video=True),
     "BooguImagePipeline": PipelineKind(invert_sigmas=True, time_unit=1),
     "BooguImageImg2ImgPipeline": PipelineKind(invert_sigmas=True, time_unit=1, needs_image=True),
     "ChromaPipeline": UNIT,

@@ -1,5 +1,6 @@
 """A host model of a flow family as the trainer would make it, with a tiny random network, and its batches."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from testbed.host_models.build import collated_batch, host_config, model_of, random_network
 from testbed.host_models.tiny import Tiny, tokenizer_of_words
 from testbed.host_models.zoo import ZOO, family_of
+from testbed.pipelines.cosmos3 import LYCORIS
+from testbed.pipelines.tokenizers import qwen_tokenizer
 
 PROMPTS = ("a cat", "a dog on grass", "sea", "two red birds")
 
@@ -47,6 +50,8 @@ def pipeline_folder(folder: Path) -> Path:
     """A folder with a scheduler's configuration and a tokenizer; the host looks for files there."""
     FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
     tokenizer_of_words().save_pretrained(folder / "tokenizer")
+    qwen_tokenizer(4096).save_pretrained(folder / "text_tokenizer")  # of Cosmos 3, as the following
+    (folder / "lycoris.json").write_text(json.dumps(LYCORIS), encoding="utf-8")
     os.chdir(folder)
     StateTracker.config_path = str(folder)
     return folder
@@ -57,6 +62,6 @@ def _written(model: Any, tiny: Tiny, pipeline: Path, folder: Path) -> Path:
     subfolder = folder / (model.MODEL_SUBFOLDER or "")
     if not (subfolder / "config.json").exists():
         random_network(model, tiny.network, std=0.3).save_pretrained(subfolder)
-        for part in ("scheduler", "tokenizer"):
+        for part in ("scheduler", "tokenizer", "text_tokenizer"):
             shutil.copytree(pipeline / part, folder / part)
     return folder

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from functools import wraps
 from typing import Any
 
@@ -65,7 +66,7 @@ def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
         return not (given["input_ids"] > 1).any()
     found = list(tensors({name: value for name, value in given.items() if name not in (tiny.hidden, tiny.timestep)}))
     empty = {
-        name: any((tensor.float() == value.flatten()[0]).any() for tensor in found)
+        name: any((tensor.float() == next(iter(tensors(value))).flatten()[0]).any() for tensor in found)
         for name, value in cached_text(tiny.text, "").items()
         if not isinstance(tiny.text[name], str)
     }
@@ -74,10 +75,12 @@ def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """All floating tensors in nested lists and dicts."""
+    """All floating tensors in nested lists, dicts and dataclasses."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
+    elif is_dataclass(value):
+        yield from tensors(vars(value))
     elif isinstance(value, dict):
         for item in value.values():
             yield from tensors(item)

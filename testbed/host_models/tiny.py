@@ -17,7 +17,43 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from testbed.pipelines.cosmos3 import cosmos3
+
 WORDS = 5  # tokens of a prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadPrompt:
+    """What Cosmos 3's text encoder makes of a prompt for a picture of this size."""
+
+    layers: int
+    heads: int  # of keys and values
+    width: int  # of a head
+    pixels: int  # of the picture's edges
+    encoder: str  # its name in the config
+
+    def made(self, prompt: str, stream: torch.Generator) -> dict[str, Any]:
+        """The host's cache entry; keys and values, the first in it, are numbers from a stream."""
+        from simpletuner.helpers.models.cosmos3.model import Cosmos3Image
+        from simpletuner.helpers.models.cosmos3.pipeline import get_3d_mrope_ids_text_tokens
+
+        size = {"cosmos3_num_frames": 1, "cosmos3_height": self.pixels, "cosmos3_width": self.pixels}
+        metadata = size | {"cosmos3_fps": 24.0, "cosmos3_reasoner_component": self.encoder}
+        places, following = get_3d_mrope_ids_text_tokens(WORDS, 0, True)
+        shape = (WORDS, self.heads, self.width)
+        return {
+            "reasoner_memory_state": {
+                "layer_kv": [
+                    {name: torch.randn(shape, generator=stream) for name in ("k", "v")} for _ in range(self.layers)
+                ]
+            },
+            "cache_signature": Cosmos3Image._cosmos3_text_cache_signature(prompt=prompt, metadata=metadata),
+            "input_ids": torch.arange(WORDS),
+            "text_indexes": torch.arange(WORDS),
+            "und_len": torch.tensor(WORDS),
+            "text_mrope_ids": places,
+            "vision_start_temporal_offset": torch.tensor(following + 15_000.0),
+        }
 
 
 def thousandths(given: Tensor) -> Tensor:
@@ -73,6 +109,12 @@ def decoder_of(channels: int, blocks: int = 1) -> dict[str, Any]:
     return {"vae": vae}
 
 
+def parts_of_cosmos3() -> dict[str, Any]:
+    """Its pipeline reads the prompt itself, and the latents' statistics."""
+    pipeline = cosmos3()
+    return {"vae": pipeline.vae, "text_tokenizer": pipeline.text_tokenizer}
+
+
 def parts_of_hunyuanvideo() -> dict[str, Any]:
     """A guider as the host makes it from the seed's `validation_guidance: 0.0`."""
     return {"guider": ClassifierFreeGuidance(guidance_scale=0.0)}
@@ -84,7 +126,9 @@ class Tiny:
 
     network: dict[str, Any]  # arguments of the network's class
     latents: tuple[int, ...]  # of one sample
-    text: dict[str, tuple[int, ...] | str]  # what is cached per prompt: name -> shape, or what `cached_text` makes
+    text: dict[
+        str, tuple[int, ...] | str | ReadPrompt
+    ]  # what is cached per prompt: name -> shape, or what `cached_text` makes
     time: Callable[[Tensor], Tensor]  # from what the network is given to t
     direction: int = 1  # of the network's raw output
     flavour: str | None = None
@@ -107,7 +151,7 @@ PROMPT_MASK = {"prompt_embeds": (1, WORDS, 16), "prompt_attention_mask": "mask"}
 POOLED = {"prompt_embeds": (1, WORDS, 16), "pooled_prompt_embeds": (16,)}
 
 
-def cached_text(text: Mapping[str, tuple[int, ...] | str], prompt: str) -> dict[str, Tensor]:
+def cached_text(text: Mapping[str, tuple[int, ...] | str | ReadPrompt], prompt: str) -> dict[str, Any]:
     """What the host's cache holds for a prompt: numbers of its own for each one, and a mask of its length."""
     stream = torch.Generator().manual_seed(sum(map(ord, prompt)) + 17)
     mask = (torch.arange(WORDS) < max(1, len(prompt.split()))).long()
@@ -117,7 +161,10 @@ def cached_text(text: Mapping[str, tuple[int, ...] | str], prompt: str) -> dict[
         "float mask": mask.float().unsqueeze(0),
         "ids": torch.zeros(WORDS, 3),
     }
-    return {
-        name: made[shape] if isinstance(shape, str) else torch.randn(shape, generator=stream)
-        for name, shape in text.items()
-    }
+
+    def entry(shape: tuple[int, ...] | str | ReadPrompt) -> Any:
+        if isinstance(shape, ReadPrompt):
+            return shape.made(prompt, stream)
+        return made[shape] if isinstance(shape, str) else torch.randn(shape, generator=stream)
+
+    return {name: entry(shape) for name, shape in text.items()}

@@ -5,13 +5,42 @@ from testbed.host_models.tiny import (
     POOLED,
     PROMPT_MASK,
     WORDS,
+    ReadPrompt,
     Tiny,
+    parts_of_cosmos3,
     parts_of_hunyuanvideo,
     thousandths,
     vae_of_wan,
 )
+from testbed.pipelines.cosmos3 import CHANNELS, NETWORK
 
 VIDEOS = {
+    "cosmos3": Tiny(
+        network=NETWORK,
+        latents=(CHANNELS, 1, 4, 4),
+        text={
+            "cosmos3_reasoner_cache": ReadPrompt(
+                layers=NETWORK["num_hidden_layers"],
+                heads=NETWORK["num_key_value_heads"],
+                width=NETWORK["head_dim"],
+                pixels=64,
+                encoder="reasoner",
+            )
+        },
+        time=thousandths,
+        config={
+            "model_type": "lora",
+            "lora_type": "lycoris",
+            "lycoris_config": "lycoris.json",
+            "cosmos3_generator_component": "networks/cosmos3/transformer",
+            "cosmos3_reasoner_component": "reasoner",
+        },
+        hidden="vision_tokens",
+        timestep="vision_timesteps",
+        parts=parts_of_cosmos3,
+        lora=False,  # see the refusals of the family; LyCORIS is run in tests/runs
+        call={"prompt": "a cat", "num_frames": 1},
+    ),
     "kandinsky5_image": Tiny(
         network={
             "in_visual_dim": 4,

@@ -70,10 +70,10 @@ def hands_over_even_sigmas(pipeline_class) -> bool:
         for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(call))))
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "sigmas"
     )
+    scheduler = SimpleNamespace(config=SimpleNamespace(num_train_timesteps=1000))
+    known = {"num_inference_steps": 4, "sigmas": None, "self": SimpleNamespace(scheduler=scheduler)}
     worked_out = [
-        np.asarray(eval(code, call.__globals__, {"num_inference_steps": 4, "sigmas": None}))[:4]
-        for code in assigned
-        if "num_inference_steps" in code
+        np.asarray(eval(code, call.__globals__, known))[:4] for code in assigned if "num_inference_steps" in code
     ]
     return any(np.allclose(sigmas, [1.0, 0.75, 0.5, 0.25]) for sigmas in worked_out)
 

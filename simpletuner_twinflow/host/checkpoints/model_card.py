@@ -11,6 +11,7 @@ from diffusers import LCMScheduler
 
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
+from simpletuner_twinflow.host.drawing.cosmos3 import worded
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
 from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
@@ -142,12 +143,21 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     if lycoris:
         note = note.replace("needs diffusers alone", "needs diffusers and lycoris-lora alone")
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
-    arguments = [f"prompt={prompt!r}", asked, *_call_arguments(model)]
-    arguments += [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
-    images, save = "images", 'model_output.save("output.png")'
-    if film := _film_arguments(model):
+    given: dict[str, Any] = {"prompt": prompt}
+    sizes = [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
+    if sized := model.twinflow_model.family.prompt_has_size:
+        imports.append("from diffusers.pipelines.cosmos import pipeline_cosmos3_omni")
+        code, given = worded(model, prompt, **{name: int(value) for name, value in (size.split("=") for size in sizes)})
+        loading += code
+    arguments = [*(f"{name}={value!r}" for name, value in given.items()), asked, *_call_arguments(model), *sizes]
+    images, save = "images[0]", 'model_output.save("output.png")'
+    if film := [] if sized else _film_arguments(model):
+        images = "frames[0]"
+    elif sized:
+        images = "video[0]" if given["num_frames"] == 1 else "video"
+    if images in ("frames[0]", "video"):
         imports.append("from diffusers.utils import export_to_gif")
-        images, save = "frames", 'export_to_gif(model_output, "output.gif")'
+        save = 'export_to_gif(model_output, "output.gif")'
     arguments += [*film, f"generator=torch.Generator().manual_seed({seed})"]
     return f"""
 ```python
@@ -158,7 +168,7 @@ pipeline.to("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps
 
 model_output = pipeline(
     {",\n    ".join(arguments)},
-).{images}[0]
+).{images}
 {save}
 ```
 

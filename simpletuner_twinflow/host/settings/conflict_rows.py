@@ -131,6 +131,18 @@ EMA_CONFLICTS = tuple(
 )
 MOVES_BASE = ("pissa", "olora")  # the values of lora_init_type that change the frozen base weights
 
+NO_SOUND = "TwinFlow trains this model_family's pictures and videos, and not its sound"
+# In a data config of a family that makes sound too; the host takes an "audio" without "auto_split" for its being on.
+SOUND_CONFLICTS = (
+    Conflict("dataset_type", NO_SOUND, "remove the dataset", lambda value: value == "audio"),
+    Conflict(
+        "audio",
+        NO_SOUND,
+        "remove it, or set auto_split in it to false",
+        lambda value: isinstance(value, dict) and bool(value.get("auto_split", True)),
+    ),
+    Conflict("s2v_datasets", NO_SOUND, "remove it", bool),
+)
 # In a data config the host takes any text for true.
 DATASET_CONFLICTS = (
     Conflict(

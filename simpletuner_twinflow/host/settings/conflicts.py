@@ -8,7 +8,7 @@ from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings import conflict_rows
 from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_set
 from simpletuner_twinflow.host.settings.data_config import DataConfigError, datasets_of, has_regularisation
-from simpletuner_twinflow.host.settings.families import predicts_flow, unsupported_reason
+from simpletuner_twinflow.host.settings.families import FAMILIES, predicts_flow, unsupported_reason
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.settings.lycoris_config import lycoris_problems
 from simpletuner_twinflow.method.roles import Role
@@ -91,7 +91,9 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             yield from lycoris_problems(config.get("lycoris_config"), needs_base=_needs_base(config, options))
         else:
             yield from _adapter_problems(config)
-    yield from _dataset_problems(config.get("data_backend_config"))
+    family = FAMILIES.get(str(config.get("model_family")))
+    silent = ours and family is not None and family.makes_sound
+    yield from _dataset_problems(config.get("data_backend_config"), silent=silent)
     # A model that is neither a flow nor bridged has its line above.
     if ours and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):
         yield reason
@@ -116,14 +118,15 @@ def _adapter_problems(config: Config) -> Iterator[str]:
         )
 
 
-def _dataset_problems(path: Any) -> Iterator[str]:
+def _dataset_problems(path: Any, *, silent: bool) -> Iterator[str]:
     try:
         datasets = datasets_of(path)
     except DataConfigError as error:
         yield str(error)
         return
     for dataset in datasets:
-        for line in _met(conflict_rows.DATASET_CONFLICTS, dataset):
+        rows = conflict_rows.DATASET_CONFLICTS + (conflict_rows.SOUND_CONFLICTS if silent else ())
+        for line in _met(rows, dataset):
             yield f"{line} (dataset {dataset.get('id')!r} in {path})"
 
 

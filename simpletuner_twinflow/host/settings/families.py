@@ -13,6 +13,7 @@ class Refusal(NamedTuple):
     value: str  # a regular expression for the whole value
     reason: str
     way_out: str
+    model_type: str | None = None  # refused with this one only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,12 @@ class Family:
     # Where time is 1 - t. "network": in network and pipeline, which the host's converter of times does not know.
     # "batch": also in batch["sigmas"], which it knows.
     invert_sigmas: Literal["no", "network", "batch"] = "no"
+    # Whether the host has time and batch["sigmas"] run towards the data in training alone: the network and its pipeline
+    # have the time 1 at noise, and that is what TwinFlow trains.
+    trained_backwards: bool = False
+    one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
+    prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
+    makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
@@ -110,6 +117,36 @@ FAMILIES = {
             ),
         ),
     ),
+    "cosmos3": Family(
+        time_embedding="time_embedder",
+        trained_backwards=True,
+        one_sample_a_pass=True,
+        prompt_has_size=True,
+        makes_sound=True,
+        unguided_scale=1.0,
+        refusals=(
+            Refusal(
+                "model_flavour",
+                "super-i2v",
+                "its first frame is a picture without noise that its loss leaves out, and a masked loss is not part of "
+                "TwinFlow's losses",
+                'use "super"',
+            ),
+            Refusal(
+                "model_type",
+                "full|None|",
+                "the host trains the half of its network that draws, and no pipeline can be made of that half",
+                'set it to "lora", with lora_type "lycoris"',
+            ),
+            Refusal(
+                "lora_type",
+                "standard|None|",
+                "the host cannot save a PEFT adapter of it, since its pipeline has no method for that",
+                'set it to "lycoris", with a lycoris_config',
+                model_type="lora",
+            ),
+        ),
+    ),
 }
 
 # The host's second names of the same classes.
@@ -131,7 +168,6 @@ REFUSED = {  # the host's other families, and why
     "longcat_video": "its pipeline takes no prompt embeddings, so that validation could not draw with it",
     "ltxvideo2": "it makes picture and sound at once, each with noise and a loss of its own",
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
-    "cosmos3": "it makes picture, sound and actions at once, each with noise and a loss of its own",
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "minimaxmusic": "it has not been proven with music",
     "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
@@ -194,9 +230,11 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
             'Set it to "epsilon" or "v_prediction", as the base model predicts, or remove it.'
         )
     for refusal in (FAMILIES if flow else DIFFUSION_FAMILIES)[str(name)].refusals:
+        if refusal.model_type not in (None, config.get("model_type", "full")):
+            continue
         if re.fullmatch(refusal.value, str(config.get(refusal.key))):
             return (
-                f"{refusal.key} is {config[refusal.key]!r} with model_family {config['model_family']!r}, which "
+                f"{refusal.key} is {config.get(refusal.key)!r} with model_family {config['model_family']!r}, which "
                 f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."
             )
     return None

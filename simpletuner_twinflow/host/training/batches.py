@@ -37,7 +37,7 @@ def unconditional(batch: Mapping[str, Any], destinations: Mapping[str, Sequence[
         raise TwinFlowError("The host's batch has no embedding of the empty prompt, which guidance needs.")
     if lacking := [name for name in given if name not in empty and name not in SIZES]:
         raise TwinFlowError(f"The empty prompt's embedding lacks {', '.join(lacking)}, which the prompts' have.")
-    swapped = dict(batch)
+    swapped = without_words(batch) if batch.get("prompts") else dict(batch)
     swapped[TEXT] = dict(given) | {name: _like(value, given.get(name)) for name, value in empty.items()}
     for name, value in empty.items():
         for path in destinations.get(name, ()):
@@ -52,6 +52,24 @@ def unconditional(batch: Mapping[str, Any], destinations: Mapping[str, Sequence[
 def without_words(batch: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the host batch with empty prompts, for a family that reads the words when it predicts."""
     return dict(batch) | {"prompts": [""] * len(batch["prompts"])}
+
+
+def refuse_untrained(batch: Mapping[str, Any]) -> None:
+    """Raise where a prepared host batch has what TwinFlow would leave out of its losses.
+
+    Raises:
+        TwinFlowError: it holds sound, or a mask of the loss.
+    """
+    if batch.get("audio_latents") is not None:
+        raise TwinFlowError(
+            "The batch has audio_latents, and TwinFlow trains no sound: no dataset of this run may have any. "
+            'Set "auto_split" in each dataset\'s "audio" to false, and remove audio datasets and s2v_datasets.'
+        )
+    if batch.get("vision_loss_mask") is not None:
+        raise TwinFlowError(
+            "The batch has a vision_loss_mask: a masked loss is not part of TwinFlow's losses. Use a model_flavour "
+            "without conditioning frames."
+        )
 
 
 def _like(value: Any, counterpart: Any) -> Any:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
-from simpletuner_twinflow.host.training.batches import DESTINATIONS, select_rows, unconditional, without_words
+from simpletuner_twinflow.host.training.batches import (
+    DESTINATIONS,
+    refuse_untrained,
+    select_rows,
+    unconditional,
+    without_words,
+)
 from simpletuner_twinflow.host.training.lycoris import lycoris_of, train_beside
 from simpletuner_twinflow.host.training.time_conditioning import SIGN, TARGET_TIME, TIME_CONDITIONING, attach, hidden
 from simpletuner_twinflow.method.batch import ONE_STEP
@@ -80,15 +86,25 @@ class FamilyModel:
     def sigma(self, batch: Mapping[str, Any]) -> Tensor:
         """The time of each row of a host batch, 1 at noise, (B,) float32."""
         sigmas = batch["sigmas"].reshape(batch["sigmas"].shape[0], -1)[:, 0].float()
-        return 1 - sigmas if self.family.invert_sigmas == "batch" else sigmas
+        return 1 - sigmas if self._sigmas_are_of_data else sigmas
+
+    @property
+    def _sigmas_are_of_data(self) -> bool:
+        """Whether the sigmas in the host's batches are shares of the data."""
+        return self.family.invert_sigmas == "batch" or self.family.trained_backwards
 
     def velocity(self, output: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         """The average velocity, data to noise, of a family's output on this batch; float32."""
         return self.model.prediction_to_noiseward_flow(output["model_prediction"]).float()
 
     def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
-        """A copy of the host batch for the velocity at (x_t, t, r); negative time at sign < 0."""
-        sigmas = per_sample(1 - t if self.family.invert_sigmas == "batch" else t, like=x_t)
+        """A copy of the host batch for the velocity at (x_t, t, r); negative time at sign < 0.
+
+        Raises:
+            TwinFlowError: The batch holds what TwinFlow would leave out of its losses.
+        """
+        refuse_untrained(batch)
+        sigmas = per_sample(1 - t if self._sigmas_are_of_data else t, like=x_t)
         if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
             sigmas = sigmas.expand_as(x_t)
         # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` calls the network at t - r / 2.
@@ -102,10 +118,13 @@ class FamilyModel:
 
     def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the host batch for the velocity at r = t and the batch's own times."""
+        refuse_untrained(batch)
         t = self.sigma(batch)
         there = dict(batch) | self._time_keys(t, torch.ones_like(t))
         if self.time_conditioning_mode == "signed_time":
             there["timesteps"] = self._timesteps(t / 2, batch)
+        elif self.family.trained_backwards:
+            there["timesteps"] = self._timesteps(t, batch)
         return there
 
     def _time_keys(self, r: Tensor, sign: Tensor) -> dict[str, Any]:
@@ -174,6 +193,8 @@ class FamilyModel:
         """The family's own timesteps of the times t."""
         if self.family.invert_sigmas == "network":
             return 1 - t
+        if self.family.trained_backwards:
+            return 1000 * t
         if self._reference_timesteps is None:
             # The host tells its [0, 1] from its [0, 1000] families by a batch's largest timestep. The ratio to sigma is
             # the same in any batch; it is read once and kept on the CPU, since reading the device waits for it.

@@ -15,6 +15,7 @@ MENDED = {  # family -> what the host alone cannot do with it
     "sana": NO_SCHEDULER,
     "sanavideo": f"{NO_SCHEDULER}; its validation draws nothing",
     "ltxvideo": NO_SCHEDULER,
+    "cosmos3": "encodes the empty prompt and those of validation for no picture's size, and ends",
     "sd1x": "makes its pipeline without a safety checker, even an absent one, to encode prompts with, and ends",
 }
 

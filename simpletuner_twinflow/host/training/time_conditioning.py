@@ -6,10 +6,16 @@ from typing import Any
 
 from torch import nn
 
-from simpletuner_twinflow.host.seams import set_on
+from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.seams import changed, set_on
 from simpletuner_twinflow.host.settings.families import Family
 from simpletuner_twinflow.method.batch import ONE_STEP
-from simpletuner_twinflow.method.time_conditioning import NegativeTimeEmbedding, TargetTimeEmbedding, TimeConditioning
+from simpletuner_twinflow.method.time_conditioning import (
+    NegativeTimeEmbedding,
+    TargetTimeEmbedding,
+    TimeConditioning,
+    Times,
+)
 
 TARGET_TIME = "twinflow_target_time"  # batch key, and name of the module
 NEGATIVE_TIME = "twinflow_negative_time"  # name of the module
@@ -50,11 +56,39 @@ def attach(model: Any, family: Family, sigma: Any, step_times: tuple[float, ...]
     def model_predict(prepared_batch: dict, *args: Any, **kwargs: Any) -> dict:
         if TARGET_TIME not in prepared_batch:
             return predict(prepared_batch, *args, **kwargs)
-        with time_conditioning.times(sigma(prepared_batch), prepared_batch[TARGET_TIME], prepared_batch[SIGN]):
+        times = Times(sigma(prepared_batch), prepared_batch[TARGET_TIME], prepared_batch[SIGN])
+        if family.one_sample_a_pass:
+            with each_sample_at(model, time_conditioning, times):
+                return predict(prepared_batch, *args, **kwargs)
+        with time_conditioning.times(*times):
             return predict(prepared_batch, *args, **kwargs)
 
     set_on(model, "model_predict", model_predict)
     return time_conditioning
+
+
+@contextmanager
+def each_sample_at(model: Any, time_conditioning: TimeConditioning, times: Times) -> Iterator[None]:
+    """Inside this block the model predicts a batch, a sample at a time and in order, each at its own times.
+
+    Its time embedding is called once a sample, with a row a patch. It is outside of the parts that the host recomputes
+    for gradient checkpointing, so that no pass needs its times again.
+
+    Raises:
+        TwinFlowError: the model has predicted another number of samples.
+    """
+    single, rows = model._predict_single_sample, iter(range(len(times.t)))
+
+    def predict_single_sample(**given: Any) -> Any:
+        if (row := next(rows, None)) is None:
+            raise TwinFlowError(f"The host predicts more samples than the {len(times.t)} of its batch.")
+        with time_conditioning.times(*(values[row : row + 1] for values in times)):
+            return single(**given)
+
+    with changed(model, _predict_single_sample=predict_single_sample):
+        yield
+    if left := len(list(rows)):
+        raise TwinFlowError(f"The host has left out {left} of the {len(times.t)} samples of its batch.")
 
 
 @contextmanager

@@ -37,8 +37,15 @@ def received(model, batch):
 
     with patch.object(model.model, "forward", forward), torch.no_grad():
         model.model_predict(prepared_batch=dict(batch))
-    (call,) = calls
-    return call
+    if len(calls) == 1:
+        return calls[0]
+    return {name: joined([call[name] for call in calls]) for name in calls[0]}  # a sample a pass
+
+
+def joined(values):
+    """The samples' values of one input, as a batch where they have one shape."""
+    same = all(isinstance(value, torch.Tensor) and value.shape == values[0].shape for value in values)
+    return torch.stack(values) if same else values
 
 
 @families
@@ -52,7 +59,9 @@ def test_untrained_conditioning_leaves_the_pretrained_network_as_it_is(family, f
     batch = host_batch(model)
     t = adapter.sigma(batch)
     there = adapter.at(batch, batch["noisy_latents"], t, t / 2, -torch.ones_like(t))
-    torch.testing.assert_close(there["timesteps"].float(), batch["timesteps"].float(), rtol=1e-6, atol=0)
+    hosts = batch["timesteps"].float()
+    asked = 1000 - hosts if adapter.family.trained_backwards else hosts
+    torch.testing.assert_close(there["timesteps"].float(), asked, rtol=1e-5, atol=0)
     there["timesteps"] = batch["timesteps"]
     assert torch.equal(adapter.model.model_predict(prepared_batch=dict(there))["model_prediction"].float(), expected)
 

@@ -26,7 +26,7 @@ STEPS = (1, 4, 8)
 def half_text(text: Any, prompt: str) -> dict[str, Tensor]:
     """What the host's cache gives a pipeline in a bf16 run."""
     return {
-        name: value.to(HALF) if value.is_floating_point() else value
+        name: value.to(HALF) if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in cached_text(text, prompt).items()
     }
 
@@ -77,6 +77,8 @@ def test_network_is_trained_at_the_times_it_is_sampled_at(family, steps, folder)
     ):
         drawn = asked(model, lambda: test_sampling.draw(model))
     trained = asked(model, train)
+    if adapter.family.one_sample_a_pass:
+        trained = trained[:: len(batch["latents"])]
     assert len(drawn) == len(trained) == steps
     for ours, theirs, level in zip(trained, drawn, levels, strict=True):
         torch.testing.assert_close(ours[0], theirs[0], rtol=1e-6, atol=1e-7)

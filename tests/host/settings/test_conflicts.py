@@ -149,3 +149,34 @@ def test_dataset_that_cannot_be_honoured_is_refused_by_name(dataset, tmp_path):
     with pytest.raises(TwinFlowConfigError, match=r"cats") as refusal:
         load(SEED, data_backend_config=str(backend))
     assert next(iter(dataset)) in str(refusal.value)
+
+
+SOUND = [
+    ({"dataset_type": "audio"}, "remove the dataset"),
+    ({"dataset_type": "video", "audio": {"channels": 1}}, "auto_split"),
+    ({"dataset_type": "video", "audio": {"auto_split": True}}, "auto_split"),
+    ({"dataset_type": "video", "s2v_datasets": "songs"}, "remove it"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "way_out"), SOUND)
+def test_sound_of_a_family_that_makes_pictures_and_sound_is_refused_and_of_others_left_to_the_host(
+    dataset, way_out, tmp_path
+):
+    backend = tmp_path / "multidatabackend.json"
+    backend.write_text(json.dumps([{"id": "clips", "type": "local"} | dataset]), encoding="utf-8")
+    run = {"data_backend_config": str(backend)}
+    with pytest.raises(TwinFlowConfigError, match="not its sound") as refusal:
+        load(SEED, model_family="cosmos3", **run)
+    assert list(dataset)[-1] in str(refusal.value)
+    assert way_out in str(refusal.value)
+    load(SEED, **run)
+
+
+def test_silent_films_are_not_refused(tmp_path):
+    backend = tmp_path / "multidatabackend.json"
+    silent = {"id": "clips", "type": "local", "dataset_type": "video", "audio": {"auto_split": False}}
+    backend.write_text(json.dumps([silent]), encoding="utf-8")
+    with pytest.raises(TwinFlowConfigError, match="lora_type") as refusal:  # for another reason
+        load(SEED, model_family="cosmos3", data_backend_config=str(backend))
+    assert "sound" not in str(refusal.value)

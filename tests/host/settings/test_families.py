@@ -6,7 +6,14 @@ import pytest
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
-from simpletuner_twinflow.host.settings.families import ASSISTED, DIFFUSION_FAMILIES, FAMILIES, REFUSED, predicts_flow
+from simpletuner_twinflow.host.settings.families import (
+    ASSISTED,
+    DIFFUSION_FAMILIES,
+    FAMILIES,
+    REFUSED,
+    predicts_flow,
+    unsupported_reason,
+)
 from simpletuner_twinflow.host.settings.given import ASSISTANT_LEFT_OUT
 from testbed.host_models.build import host_config
 from testbed.host_models.flow import host_model
@@ -20,6 +27,8 @@ VALUES = [
     ("wan", "model_flavour", "i2v-14b-2.2-low", "one network"),
     ("wan", "model_flavour", "animegen-t2v-high", "one network"),
     ("omnigen", "model_type", "lora", "full"),
+    ("cosmos3", "model_flavour", "super-i2v", "super"),
+    ("cosmos3", "model_type", "full", "lycoris"),
     ("omnigen", "twinflow_time_conditioning", "signed_time", "training_only"),
 ]
 
@@ -46,6 +55,17 @@ def test_refused_family_is_named_with_its_reason(family, folder):
 def test_family_model_of_pixart_is_refused_since_the_host_would_not_save_it(folder):
     with pytest.raises(TwinFlowConfigError, match=r"model_type is 'lora' with model_family 'pixart'.*\"full\""):
         host_config("pixart", folder, model_type="lora", diff2flow_enabled=True, twinflow_allow_diff2flow=True)
+
+
+@pytest.mark.parametrize("lora_type", ["standard", None])
+def test_adapter_of_cosmos3_that_the_host_cannot_save_is_refused_and_a_lycoris_is_not(lora_type, folder):
+    given = {} if lora_type is None else {"lora_type": lora_type}
+    with pytest.raises(TwinFlowConfigError, match=r"lora_type is .* with model_family 'cosmos3'.*\"lycoris\""):
+        host_config("cosmos3", folder, model_type="lora", **given)
+    host_config("cosmos3", folder, **ZOO["cosmos3"].config)
+    written = {"model_family": "cosmos3"}  # as a config's user leaves the host's defaults
+    assert "model_type is None" in (unsupported_reason(written, flow=True) or "")
+    assert "lora_type is None" in (unsupported_reason(written | {"model_type": "lora"}, flow=True) or "")
 
 
 @pytest.mark.parametrize(("family", "key", "value", "way_out"), VALUES)

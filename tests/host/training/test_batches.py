@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from simpletuner_twinflow import TwinFlowError
-from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT, TEXT, select_rows, unconditional, without_words
+from simpletuner_twinflow.host.training.batches import (
+    EMPTY_PROMPT,
+    TEXT,
+    refuse_untrained,
+    select_rows,
+    unconditional,
+    without_words,
+)
 
 ROWS = 3
 
@@ -66,6 +73,7 @@ def test_empty_prompt_takes_the_place_of_every_embedding_and_of_nothing_else():
     assert found["added_cond_kwargs"]["text_embeds"].tolist() == [-90.0, -91.0, -92.0]
     assert found["added_cond_kwargs"]["time_ids"] is batch["added_cond_kwargs"]["time_ids"]
     assert found[TEXT]["prompt_embeds"].tolist() == [-70.0, -71.0, -72.0]
+    assert found["prompts"] == ["", "", ""]
     assert found[TEXT]["time_ids"] is batch[TEXT]["time_ids"]  # of the image: the empty prompt has none
     assert "add_text_embeds" not in found  # a place that this batch does not have
     assert found["latents"] is batch["latents"]
@@ -91,3 +99,22 @@ def test_words_are_emptied_in_a_copy():
     batch = host_batch()
     assert without_words(batch)["prompts"] == ["", "", ""]
     assert batch["prompts"] == ["a", "b", "c"]
+
+
+def test_rows_are_taken_of_lists_of_what_the_samples_have():
+    """Of the samples' entries, and not of lists in an entry, whatever their length."""
+    read = [{"layers": [{"k": torch.full((ROWS,), float(row))}] * ROWS} for row in range(ROWS)]
+    batch = host_batch() | {TEXT: {"read": read}, EMPTY_PROMPT: {"read": list(reversed(read))}}
+    found = select_rows(batch, (2, 0))
+    assert [id(entry) for entry in found[TEXT]["read"]] == [id(read[2]), id(read[0])]
+    swapped = unconditional(found)
+    assert [id(entry) for entry in swapped[TEXT]["read"]] == [id(read[0]), id(read[2])]
+    assert swapped["prompts"] == ["", ""]
+
+
+@pytest.mark.parametrize(("key", "way_out"), [("audio_latents", "auto_split"), ("vision_loss_mask", "model_flavour")])
+def test_batch_with_what_the_losses_would_leave_out_is_refused(key, way_out):
+    refuse_untrained(host_batch() | {key: None})
+    with pytest.raises(TwinFlowError, match=key) as refusal:
+        refuse_untrained(host_batch() | {key: torch.zeros(ROWS)})
+    assert way_out in str(refusal.value)
