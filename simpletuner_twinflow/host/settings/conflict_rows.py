@@ -75,7 +75,6 @@ HOST_CONFLICTS = (
     Conflict("tread_config", "TREAD drops tokens by chance, teacher and student would differ", "remove it"),
     Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
-    Conflict("fsdp_enable", SHARDED, "train without FSDP"),
     Conflict("deepspeed_config", SHARDED, "train without DeepSpeed"),
     Conflict(
         "context_parallel_size", "roles are drawn per rank", "set it to 1", lambda value: (as_number(value) or 1) > 1
@@ -87,7 +86,7 @@ AUXILIARY = ("crepa_enabled", "urepa_enabled", "layersync_enabled")
 
 # Environment variables that the launcher sets for what an accelerate config switches on.
 LAUNCHER_CONFLICTS = tuple(
-    Conflict(f"ACCELERATE_USE_{engine}", SHARDED, WITHOUT_SHARDS) for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+    Conflict(f"ACCELERATE_USE_{engine}", SHARDED, WITHOUT_SHARDS) for engine in ("DEEPSPEED", "MEGATRON_LM")
 )
 
 # Of a full fine-tune. An adapter's frozen base may be quantised or streamed, since teacher and student share it.
