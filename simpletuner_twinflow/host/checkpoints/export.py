@@ -14,11 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from simpletuner_twinflow.host.run import argument, exported_weights, options_of, wrap_active
-from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses
+from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of, wrap_active
+from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
 from simpletuner_twinflow.host.training.lycoris import lycoris_of
 from simpletuner_twinflow.host.training.sharded import is_fsdp2
+from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
 from simpletuner_twinflow.method.sharding import gathered, reshard
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -64,8 +65,9 @@ def export_pipeline(trainer: Any) -> None:
         reference = weakref.ref(pipeline)
 
         def save_pretrained(folder: str, **options: Any) -> None:
-            training_only = trainer.twinflow_model.time_conditioning_modules()
-            stock = stock_pipeline(reference(), model, training_only, stock_scheduler_of(model))
+            # Of sharded weights the host has put whole ones, on the main process, into the pipeline that it saves.
+            whole = getattr(reference(), model.MODEL_TYPE.value) if is_fsdp2(trainer.accelerator) else None
+            stock = stock_pipeline(reference(), model, TIME_CONDITIONING, stock_scheduler_of(model), trained=whole)
             stock.save_pretrained(folder, **options)
 
         set_on(pipeline, "save_pretrained", save_pretrained)
@@ -149,6 +151,30 @@ def weights_to_export(trainer: Any) -> Iterator[None]:
         yield
     finally:
         trainer.ema_model.restore(parameters)
+
+
+@uses(
+    Seam("_inference_state_dict", ("state_dict",)),
+    Seam("_materialize_fsdp2_state_dict_for_save", ("accelerator", "component", "ema_model")),
+    Seam("StateTracker.get_args", touch=Touch.read, module=STATE),
+)
+def attach_to_sharded_files(module: ModuleType) -> None:
+    """Have a full fine-tune under FSDP2 export the weights asked for, without the modules that only training needs."""
+
+    def inference_state_dict(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> dict:
+        return {key: value for key, value in wrapped(*args, **kwargs).items() if key.split(".")[0] not in TIME_CONDITIONING}
+
+    def materialize(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> dict:
+        from simpletuner.helpers.training.state_tracker import StateTracker
+
+        config = StateTracker.get_args()
+        if active_options(config) is None:
+            return wrapped(*args, **kwargs)
+        reshard(argument(args, kwargs, "component", 1))
+        return wrapped(*args, **(kwargs | ({"ema_model": None} if exported_weights(config) == "student" else {})))
+
+    wrap(module, "_inference_state_dict", inference_state_dict)
+    wrap(module, "_materialize_fsdp2_state_dict_for_save", materialize)
 
 
 @uses(

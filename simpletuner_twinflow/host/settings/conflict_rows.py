@@ -39,8 +39,9 @@ MOVED_TIMES = "scheduled sampling moves the time after TwinFlow has drawn it"
 OWN_LOSS = "TwinFlow replaces the training loss, so this term would be left out"
 OWN_WEIGHTS = "TwinFlow's terms have weights of their own"
 WHOLE_PATH = "TwinFlow needs times from the whole path"
-SHARDED = "sharded weights cannot be swapped for the teacher's"
-WITHOUT_SHARDS = "choose plain data-parallel training in the accelerate config"
+FLAT = "FSDP 1 packs weights into flat parameters, of which the EMA teacher's averages cannot be told apart"
+OTHER_SHARDS = "it keeps sharded weights in a way of its own, out of which none can be lent to the teacher"
+WITHOUT_SHARDS = "choose FSDP 2 (fsdp_enable and fsdp_version 2) or plain data-parallel training"
 STREAMED = "weights that are trained and streamed to the accelerator cannot be swapped for the teacher's"
 NO_SNR = "TwinFlow's terms are not weighted by the SNR"
 NO_MASK = "a masked loss is not part of TwinFlow's losses"
@@ -75,7 +76,7 @@ HOST_CONFLICTS = (
     Conflict("tread_config", "TREAD drops tokens by chance, teacher and student would differ", "remove it"),
     Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
-    Conflict("deepspeed_config", SHARDED, "train without DeepSpeed"),
+    Conflict("deepspeed_config", OTHER_SHARDS, WITHOUT_SHARDS),
     Conflict(
         "context_parallel_size", "roles are drawn per rank", "set it to 1", lambda value: (as_number(value) or 1) > 1
     ),
@@ -86,7 +87,25 @@ AUXILIARY = ("crepa_enabled", "urepa_enabled", "layersync_enabled")
 
 # Environment variables that the launcher sets for what an accelerate config switches on.
 LAUNCHER_CONFLICTS = tuple(
-    Conflict(f"ACCELERATE_USE_{engine}", SHARDED, WITHOUT_SHARDS) for engine in ("DEEPSPEED", "MEGATRON_LM")
+    Conflict(f"ACCELERATE_USE_{engine}", OTHER_SHARDS, WITHOUT_SHARDS) for engine in ("DEEPSPEED", "MEGATRON_LM")
+)
+
+# Of a run that FSDP 2 shards: each pass is one of all ranks together.
+ALONE = "SimpleTuner makes these passes on one rank alone, which under FSDP would wait for the others for ever"
+PROJECTORS_APART = "its projector trains where a rank has rows of the data, and FSDP adds up a weight's parts of all ranks"
+SHARDED_CONFLICTS = (
+    Conflict("fsdp_version", FLAT, "set fsdp_version to 2", lambda value: as_number(value) not in (None, 2)),
+    Conflict("validation_disable", ALONE, "set it to true, and draw with what is exported", lambda value: not is_set(value)),
+    Conflict("eval_steps_interval", ALONE, "remove it", is_positive),
+    Conflict("fsdp_cpu_offload", "it has not been tried with weights and averages on the CPU"),
+    Conflict("crepa_enabled", PROJECTORS_APART),
+    Conflict("urepa_enabled", PROJECTORS_APART),
+    Conflict(
+        "lora_type",
+        "LyCORIS has not been tried under FSDP",
+        'use "standard", or train without FSDP',
+        lambda value: str(value).lower() == "lycoris",
+    ),
 )
 
 # Of a full fine-tune. An adapter's frozen base may be quantised or streamed, since teacher and student share it.

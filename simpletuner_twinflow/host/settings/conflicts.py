@@ -81,6 +81,15 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         )
     if ours:
         yield from _met(conflict_rows.LAUNCHER_CONFLICTS, os.environ)
+        if is_set(config.get("fsdp_enable")):
+            yield from _met(conflict_rows.SHARDED_CONFLICTS, config)
+        elif is_set(launcher := os.environ.get("ACCELERATE_USE_FSDP")):
+            yield (
+                f"ACCELERATE_USE_FSDP is {shown(launcher)} while fsdp_enable is {_found(config, 'fsdp_enable')}: "
+                "SimpleTuner then knows but a part of what it has to do for sharded weights. Way out: set fsdp_enable "
+                "to true and fsdp_version to 2 in the run's config, or choose plain data-parallel training in the "
+                "accelerate config."
+            )
         for key in conflict_rows.AUXILIARY:
             if options.image_free and is_set(config.get(key)):
                 yield (
