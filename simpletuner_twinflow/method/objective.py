@@ -170,13 +170,13 @@ def training_step(
     step_times: tuple[float, ...] = ONE_STEP,
     sampler_steps: tuple[tuple[float, float], ...] = (),
     base: Predict | None = None,
+    elsewhere: Collection[Role] = (),
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
-    rows = prepare_role_batch(
-        x, z, t, roles, options, student, generator, step_times=step_times, sampler_steps=sampler_steps
-    )
+    times = {"step_times": step_times, "sampler_steps": sampler_steps}
+    rows = prepare_role_batch(x, z, t, roles, options, student, generator, **times, elsewhere=elsewhere)
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
-    return compute_losses(rows, prediction, options, student, teacher, generator, base=base)
+    return compute_losses(rows, prediction, options, student, teacher, generator, base=base, elsewhere=elsewhere)
 
 
 @torch.no_grad()

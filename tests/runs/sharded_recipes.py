@@ -21,13 +21,25 @@ def by_ddp_lora(host: Host, runs: Runs) -> list[Run]:
 
 def sharded_lora(host: Host, runs: Runs) -> tuple[list[Run], Path, list[Run]]:
     """The same LoRA by FSDP2; its last checkpoint; the last two steps again, from the checkpoint before."""
-    config = SEED | TINY | COMMON | FSDP2
-    first = _start(host, runs, "sharded_lora", config)
+    return _resumed(host, runs, "sharded_lora", SEED | TINY | COMMON | FSDP2)
+
+
+def by_ddp_full(host: Host, runs: Runs) -> list[Run]:
+    """A full fine-tune by DDP; no checkpoint in between, whose saving would move the random streams."""
+    return _start(host, runs, "by_ddp_full", SEED | TINY | FULL | COMMON | {"checkpointing_steps": 4})
+
+
+def sharded_full(host: Host, runs: Runs) -> tuple[list[Run], Path, list[Run]]:
+    """As `sharded_lora`, a full fine-tune."""
+    return _resumed(host, runs, "sharded_full", SEED | TINY | FULL | COMMON | FSDP2)
+
+
+def _resumed(host: Host, runs: Runs, name: str, config: dict[str, Any]) -> tuple[list[Run], Path, list[Run]]:
+    first = _start(host, runs, name, config)
     kept = first[0].folder / "kept"
     shutil.copytree(first[0].output, kept)
     shutil.rmtree(first[0].output / "checkpoint-4")
-    resumed = host.train_on_ranks("sharded_lora", config | RESUMED, probe=sharded.note_weights)
-    return first, kept, resumed
+    return first, kept, host.train_on_ranks(name, config | RESUMED, probe=sharded.note_weights)
 
 
 def _start(host: Host, runs: Runs, name: str, config: dict[str, Any]) -> list[Run]:
@@ -37,4 +49,4 @@ def _start(host: Host, runs: Runs, name: str, config: dict[str, Any]) -> list[Ru
     return host.train_on_ranks(name, config, probe=sharded.note_weights)
 
 
-SHARDED_RECIPES = {recipe.__name__: recipe for recipe in (by_ddp_lora, sharded_lora)}
+SHARDED_RECIPES = {recipe.__name__: recipe for recipe in (by_ddp_lora, sharded_lora, by_ddp_full, sharded_full)}
