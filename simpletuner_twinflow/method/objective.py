@@ -139,13 +139,13 @@ def compute_losses(
         losses["adversarial"] = distance(prediction[at], rows.velocity[at]), options.adversarial_weight
     rectify = options.adversarial_enabled and options.rectify_weight > 0
     if rectify and (one_step or Role.one_step in elsewhere):
-        at = one_step or UNUSED
-        f1 = prediction[index(at, prediction)]
+        asked = one_step or UNUSED
+        f1 = prediction[index(asked, prediction)]
         draws, guide = Draws(generator, rows.x_t.device), None
         if options.guides("rectify"):
             guide = reference(options, teacher, base)
             forwards["guidance"] += 2 * len(one_step)
-        target, separation = _rectify_target(rows, at, f1.detach(), options, student, guide, draws)
+        target, separation = _rectify_target(rows, asked, f1.detach(), options, student, guide, draws)
     if rectify and one_step:
         watched["sign_separation"] = Term(total=separation.sum(), rows=len(one_step))
         losses["rectify"] = distance(f1, target), options.rectify_weight
@@ -173,8 +173,18 @@ def training_step(
     elsewhere: Collection[Role] = (),
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
-    times = {"step_times": step_times, "sampler_steps": sampler_steps}
-    rows = prepare_role_batch(x, z, t, roles, options, student, generator, **times, elsewhere=elsewhere)
+    rows = prepare_role_batch(
+        x,
+        z,
+        t,
+        roles,
+        options,
+        student,
+        generator,
+        step_times=step_times,
+        sampler_steps=sampler_steps,
+        elsewhere=elsewhere,
+    )
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
     return compute_losses(rows, prediction, options, student, teacher, generator, base=base, elsewhere=elsewhere)
 

@@ -31,7 +31,7 @@ def like_sharded(whole: Tensor, sharded: Tensor) -> Tensor:
 
 def gathered(tensor: Tensor) -> Tensor:
     """The whole of a tensor, put together from all ranks, each of which must call this."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def reshard(network: nn.Module) -> None:

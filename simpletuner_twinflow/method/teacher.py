@@ -83,7 +83,7 @@ def teacher_weights(parameters: Iterable[Parameter], shadows: Iterable[Tensor]) 
     swapped = {id(parameter) for parameter in parameters}
     _swapped.update(swapped)
     try:
-        for (shard, shadow) in sharded:
+        for shard, shadow in sharded:
             shard.copy_(shadow, non_blocking=True)
         for (parameter, _), weights in zip(whole, teachers, strict=True):
             parameter.data = weights

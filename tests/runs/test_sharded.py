@@ -81,7 +81,7 @@ def test_sharded_adapter_is_exported_whole(runs):
 
 @pytest.mark.host_runs(*FULL)
 def test_sharded_network_is_exported_whole_with_its_averages(runs):
-    ddp, (first, kept, _) = runs["by_ddp_full"], runs["sharded_full"]
+    ddp, (_, kept, _) = runs["by_ddp_full"], runs["sharded_full"]
     final, same = load_file(kept / NETWORK), load_file(ddp[0].output / NETWORK)
     assert final.keys() == same.keys()
     assert not [key for key in final if "twinflow" in key]

@@ -85,7 +85,7 @@ def export_adapter(trainer: Any) -> None:
 
     model, save = trainer.model, trainer.model.save_lora_weights
     taken = taken_from_base(model.get_trained_component(unwrap_model=True))
-    gather = partial(_trained, trainer)
+    gather: Callable[[], dict[str, Tensor]] = partial(_trained, trainer)
     if is_fsdp2(trainer.accelerator):
         gather = trainer.twinflow_gather = cache(gather)  # once, on all ranks; the main process alone saves
 
@@ -162,7 +162,9 @@ def attach_to_sharded_files(module: ModuleType) -> None:
     """Have a full fine-tune under FSDP2 export the weights asked for, without the modules that only training needs."""
 
     def inference_state_dict(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> dict:
-        return {key: value for key, value in wrapped(*args, **kwargs).items() if key.split(".")[0] not in TIME_CONDITIONING}
+        return {
+            key: value for key, value in wrapped(*args, **kwargs).items() if key.split(".")[0] not in TIME_CONDITIONING
+        }
 
     def materialize(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> dict:
         from simpletuner.helpers.training.state_tracker import StateTracker

@@ -18,8 +18,8 @@ from simpletuner_twinflow.host.checkpoints.files import damage, is_finished
 from simpletuner_twinflow.host.checkpoints.optimizer_state import Groups, fit_optimizer_state
 from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError, refuse_other_run
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained, saved_by
-from simpletuner_twinflow.host.checkpoints.sharded_files import own_settings, refuse_other_layout, refuse_other_shards
 from simpletuner_twinflow.host.checkpoints.saving import load_time_conditioning, read_time_conditioning
+from simpletuner_twinflow.host.checkpoints.sharded_files import own_settings, refuse_other_layout, refuse_other_shards
 from simpletuner_twinflow.host.run import active_options, argument, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.host.training.announce import RESUMED

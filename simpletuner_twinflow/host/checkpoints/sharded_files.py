@@ -47,7 +47,9 @@ def refuse_other_shards(folder: Path, run: SavedRun | None, current: Trained, co
         lists = (run.trained.ema, current.ema)
         odd = sorted(set(lists[0]) ^ set(lists[1]))
         what = f"of other parameters ({', '.join(odd[:3])}, ...)" if odd else "in another order"
-        key = "twinflow_time_conditioning" if run.trained.time_conditioning != current.time_conditioning else "model_type"
+        key = (
+            "twinflow_time_conditioning" if run.trained.time_conditioning != current.time_conditioning else "model_type"
+        )
         raise OtherRunError(folder, f"shards {what}", key, getattr(config, key, None))
 
 

@@ -17,7 +17,9 @@ from simpletuner_twinflow.host.training.trainer import HOST_SIGN_EMBED
 logger = logging.getLogger("simpletuner_twinflow")
 
 
-def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], scheduler: Any | None, *, trained: Any | None = None) -> Any:
+def stock_pipeline(
+    pipeline: Any, model: Any, training_only: Iterable[str], scheduler: Any | None, *, trained: Any | None = None
+) -> Any:
     """A pipeline of the same name from stock diffusers, with the same weights (shared, not copied).
 
     Args:

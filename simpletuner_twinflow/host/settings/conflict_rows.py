@@ -13,6 +13,11 @@ def is_set(value: Any) -> bool:
     return str(value).strip().lower() not in OFF_WORDS
 
 
+def is_off(value: Any) -> bool:
+    """Whether a host value means "off"."""
+    return not is_set(value)
+
+
 def is_positive(value: Any) -> bool:
     """Whether a host value is a number above 0; the host itself refuses what is no number."""
     return (as_number(value) or 0.0) > 0
@@ -92,10 +97,10 @@ LAUNCHER_CONFLICTS = tuple(
 
 # Of a run that FSDP 2 shards: each pass is one of all ranks together.
 ALONE = "SimpleTuner makes these passes on one rank alone, which under FSDP would wait for the others for ever"
-PROJECTORS_APART = "its projector trains where a rank has rows of the data, and FSDP adds up a weight's parts of all ranks"
+PROJECTORS_APART = "its projector has no gradient on ranks without rows of the data, and FSDP adds up those of all"
 SHARDED_CONFLICTS = (
     Conflict("fsdp_version", FLAT, "set fsdp_version to 2", lambda value: as_number(value) not in (None, 2)),
-    Conflict("validation_disable", ALONE, "set it to true, and draw with what is exported", lambda value: not is_set(value)),
+    Conflict("validation_disable", ALONE, "set it to true, and draw with what is exported", is_off),
     Conflict("eval_steps_interval", ALONE, "remove it", is_positive),
     Conflict("fsdp_cpu_offload", "it has not been tried with weights and averages on the CPU"),
     Conflict("crepa_enabled", PROJECTORS_APART),

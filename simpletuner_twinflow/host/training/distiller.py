@@ -46,7 +46,9 @@ class TwinFlowDistiller(DistillationBase):
         self._rank, ranks = int(trainer.accelerator.process_index), int(trainer.accelerator.num_processes)
         shares = options.roles(own_steps=family_model.steps_are_conditioned)
         # Each pass of a sharded network is one that all ranks make together, whatever the roles of their rows.
-        self._elsewhere = frozenset(role for role in shares if shares[role] > 0) if is_fsdp2(trainer.accelerator) else ()
+        self._elsewhere = (
+            frozenset(role for role in shares if shares[role] > 0) if is_fsdp2(trainer.accelerator) else ()
+        )
         self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False

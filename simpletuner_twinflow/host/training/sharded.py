@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import active_options, argument, wrap_active
@@ -18,7 +19,9 @@ def is_fsdp2(accelerator: Any) -> bool:
     return bool(getattr(accelerator, "is_fsdp2", False))
 
 
-@uses(Seam("Trainer.init_distillation", ("self",)), Seam("Accelerator.is_fsdp2", (), Touch.read, "accelerate.accelerator"))
+@uses(
+    Seam("Trainer.init_distillation", ("self",)), Seam("Accelerator.is_fsdp2", (), Touch.read, "accelerate.accelerator")
+)
 def attach_to_start(module: ModuleType) -> None:
     """Refuse weights that are sharded by anything but FSDP2, whatever key or variable has switched that on."""
 
@@ -36,7 +39,7 @@ def attach_to_start(module: ModuleType) -> None:
 
 @uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.restore", ("parameters",)))
 def attach_to_ema(module: ModuleType) -> None:
-    """Let averages be copied into sharded weights; the host writes to leaves that ask for a gradient, which torch bars."""
+    """Let averages be copied into sharded weights: the host writes to leaves that ask for a gradient."""
 
     def without_grad(wrapped: Callable, ema: Any, args: tuple, kwargs: dict) -> None:
         with torch.no_grad():
@@ -74,6 +77,6 @@ def attach_to_sd3_blocks(module: ModuleType) -> None:
             return wrapped(*args, **kwargs)
         rest = {key: value for key, value in kwargs.items() if key != "block"}
         with changed(block, forward=partial(wrapped, block)):
-            return block(*args[1:], **rest)  # FSDP2's hooks are on the call
+            return nn.Module.__call__(block, *args[1:], **rest)  # FSDP2's hooks are on the call
 
     wrap(module, "_sd3_apply_joint_transformer_block", apply)
