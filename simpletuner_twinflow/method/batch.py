@@ -1,6 +1,6 @@
 """The rows of a training step, from data, noise and roles: points on the path, times and signs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from simpletuner_twinflow.method.settings import ObjectiveSettings
 from simpletuner_twinflow.method.transfer import numbers, on_device, row_index
 
 ONE_STEP = (1.0,)  # the times at which a sampler of one step calls the network
+UNUSED = (0,)  # the rows of a pass that is made for the sake of other ranks
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def prepare_role_batch(
     *,
     step_times: tuple[float, ...] = ONE_STEP,
     sampler_steps: tuple[tuple[float, float], ...] = (),
+    elsewhere: Collection[Role] = (),
 ) -> RoleBatch:
     """Give each row its times, sign and point on the path, by its role.
 
@@ -127,6 +129,8 @@ def prepare_role_batch(
         generator: source of every random number drawn here.
         step_times: times in (0, 1] of the jumps to the data.
         sampler_steps: the times (t, r), 0 <= r < t <= 1, from and to which the sampler steps.
+        elsewhere: the roles of other ranks' rows, where a pass is one that all ranks make together: the student is
+            then called for a rank that generates nothing, too, and what comes of it is not used.
 
     Raises:
         TwinFlowError: if the numbers of rows differ, or there is a twin row without the adversarial branch, or a
@@ -157,6 +161,8 @@ def prepare_role_batch(
     if generated:
         samples = _generate(x, generated, step_times, options.image_free, student, draws)
         x = x.index_copy(0, index(generated, x), samples)
+    elif Role.twin in elsewhere:
+        call(student, x[:1], t[:1], torch.zeros_like(t[:1]), torch.ones_like(t[:1]), PromptRows(UNUSED))
     if rows := rows_having(roles, Role.twin):
         at = index(rows, x)
         z = z.index_copy(0, at, draws.normal(z[at]))

@@ -5,11 +5,13 @@ own guided field where v's mean is B_c. The documented `v + rho (F_c - F_u)` tak
 trained; its fixed point, scale 1 / (1 - rho), assumes that F_u stands still, which nothing sees to.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
-from simpletuner_twinflow.method.batch import Predict, PromptRows, RoleBatch, call, index
+from simpletuner_twinflow.method.batch import UNUSED, Predict, PromptRows, RoleBatch, call, index
 from simpletuner_twinflow.method.flow import at_least_float32, per_sample
 from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
@@ -86,15 +88,27 @@ def guided_groups(rows: RoleBatch, options: ObjectiveSettings) -> list[tuple[tup
 
 
 def guided_velocities(
-    rows: RoleBatch, options: ObjectiveSettings, teacher: Predict, base: Predict | None
+    rows: RoleBatch,
+    options: ObjectiveSettings,
+    teacher: Predict,
+    base: Predict | None,
+    *,
+    elsewhere: Collection[Role] = (),
 ) -> tuple[Tensor, int]:
     """The velocities of all rows, (B, ...), and how many of them took two passes of the guide.
 
-    Guided on the rows of `guided_groups` whose time lies in `enhanced_range`, else z - x.
+    Guided on the rows of `guided_groups` whose time lies in `enhanced_range`, else z - x. Where there are none, but
+    among the roles `elsewhere`, both passes are made for the sake of other ranks.
     """
     groups = guided_groups(rows, options)
     chosen = tuple(row for members, _ in groups for row in members)
+    if not chosen and {*REAL_ROLES}.isdisjoint(elsewhere):
+        return rows.velocity, 0
+    guide = reference(options, teacher, base)
     if not chosen:
+        at = index(UNUSED, rows.t)
+        unused = rows.velocity[at], rows.x_t[at], rows.t[at], UNUSED
+        guided(*unused, weight=0.0, options=options, reference=guide)
         return rows.velocity, 0
     weights = tuple(weight for members, weight in groups for _ in members)
     at = index(chosen, rows.t)
@@ -105,6 +119,6 @@ def guided_velocities(
         chosen,
         weight=weights[0] if len(set(weights)) == 1 else per_sample(numbers(weights, rows.t.device), rows.velocity),
         options=options,
-        reference=reference(options, teacher, base),
+        reference=guide,
     )
     return rows.velocity.index_copy(0, at, found.to(rows.velocity.dtype)), len(chosen)

@@ -14,7 +14,7 @@ Guidance takes two more on all but twin rows where it acts in the velocity, and 
 rectify. Sources and formulas: docs/method.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.batch import (
     ONE_STEP,
+    UNUSED,
     Draws,
     Predict,
     PromptRows,
@@ -49,6 +50,7 @@ __all__ = [
     "training_step",
 ]
 
+JUMPS = (Role.one_step, Role.any_step, Role.sampler_step)  # the roles with r below t
 DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {"l2": squared_error, "barron": barron}
 
 
@@ -83,6 +85,7 @@ def compute_losses(
     *,
     base: Predict | None = None,
     weights: Tensor | None = None,
+    elsewhere: Collection[Role] = (),
 ) -> Losses:
     """Every term of the batch, given the student's prediction.
 
@@ -96,6 +99,9 @@ def compute_losses(
         base: the frozen network before training, with the student's random numbers; called without gradient, and needed
             only where it is the reference of guidance.
         weights: of each squared error in every term, (B, 1, ...) or (B, ...); None for 1.
+        elsewhere: the roles of other ranks' rows, where a pass is one that all ranks make together, as of weights that
+            are sharded: of each kind as many passes are then made as for a row of these roles, in the same order, on
+            the first row where none needs them, and what comes of those is not used.
 
     Raises:
         TwinFlowError: if the prediction's shape is not the rows', or the base is needed and not given.
@@ -116,7 +122,7 @@ def compute_losses(
 
     velocity = rows.velocity
     if options.guides("velocity"):
-        velocity, guided_count = guided_velocities(rows, options, teacher, base)
+        velocity, guided_count = guided_velocities(rows, options, teacher, base, elsewhere=elsewhere)
         forwards["guidance"] += 2 * guided_count
 
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
@@ -125,22 +131,27 @@ def compute_losses(
             loss = loss * time_weight(rows.t, rows.r)[index(at, loss)]
         return loss
 
-    if jumps := rows.having(Role.one_step, Role.any_step, Role.sampler_step):
+    if jumps := rows.having(*JUMPS):
         target, clamped = _rcgm_target(rows, jumps, prediction.detach(), velocity, options, teacher)
         losses["rcgm"] = real_loss(jumps, target), 1.0
         watched["clamped"] = Term(total=clamped.sum(), rows=len(jumps))
         forwards["rollout"] = options.estimate_order * len(jumps)
+    elif not {*JUMPS}.isdisjoint(elsewhere):
+        _rcgm_target(rows, UNUSED, prediction.detach(), velocity, options, teacher)
     if near := rows.having(Role.near):
         losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
     if twins := rows.having(Role.twin):
         losses["adversarial"] = distance(twins, rows.velocity[index(twins, prediction)]), options.adversarial_weight
-    if one_step and options.adversarial_enabled and options.rectify_weight > 0:
-        f1 = prediction[index(one_step, prediction)]
+    rectify = options.adversarial_enabled and options.rectify_weight > 0
+    if rectify and (one_step or Role.one_step in elsewhere):
+        asked = one_step or UNUSED
+        f1 = prediction[index(asked, prediction)]
         draws, guide = Draws(generator, rows.x_t.device), None
         if options.guides("rectify"):
             guide = reference(options, teacher, base)
             forwards["guidance"] += 2 * len(one_step)
-        target, separation = _rectify_target(rows, one_step, f1.detach(), options, student, guide, draws)
+        target, separation = _rectify_target(rows, asked, f1.detach(), options, student, guide, draws)
+    if rectify and one_step:
         watched["sign_separation"] = Term(total=separation.sum(), rows=len(one_step))
         losses["rectify"] = distance(one_step, target), options.rectify_weight
         forwards["rectify"] = 2 * len(one_step)
@@ -164,13 +175,23 @@ def training_step(
     step_times: tuple[float, ...] = ONE_STEP,
     sampler_steps: tuple[tuple[float, float], ...] = (),
     base: Predict | None = None,
+    elsewhere: Collection[Role] = (),
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
     rows = prepare_role_batch(
-        x, z, t, roles, options, student, generator, step_times=step_times, sampler_steps=sampler_steps
+        x,
+        z,
+        t,
+        roles,
+        options,
+        student,
+        generator,
+        step_times=step_times,
+        sampler_steps=sampler_steps,
+        elsewhere=elsewhere,
     )
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
-    return compute_losses(rows, prediction, options, student, teacher, generator, base=base)
+    return compute_losses(rows, prediction, options, student, teacher, generator, base=base, elsewhere=elsewhere)
 
 
 @torch.no_grad()

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.method.sharding import is_sharded, own_shard, reshard
 
 # Ids of the parameters that hold teacher weights now. Ids are safe: `teacher_weights` keeps the parameters alive.
 _swapped: set[int] = set()
@@ -61,31 +62,53 @@ def teacher_weights(parameters: Iterable[Parameter], shadows: Iterable[Tensor]) 
     A shadow is copied for the block only where its dtype or device is not its parameter's. No version counter moves,
     so the block may come between the student's forward and backward pass, also with gradient checkpointing.
 
+    Of a parameter that FSDP2 has sharded each rank exchanges its own shard in place, since FSDP2 gathers from that
+    memory: nothing is sent, and the student's shard is copied for the block. All ranks must enter together, and
+    `sharding.reshard` the network before and after.
+
     Args:
         parameters: the trainable parameters.
-        shadows: their averages, in the same order and of the same shapes.
+        shadows: their averages, in the same order, of the same shapes, and sharded alike.
 
     Raises:
-        TwinFlowError: if counts or shapes differ, or a parameter holds teacher weights already (nested, or named
-            twice). Nothing has been swapped then.
+        TwinFlowError: if counts, shapes or shards differ, or a parameter holds teacher weights already (nested, or
+            named twice). Nothing has been swapped then.
     """
     parameters, shadows = list(parameters), list(shadows)
     _check_pairs(parameters, shadows)
-    students = [parameter.data for parameter in parameters]
-    teachers = [
-        shadow.detach().to(device=weights.device, dtype=weights.dtype)
-        for shadow, weights in zip(shadows, students, strict=True)
-    ]
+    sharded = [(own_shard(it), own_shard(shadow)) for it, shadow in _pairs(parameters, shadows) if is_sharded(it)]
+    whole = [(it, shadow) for it, shadow in _pairs(parameters, shadows) if not is_sharded(it)]
+    students, own = [it.data for it, _ in whole], [shard.clone() for shard, _ in sharded]
+    teachers = [shadow.detach().to(device=it.device, dtype=it.dtype) for it, shadow in whole]
     swapped = {id(parameter) for parameter in parameters}
     _swapped.update(swapped)
     try:
-        for parameter, weights in zip(parameters, teachers, strict=True):
+        for shard, shadow in sharded:
+            shard.copy_(shadow, non_blocking=True)
+        for (parameter, _), weights in zip(whole, teachers, strict=True):
             parameter.data = weights
         yield
     finally:
-        for parameter, weights in zip(parameters, students, strict=True):
+        for (parameter, _), weights in zip(whole, students, strict=True):
             parameter.data = weights
+        for (shard, _), weights in zip(sharded, own, strict=True):
+            shard.copy_(weights)
         _swapped.difference_update(swapped)
+
+
+@contextmanager
+def lent_weights(network: nn.Module, parameters: Iterable[Parameter], shadows: Iterable[Tensor]) -> Iterator[None]:
+    """`teacher_weights` of a network, also of one that FSDP2 has sharded; its parameters as they are between passes."""
+    reshard(network)  # else the passes would be made with what is gathered already
+    try:
+        with teacher_weights(parameters, shadows):
+            yield
+    finally:
+        reshard(network)
+
+
+def _pairs(parameters: list[Parameter], shadows: list[Tensor]) -> Iterator[tuple[Parameter, Tensor]]:
+    return zip(parameters, shadows, strict=True)
 
 
 def _check_pairs(parameters: list[Parameter], shadows: list[Tensor]) -> None:
@@ -100,6 +123,11 @@ def _check_pairs(parameters: list[Parameter], shadows: list[Tensor]) -> None:
             raise TwinFlowError(
                 f"Shadow {position} has shape {tuple(shadow.shape)}, its parameter {tuple(parameter.shape)}: the EMA "
                 "was made for another set of parameters, or in another order."
+            )
+        if is_sharded(parameter) != is_sharded(shadow) or own_shard(parameter).shape != own_shard(shadow).shape:
+            raise TwinFlowError(
+                f"Shadow {position} and its parameter are not sharded alike: on this rank they have the shapes "
+                f"{tuple(own_shard(shadow).shape)} and {tuple(own_shard(parameter).shape)}."
             )
         if id(parameter) in _swapped or id(parameter) in seen:
             raise TwinFlowError(

@@ -45,7 +45,7 @@ def test_rows_of_a_batch_and_its_empty_prompt_are_taken_without_a_wait():
     with Waits() as waits:
         found = unconditional(select_rows(host_batch, (3, 1, 1)))
     assert not +waits.found
-    assert found["prompts"] == ["d", "b", "b"]
+    assert found["prompts"] == ["", "", ""]
     assert found["encoder_hidden_states"].device == META
     assert found["encoder_hidden_states"].shape == found["added_cond_kwargs"]["text_embeds"].shape == (3, 2)
 

@@ -22,6 +22,7 @@ from tests.runs.quality_recipes import QUALITY_RECIPES
 from tests.runs.rank_recipes import RANK_RECIPES
 from tests.runs.resume_recipes import RESUME_RECIPES
 from tests.runs.run import Run
+from tests.runs.sharded_recipes import SHARDED_RECIPES
 from tests.runs.streamed_recipes import STREAMED_RECIPES
 
 OFF = {key: value for key, value in SEED.items() if not key.startswith("twinflow_")}
@@ -178,6 +179,7 @@ RECIPES = {
 }
 RECIPES |= (
     RANK_RECIPES
+    | SHARDED_RECIPES
     | RESUME_RECIPES
     | PRECISION_RECIPES
     | EXPORT_RECIPES

@@ -20,6 +20,7 @@ from simpletuner_twinflow.host.run import active_options, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.lycoris import trained_parameters
+from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.time_conditioning import TimeConditionedClass
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -74,7 +75,7 @@ def attach_to_saving(module: ModuleType) -> None:
     """Have an adapter's EMA saved as a plain run's; the averages of the time conditioning go into our file."""
 
     def save_ema_state(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
-        if manager.args.model_type != "lora" or manager.ema_model is None:
+        if manager.args.model_type != "lora" or manager.ema_model is None or is_fsdp2(manager.accelerator):
             return wrapped(*args, **kwargs)
         with shadows_without_time_conditioning(manager.ema_model, manager.model.twinflow_model):
             return wrapped(*args, **kwargs)

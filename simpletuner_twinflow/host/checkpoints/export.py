@@ -7,14 +7,20 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from simpletuner_twinflow.host.run import argument, exported_weights, options_of, wrap_active
-from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses
+from torch import Tensor
+
+from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of, wrap_active
+from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
 from simpletuner_twinflow.host.training.lycoris import lycoris_of
+from simpletuner_twinflow.host.training.sharded import is_fsdp2
+from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
+from simpletuner_twinflow.method.sharding import gathered, reshard
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -59,8 +65,9 @@ def export_pipeline(trainer: Any) -> None:
         reference = weakref.ref(pipeline)
 
         def save_pretrained(folder: str, **options: Any) -> None:
-            training_only = trainer.twinflow_model.time_conditioning_modules()
-            stock = stock_pipeline(reference(), model, training_only, stock_scheduler_of(model))
+            # Of sharded weights the host has put whole ones, on the main process, into the pipeline that it saves.
+            whole = getattr(reference(), model.MODEL_TYPE.value) if is_fsdp2(trainer.accelerator) else None
+            stock = stock_pipeline(reference(), model, TIME_CONDITIONING, stock_scheduler_of(model), trained=whole)
             stock.save_pretrained(folder, **options)
 
         set_on(pipeline, "save_pretrained", save_pretrained)
@@ -78,12 +85,15 @@ def export_adapter(trainer: Any) -> None:
 
     model, save = trainer.model, trainer.model.save_lora_weights
     taken = taken_from_base(model.get_trained_component(unwrap_model=True))
+    gather: Callable[[], dict[str, Tensor]] = partial(_trained, trainer)
+    if is_fsdp2(trainer.accelerator):
+        gather = trainer.twinflow_gather = cache(gather)  # once, on all ranks; the main process alone saves
 
     def save_lora_weights(*args: Any, **kwargs: Any) -> Any:
         folder = Path(argument(args, kwargs, "save_directory"))
         if folder != Path(trainer.config.output_dir):  # a checkpoint's
             return save(*args, **kwargs)
-        saved = save(*args, **(kwargs | _adapter(trainer, taken)))
+        saved = save(*args, **(kwargs | _adapter(trainer, gather(), taken)))
         if (scheduler := stock_scheduler_of(model)) is not None:
             scheduler.save_pretrained(folder / "scheduler")
         return saved
@@ -91,18 +101,36 @@ def export_adapter(trainer: Any) -> None:
     set_on(model, "save_lora_weights", save_lora_weights)
 
 
-def _adapter(trainer: Any, taken: Mapping[str, Any]) -> dict[str, Any]:
+def _adapter(trainer: Any, trained: dict[str, Tensor], taken: Mapping[str, Any]) -> dict[str, Any]:
     """The adapter's weights and the header of its file, as the host passes them to its `save_lora_weights`."""
-    from peft.utils import get_peft_model_state_dict
-
     from simpletuner_twinflow.host.checkpoints.adapter_file import described, whole_change
 
     network, name = trainer.model.get_trained_component(unwrap_model=True), trainer.model.MODEL_TYPE.value
-    with weights_to_export(trainer):
-        weights = without_projectors(get_peft_model_state_dict(network))
-        trained = {key: weight.detach().cpu().contiguous().clone() for key, weight in weights.items()}
     layers = whole_change(network, trained, taken)
     return {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": described(network, layers)}
+
+
+def _trained(trainer: Any) -> dict[str, Tensor]:
+    """The adapter's weights that the run exports, whole and on the CPU; of sharded ones all ranks must call this."""
+    from peft.utils import get_peft_model_state_dict
+
+    network = trainer.model.get_trained_component(unwrap_model=True)
+    reshard(network)
+    with weights_to_export(trainer):
+        weights = without_projectors(get_peft_model_state_dict(network))
+        return {key: gathered(weight).detach().cpu().contiguous().clone() for key, weight in weights.items()}
+
+
+@uses(Seam("Trainer._fsdp2_full_export_failure_guard", ("enabled",)))
+def attach_to_sharded_export(module: ModuleType) -> None:
+    """Gather the adapter that is exported while all ranks are there: what follows, the main process does alone."""
+
+    def guard(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        if (gather := getattr(trainer, "twinflow_gather", None)) is not None:
+            gather()
+        return wrapped(*args, **kwargs)
+
+    wrap_active(module, "Trainer._fsdp2_full_export_failure_guard", guard)
 
 
 def without_projectors(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +151,32 @@ def weights_to_export(trainer: Any) -> Iterator[None]:
         yield
     finally:
         trainer.ema_model.restore(parameters)
+
+
+@uses(
+    Seam("_inference_state_dict", ("state_dict",)),
+    Seam("_materialize_fsdp2_state_dict_for_save", ("accelerator", "component", "ema_model")),
+    Seam("StateTracker.get_args", touch=Touch.read, module=STATE),
+)
+def attach_to_sharded_files(module: ModuleType) -> None:
+    """Have a full fine-tune under FSDP2 export the weights asked for, without the modules that only training needs."""
+
+    def inference_state_dict(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> dict:
+        return {
+            key: value for key, value in wrapped(*args, **kwargs).items() if key.split(".")[0] not in TIME_CONDITIONING
+        }
+
+    def materialize(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> dict:
+        from simpletuner.helpers.training.state_tracker import StateTracker
+
+        config = StateTracker.get_args()
+        if active_options(config) is None:
+            return wrapped(*args, **kwargs)
+        reshard(argument(args, kwargs, "component", 1))
+        return wrapped(*args, **(kwargs | ({"ema_model": None} if exported_weights(config) == "student" else {})))
+
+    wrap(module, "_inference_state_dict", inference_state_dict)
+    wrap(module, "_materialize_fsdp2_state_dict_for_save", materialize)
 
 
 @uses(

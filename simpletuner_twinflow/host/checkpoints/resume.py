@@ -19,9 +19,11 @@ from simpletuner_twinflow.host.checkpoints.optimizer_state import Groups, fit_op
 from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError, refuse_other_run
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained, saved_by
 from simpletuner_twinflow.host.checkpoints.saving import load_time_conditioning, read_time_conditioning
+from simpletuner_twinflow.host.checkpoints.sharded_files import own_settings, refuse_other_layout, refuse_other_shards
 from simpletuner_twinflow.host.run import active_options, argument, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.host.training.announce import RESUMED
+from simpletuner_twinflow.host.training.sharded import is_fsdp2
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -86,11 +88,15 @@ def attach_to_loading(module: ModuleType) -> None:
             run = saved_by(folder)
             if run is None and not active:
                 return wrapped(*args, **kwargs)
+            refuse_other_layout(folder, manager)
             optimizer, *_ = manager.accelerator._optimizers
             current = Trained.of(manager.model, optimizer)
+            sharded = is_fsdp2(manager.accelerator)
+            if sharded:
+                refuse_other_shards(folder, run, current, manager.args)
             saved = current.without(current.time_conditioning) if run is None else run.trained
             # All is read and checked before anything is loaded, so that what cannot be loaded leaves no trace.
-            in_own_file = manager.args.model_type == "lora" and saved.time_conditioning
+            in_own_file = manager.args.model_type == "lora" and saved.time_conditioning and not sharded
             weights, averages = read_time_conditioning(folder) if in_own_file else ({}, {})
             shadows = read_ema(manager, folder, saved, averages)
         changes = [] if run is None else run.changes(manager.args, manager.accelerator.num_processes)
@@ -99,6 +105,9 @@ def attach_to_loading(module: ModuleType) -> None:
         if active:
             setattr(manager.accelerator, STARTED, folder)
             setattr(manager.accelerator, RESUMED, _said_of_resume(folder, run, changes))
+        if sharded:  # the host's files hold all that is trained, ours too
+            with own_settings(manager.ema_model, keep=active):
+                return wrapped(*args, **kwargs)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
         with _not_reported(module, {*saved.time_conditioning} ^ {*current.time_conditioning}):
@@ -110,7 +119,7 @@ def attach_to_loading(module: ModuleType) -> None:
 
     def load_ema_state(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         folder = Path(argument(args, kwargs, "checkpoint_dir"))
-        if active_options(manager.args) is None and saved_by(folder) is None:
+        if (active_options(manager.args) is None and saved_by(folder) is None) or is_fsdp2(manager.accelerator):
             wrapped(*args, **kwargs)
         # Otherwise `load_ema` follows once the network's own weights are loaded.
 

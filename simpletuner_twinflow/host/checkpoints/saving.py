@@ -20,6 +20,8 @@ from simpletuner_twinflow.host.checkpoints.saved_run import save_run
 from simpletuner_twinflow.host.run import wrap_active
 from simpletuner_twinflow.host.seams import Seam, uses
 from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.sharded import is_fsdp2
+from simpletuner_twinflow.method.sharding import reshard
 
 
 @uses(Seam("Trainer.init_distillation", ("self",)))
@@ -35,10 +37,11 @@ def attach_to_checkpoints(module: ModuleType) -> None:
 
 def save(trainer: Any, folder: Path) -> None:
     """Write our files of a checkpoint. Args: trainer: of a TwinFlow run. folder: the checkpoint's."""
+    reshard(trainer.model.get_trained_component(unwrap_model=True))  # the names are those of the sharded parameters
     if not trainer.accelerator.is_main_process:
         return
     save_run(trainer.model, trainer.optimizer, trainer.accelerator.num_processes, folder)
-    if trainer.config.model_type == "lora":
+    if trainer.config.model_type == "lora" and not is_fsdp2(trainer.accelerator):  # FSDP2's shards hold it
         save_time_conditioning(trainer.twinflow_model, trainer.ema_model, folder)
 
 

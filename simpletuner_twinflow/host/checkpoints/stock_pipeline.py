@@ -17,7 +17,9 @@ from simpletuner_twinflow.host.training.trainer import HOST_SIGN_EMBED
 logger = logging.getLogger("simpletuner_twinflow")
 
 
-def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], scheduler: Any | None) -> Any:
+def stock_pipeline(
+    pipeline: Any, model: Any, training_only: Iterable[str], scheduler: Any | None, *, trained: Any | None = None
+) -> Any:
     """A pipeline of the same name from stock diffusers, with the same weights (shared, not copied).
 
     Args:
@@ -25,6 +27,7 @@ def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], sche
         model: the host's `ModelFoundation`.
         training_only: submodules of the network to leave out.
         scheduler: to put in; None keeps the pipeline's.
+        trained: the network with the weights to save; None for the model's own.
     """
     stock_class = getattr(diffusers, type(pipeline).__name__, type(pipeline))
     parts = {
@@ -32,7 +35,7 @@ def stock_pipeline(pipeline: Any, model: Any, training_only: Iterable[str], sche
         for name, parameter in inspect.signature(stock_class).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
-    trained = model.get_trained_component(unwrap_model=True)
+    trained = model.get_trained_component(unwrap_model=True) if trained is None else trained
     parts[model.MODEL_TYPE.value] = stock_network(trained, training_only)
     if scheduler is not None:
         parts["scheduler"] = scheduler

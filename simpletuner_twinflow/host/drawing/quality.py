@@ -36,6 +36,7 @@ from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.logging import STEP_MARK
 from simpletuner_twinflow.host.training.lycoris import lycoris_of, returns_to_base
+from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.trainer import distiller_of
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.quality.features import Scale, random_features
@@ -70,6 +71,9 @@ def attach_to_logging(module: ModuleType) -> None:
         wrapped(*args, **kwargs)
         distiller = distiller_of(trainer)
         if distiller is None or already or distiller.options.quality_samples == 0:
+            return
+        if is_fsdp2(trainer.accelerator):
+            logger.warning("TwinFlow measures no quality of few-step samples under FSDP: not all ranks would draw.")
             return
         measure, accelerator = QualityMeasure(trainer), trainer.accelerator
         if accelerator.is_main_process:

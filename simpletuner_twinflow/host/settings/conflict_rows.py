@@ -13,6 +13,11 @@ def is_set(value: Any) -> bool:
     return str(value).strip().lower() not in OFF_WORDS
 
 
+def is_off(value: Any) -> bool:
+    """Whether a host value means "off"."""
+    return not is_set(value)
+
+
 def is_positive(value: Any) -> bool:
     """Whether a host value is a number above 0; the host itself refuses what is no number."""
     return (as_number(value) or 0.0) > 0
@@ -39,8 +44,9 @@ MOVED_TIMES = "scheduled sampling moves the time after TwinFlow has drawn it"
 OWN_LOSS = "TwinFlow replaces the training loss, so this term would be left out"
 OWN_WEIGHTS = "TwinFlow's terms have weights of their own"
 WHOLE_PATH = "TwinFlow needs times from the whole path"
-SHARDED = "sharded weights cannot be swapped for the teacher's"
-WITHOUT_SHARDS = "choose plain data-parallel training in the accelerate config"
+FLAT = "FSDP 1 packs weights into flat parameters, of which the EMA teacher's averages cannot be told apart"
+OTHER_SHARDS = "it keeps sharded weights in a way of its own, out of which none can be lent to the teacher"
+WITHOUT_SHARDS = "choose FSDP 2 (fsdp_enable and fsdp_version 2) or plain data-parallel training"
 STREAMED = "weights that are trained and streamed to the accelerator cannot be swapped for the teacher's"
 NO_SNR = "TwinFlow's terms are not weighted by the SNR"
 
@@ -70,8 +76,7 @@ HOST_CONFLICTS = (
     Conflict("flux_fast_schedule", WHOLE_PATH),
     Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
-    Conflict("fsdp_enable", SHARDED, "train without FSDP"),
-    Conflict("deepspeed_config", SHARDED, "train without DeepSpeed"),
+    Conflict("deepspeed_config", OTHER_SHARDS, WITHOUT_SHARDS),
     Conflict(
         "context_parallel_size", "roles are drawn per rank", "set it to 1", lambda value: (as_number(value) or 1) > 1
     ),
@@ -82,7 +87,28 @@ AUXILIARY = ("crepa_enabled", "urepa_enabled", "layersync_enabled")
 
 # Environment variables that the launcher sets for what an accelerate config switches on.
 LAUNCHER_CONFLICTS = tuple(
-    Conflict(f"ACCELERATE_USE_{engine}", SHARDED, WITHOUT_SHARDS) for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+    Conflict(f"ACCELERATE_USE_{engine}", OTHER_SHARDS, WITHOUT_SHARDS) for engine in ("DEEPSPEED", "MEGATRON_LM")
+)
+
+# Of a run that FSDP 2 shards: each pass is one of all ranks together.
+ALONE = "SimpleTuner makes these passes on one rank alone, which under FSDP would wait for the others for ever"
+PROJECTORS_APART = "its projector has no gradient on ranks without rows of the data, and FSDP adds up those of all"
+SHARDED_CONFLICTS = (
+    Conflict("fsdp_version", FLAT, "set fsdp_version to 2", lambda value: as_number(value) not in (None, 2)),
+    Conflict("validation_disable", ALONE, "set it to true, and draw with what is exported", is_off),
+    Conflict("eval_steps_interval", ALONE, "remove it", is_positive),
+    Conflict("fsdp_cpu_offload", "it has not been tried with weights and averages on the CPU"),
+    Conflict("crepa_enabled", PROJECTORS_APART),
+    Conflict("urepa_enabled", PROJECTORS_APART),
+    Conflict("tread_config", "passes that repeat a route have not been tried under FSDP", "remove it"),
+    Conflict("musubi_blocks_to_swap", "swapped blocks have not been tried under FSDP", "set it to 0", is_positive),
+    Conflict("ramtorch", "it has not been tried under FSDP"),
+    Conflict(
+        "lora_type",
+        "LyCORIS has not been tried under FSDP",
+        'use "standard", or train without FSDP',
+        lambda value: str(value).lower() == "lycoris",
+    ),
 )
 
 # Of a full fine-tune. An adapter's frozen base may be quantised or streamed, since teacher and student share it.
@@ -143,8 +169,12 @@ SOUND_CONFLICTS = (
     ),
     Conflict("s2v_datasets", NO_SOUND, "remove it", bool),
 )
+SHARDED_DATASET_CONFLICTS = tuple(
+    Conflict(key, "its passes are not those of the other ranks' rows, and FSDP makes each together", "remove it", bool)
+    for key in ("is_regularisation_data", "is_regularization_data")
+)
 # In a data config the host takes any text for true.
-DATASET_CONFLICTS = (
+DATASET_CONFLICTS: tuple[Conflict, ...] = (
     Conflict(
         "slider_strength",
         "a slider's sign would apply to the student and not to the teacher",

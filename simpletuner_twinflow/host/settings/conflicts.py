@@ -1,7 +1,7 @@
 """The settings of a run that TwinFlow cannot be combined with, found before a model loads."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
@@ -64,7 +64,7 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             f'twinflow_export_weights is "ema", but use_ema is {_found(config, "use_ema")}: there will be no EMA '
             'weights to export. Set use_ema to true, or twinflow_export_weights to "auto" or "student".'
         )
-    ours = options.implementation == "paper"
+    ours, dataset_rows = options.implementation == "paper", conflict_rows.DATASET_CONFLICTS
     rows: tuple[Conflict, ...] = conflict_rows.HOST_CONFLICTS if ours else conflict_rows.DOCUMENTED_CONFLICTS
     if ours and not flow:
         rows += conflict_rows.DIFFUSION_CONFLICTS
@@ -80,6 +80,16 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         )
     if ours:
         yield from _met(conflict_rows.LAUNCHER_CONFLICTS, os.environ)
+        if is_set(config.get("fsdp_enable")):
+            yield from _met(conflict_rows.SHARDED_CONFLICTS, config)
+            dataset_rows += conflict_rows.SHARDED_DATASET_CONFLICTS
+        elif is_set(launcher := os.environ.get("ACCELERATE_USE_FSDP")):
+            yield (
+                f"ACCELERATE_USE_FSDP is {shown(launcher)} while fsdp_enable is {_found(config, 'fsdp_enable')}: "
+                "SimpleTuner then knows but a part of what it has to do for sharded weights. Way out: set fsdp_enable "
+                "to true and fsdp_version to 2 in the run's config, or choose plain data-parallel training in the "
+                "accelerate config."
+            )
         for key in conflict_rows.AUXILIARY:
             if options.image_free and is_set(config.get(key)):
                 yield (
@@ -92,8 +102,9 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         else:
             yield from _adapter_problems(config)
     family = FAMILIES.get(str(config.get("model_family")))
-    silent = ours and family is not None and family.makes_sound
-    yield from _dataset_problems(config.get("data_backend_config"), silent=silent)
+    if ours and family is not None and family.makes_sound:
+        dataset_rows += conflict_rows.SOUND_CONFLICTS
+    yield from _dataset_problems(config.get("data_backend_config"), dataset_rows)
     # A model that is neither a flow nor bridged has its line above.
     if ours and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):
         yield reason
@@ -118,14 +129,13 @@ def _adapter_problems(config: Config) -> Iterator[str]:
         )
 
 
-def _dataset_problems(path: Any, *, silent: bool) -> Iterator[str]:
+def _dataset_problems(path: Any, rows: Sequence[Conflict]) -> Iterator[str]:
     try:
         datasets = datasets_of(path)
     except DataConfigError as error:
         yield str(error)
         return
     for dataset in datasets:
-        rows = conflict_rows.DATASET_CONFLICTS + (conflict_rows.SOUND_CONFLICTS if silent else ())
         for line in _met(rows, dataset):
             yield f"{line} (dataset {dataset.get('id')!r} in {path})"
 

@@ -19,11 +19,13 @@ from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
 from simpletuner_twinflow.host.training.loss_mask import loss_mask, probability_of
 from simpletuner_twinflow.host.training.meter import WindowMeter
+from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.token_routes import TokenRoutes
 from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
 from simpletuner_twinflow.method.regularisation import regularisation_losses
 from simpletuner_twinflow.method.roles import Role, RoleSampler
-from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
+from simpletuner_twinflow.method.sharding import reshard
+from simpletuner_twinflow.method.teacher import RngState, lent_weights, replay_rng
 from simpletuner_twinflow.options import TwinFlowOptions
 
 ROWS, STREAM = "twinflow_rows", "twinflow_stream"  # batch keys: the objective's rows, the seed of their random numbers
@@ -50,6 +52,10 @@ class TwinFlowDistiller(DistillationBase):
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
         self._rank, ranks = int(trainer.accelerator.process_index), int(trainer.accelerator.num_processes)
         shares = options.roles(own_steps=family_model.steps_are_conditioned)
+        # Each pass of a sharded network is one that all ranks make together, whatever the roles of their rows.
+        self._elsewhere = (
+            frozenset(role for role in shares if shares[role] > 0) if is_fsdp2(trainer.accelerator) else ()
+        )
         self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self._rank, ranks=ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
@@ -112,6 +118,7 @@ class TwinFlowDistiller(DistillationBase):
                 generator=generator,
                 step_times=self.step_times,
                 sampler_steps=self.sampler_steps,
+                elsewhere=self._elsewhere,
             )
         dtype = batch["latents"].dtype
         noise = rows.z.to(dtype)
@@ -142,7 +149,15 @@ class TwinFlowDistiller(DistillationBase):
         else:
             base = None if self.base is None else _lent(passes, student_rng, self.base.lend)
             losses = compute_losses(
-                rows, prediction, self.options, student, teacher, generator=generator, base=base, weights=mask
+                rows,
+                prediction,
+                self.options,
+                student,
+                teacher,
+                generator=generator,
+                base=base,
+                weights=mask,
+                elsewhere=self._elsewhere,
             )
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
         whole, logs = auxiliary_loss(self.trainer.model, output, prepared_batch, rows, losses.total)
@@ -159,12 +174,14 @@ class TwinFlowDistiller(DistillationBase):
             return replay_rng(rng)(passes)
 
         def lend() -> Block:
+            network = self.trainer.model.get_trained_component(unwrap_model=True)
+            reshard(network)
             parameters = list(self.trainer._get_trainable_parameters())
             shadows = [
                 shadow.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
                 for shadow, parameter in zip(ema.shadow_params, parameters, strict=True)
             ]
-            return partial(teacher_weights, parameters, shadows)
+            return partial(lent_weights, network, parameters, shadows)
 
         return _lent(passes, rng, lend)
 

@@ -9,6 +9,7 @@ import torch
 
 from simpletuner_twinflow.host.run import wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
+from simpletuner_twinflow.host.training.sharded import is_fsdp2
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -18,6 +19,7 @@ logger = logging.getLogger("simpletuner_twinflow")
     Seam("EMAModel.parameter_count", touch=Touch.read, module="simpletuner.helpers.training.ema"),
     Seam("config.weight_dtype", touch=Touch.in_block),
     Seam("config.ema_device", touch=Touch.on_run),
+    Seam("EMAModel.shadow_params", touch=Touch.on_run, module="simpletuner.helpers.training.ema"),
 )
 def attach_to_ema_placement(module: ModuleType) -> None:
     """Keep the EMA weights in float32 and choose their device."""
@@ -25,8 +27,11 @@ def attach_to_ema_placement(module: ModuleType) -> None:
     def place(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
         if trainer.ema_model is None:
             return wrapped(*args, **kwargs)
-        config = trainer.config
-        settle_device(config, trainer.ema_model.parameter_count(), trainer.accelerator.device)
+        config, ema = trainer.config, trainer.ema_model
+        if is_fsdp2(trainer.accelerator):  # the host leaves them on the accelerator, in the weights' dtype
+            set_on(ema, "shadow_params", [shadow.to(torch.float32) for shadow in ema.shadow_params])
+            return wrapped(*args, **kwargs)
+        settle_device(config, ema.parameter_count(), trainer.accelerator.device)
         # The host casts the EMA weights to the run's dtype. In bf16 an average at decay 0.99 and above stands still:
         # its steps are smaller than half the distance to the next number.
         with changed(config, weight_dtype=torch.float32):

@@ -19,7 +19,8 @@ from simpletuner_twinflow.host.training.lycoris import (
     trained_parameters,
 )
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
-from simpletuner_twinflow.method.teacher import teacher_weights
+from simpletuner_twinflow.method.sharding import is_sharded, like_sharded, reshard
+from simpletuner_twinflow.method.teacher import lent_weights
 from simpletuner_twinflow.options import TwinFlowOptions
 
 Block = Callable[[], AbstractContextManager[None]]
@@ -65,12 +66,14 @@ class FrozenBase:
         Raises:
             TwinFlowError: A parameter is trained that was not when training began.
         """
+        network = self._model.get_trained_component(unwrap_model=True)
+        reshard(network)
         trained, lycoris = self._trained(), lycoris_of(self._model)
         first = [self._first(name, parameter) for name, parameter in trained.items()]
 
         @contextmanager
         def block() -> Iterator[None]:
-            with teacher_weights(trained.values(), first), switched_off(lycoris):
+            with lent_weights(network, trained.values(), first), switched_off(lycoris):
                 yield
 
         return block
@@ -84,6 +87,8 @@ class FrozenBase:
             return torch.zeros_like(parameter)
         if (value := self._kept.get(name)) is None:
             raise TwinFlowError(f"{name} is trained, but was not when the frozen base of guidance was taken.")
+        if is_sharded(parameter) and not is_sharded(value):
+            value = self._kept[name] = like_sharded(value, parameter)  # taken before FSDP2 has sharded the network
         return value.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
 
     def _trained(self) -> dict[str, Parameter]:

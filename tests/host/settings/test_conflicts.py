@@ -5,11 +5,12 @@ import json
 import pytest
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions
-from simpletuner_twinflow.host.settings.conflict_rows import HOST_CONFLICTS
+from simpletuner_twinflow.host.settings.conflict_rows import HOST_CONFLICTS, SHARDED_CONFLICTS
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from tests.host.settings.configs import DIFF2FLOW, SEED, load
 
 pytestmark = pytest.mark.usefixtures("configuration_folder")
+FSDP2 = {"fsdp_enable": True, "fsdp_version": 2, "validation_disable": True}
 CONFLICTS = [
     ({"distillation_method": "lcm"}, ["distillation_method", "lcm", "null"]),
     ({"scheduled_sampling_max_step_offset": 2}, ["scheduled_sampling_max_step_offset", "2", "set it to 0"]),
@@ -38,8 +39,15 @@ CONFLICTS = [
         {"model_type": "full", "base_model_precision": "int8-quanto"},
         ["base_model_precision", "int8-quanto", "no_change", "LoRA"],
     ),
-    ({"fsdp_enable": True}, ["fsdp_enable", "without FSDP"]),
-    ({"deepspeed_config": "ds.json"}, ["deepspeed_config", "without DeepSpeed"]),
+    ({"fsdp_enable": True}, ["validation_disable", "on one rank alone", "set it to true"]),
+    (FSDP2 | {"fsdp_version": 1}, ["fsdp_version", "1", "flat parameters", "set fsdp_version to 2"]),
+    (FSDP2 | {"eval_steps_interval": 10}, ["eval_steps_interval", "10", "remove it"]),
+    (FSDP2 | {"fsdp_cpu_offload": True}, ["fsdp_cpu_offload", "set it to false"]),
+    (FSDP2 | {"crepa_enabled": True}, ["crepa_enabled", "its projector", "set it to false"]),
+    (FSDP2 | {"urepa_enabled": True}, ["urepa_enabled", "its projector", "set it to false"]),
+    (FSDP2 | {"tread_config": '{"routes": []}'}, ["tread_config", "FSDP", "remove it"]),
+    (FSDP2 | {"musubi_blocks_to_swap": 2}, ["musubi_blocks_to_swap", "2", "FSDP", "set it to 0"]),
+    ({"deepspeed_config": "ds.json"}, ["deepspeed_config", "ds.json", "fsdp_version 2"]),
     ({"scheduled_sampling_reflexflow": True}, ["scheduled_sampling_reflexflow", "set it to false"]),
     ({"nextlat_enabled": True}, ["nextlat_enabled", "set nextlat_enabled to false"]),
     ({"internal_guidance_enabled": True}, ["internal_guidance_enabled", "set internal_guidance_enabled to false"]),
@@ -65,8 +73,11 @@ def test_conflict_is_refused_in_one_line_that_names_key_value_and_way_out(change
 
 
 def test_every_row_of_the_table_of_conflicts_is_tried_here():
-    tried = {key for changes, _ in CONFLICTS for key in changes}
-    assert {conflict.key for conflict in HOST_CONFLICTS} <= tried
+    tried = {key for changes, _ in CONFLICTS for key in changes} | {"ramtorch"}
+    assert {conflict.key for conflict in (*HOST_CONFLICTS, *SHARDED_CONFLICTS)} <= tried | {
+        "validation_disable",
+        "lora_type",
+    }
 
 
 def test_adapter_on_a_quantised_base_is_accepted():
@@ -82,10 +93,31 @@ def test_ramtorch_is_refused_for_a_full_fine_tune_alone():
     assert "set ramtorch to false, or train a LoRA" in problem
 
 
+@pytest.mark.parametrize("model_type", ["lora", "full"])
+def test_fsdp2_is_accepted(model_type, monkeypatch):
+    assert load(SEED, model_type=model_type, **FSDP2).twinflow_enabled
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert load(SEED, model_type=model_type, **FSDP2).twinflow_enabled
+
+
+def test_regularisation_set_under_fsdp2_is_refused(tmp_path):
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps([{"id": "kept", "is_regularisation_data": True}]), encoding="utf-8")
+    assert load(SEED, data_backend_config=str(file)).twinflow_enabled
+    with pytest.raises(TwinFlowConfigError, match=r"is_regularisation_data is true.*FSDP.*'kept'"):
+        load(SEED, **FSDP2, data_backend_config=str(file))
+
+
+def test_lycoris_under_fsdp2_is_refused():
+    config = vars(load(SEED)) | FSDP2 | {"lora_type": "lycoris"}
+    problems = [*conflicts(config, TwinFlowOptions.from_mapping(config))]
+    assert [problem for problem in problems if problem.startswith('lora_type is "lycoris"') and "FSDP" in problem]
+
+
 @pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_sharding_that_an_accelerate_config_switches_on_is_refused(plugin, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "true")
-    with pytest.raises(TwinFlowConfigError, match=rf"ACCELERATE_USE_{plugin} is .*in the accelerate config"):
+    with pytest.raises(TwinFlowConfigError, match=rf"ACCELERATE_USE_{plugin} is .*plain data-parallel training"):
         load(SEED)
     assert load(SEED, twinflow_implementation="host").twinflow_enabled
     monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "false")

@@ -1,0 +1,82 @@
+"""A run whose weights FSDP2 shards over the ranks, and what it would meet in the host."""
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.host.run import active_options, argument, wrap_active
+from simpletuner_twinflow.host.seams import STATE, Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.method.sharding import reshard
+
+
+def is_fsdp2(accelerator: Any) -> bool:
+    """Whether this run's weights are sharded by FSDP2. Args: accelerator: of the host's trainer."""
+    return bool(getattr(accelerator, "is_fsdp2", False))
+
+
+@uses(
+    Seam("Trainer.init_distillation", ("self",)), Seam("Accelerator.is_fsdp2", (), Touch.read, "accelerate.accelerator")
+)
+def attach_to_start(module: ModuleType) -> None:
+    """Refuse weights that are sharded by anything but FSDP2, whatever key or variable has switched that on."""
+
+    def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
+        kind = trainer.accelerator.distributed_type.value
+        if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM") and not is_fsdp2(trainer.accelerator):
+            raise TwinFlowConfigError(
+                f"This run's processes share its weights by {kind}{'' if kind != 'FSDP' else ' 1'}, which TwinFlow "
+                "cannot be combined with. Way out: set fsdp_enable to true and fsdp_version to 2, or train without."
+            )
+        wrapped(*args, **kwargs)
+
+    wrap_active(module, "Trainer.init_distillation", init_distillation)
+
+
+@uses(Seam("EMAModel.copy_to", ("parameters",)), Seam("EMAModel.restore", ("parameters",)))
+def attach_to_ema(module: ModuleType) -> None:
+    """Let averages be copied into sharded weights: the host writes to leaves that ask for a gradient."""
+
+    def without_grad(wrapped: Callable, ema: Any, args: tuple, kwargs: dict) -> None:
+        with torch.no_grad():
+            return wrapped(*args, **kwargs)
+
+    wrap_active(module, "EMAModel.copy_to", without_grad)
+    wrap_active(module, "EMAModel.restore", without_grad)
+
+
+@uses(Seam("SaveHookManager.save_model_hook", ("models",)))
+def attach_to_saving(module: ModuleType) -> None:
+    """Save the sharded parameters, not what a pass before has left gathered: the host takes whatever it finds."""
+
+    def save_model_hook(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
+        reshard(manager.model.get_trained_component(unwrap_model=True))
+        return wrapped(*args, **kwargs)
+
+    wrap_active(module, "SaveHookManager.save_model_hook", save_model_hook)
+
+
+@uses(
+    Seam("_sd3_apply_joint_transformer_block", ("block",)),
+    Seam("JointTransformerBlock.forward", ("self",), Touch.in_block, "diffusers.models.attention"),
+    Seam("StateTracker.get_args", touch=Touch.read, module=STATE),
+)
+def attach_to_sd3_blocks(module: ModuleType) -> None:
+    """Have FSDP2 gather a block of SD3 before it is used: the host goes through its parts and never calls the block."""
+
+    def apply(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
+        from simpletuner.helpers.training.state_tracker import StateTracker
+        from torch.distributed.fsdp import FSDPModule
+
+        block = argument(args, kwargs, "block")
+        if not isinstance(block, FSDPModule) or active_options(StateTracker.get_args()) is None:
+            return wrapped(*args, **kwargs)
+        rest = {key: value for key, value in kwargs.items() if key != "block"}
+        with changed(block, forward=partial(wrapped, block)):
+            return nn.Module.__call__(block, *args[1:], **rest)  # FSDP2's hooks are on the call
+
+    wrap(module, "_sd3_apply_joint_transformer_block", apply)
