@@ -49,9 +49,18 @@ def damaged_on_ranks(host: Host, runs: Runs) -> list[Run]:
     return host.train_on_ranks(folder.name, config, probe=faults.rank_0_is_late)
 
 
+def rank_gradients(host: Host, runs: Runs) -> list[Run]:
+    """Two steps of a full fine-tune with five rows a rank, so that the ranks' rows have other roles."""
+    config = SEED | TINY | FULL | ADVERSARIAL | {"train_batch_size": 5, "validation_disable": True}
+    return host.train_on_ranks("rank_gradients", config | {"max_train_steps": 2}, probe=ranks.note_gradients)
+
+
 def _drop(run: Run, checkpoint: str) -> None:
     """Have the next run resume from the checkpoint before this one."""
     shutil.rmtree(run.output / checkpoint)
 
 
-RANK_RECIPES = {recipe.__name__: recipe for recipe in (two_ranks_lora, two_ranks_full, rank_raises, damaged_on_ranks)}
+RANK_RECIPES = {
+    recipe.__name__: recipe
+    for recipe in (two_ranks_lora, two_ranks_full, rank_raises, damaged_on_ranks, rank_gradients)
+}

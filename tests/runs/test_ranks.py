@@ -78,3 +78,14 @@ def test_rank_that_raises_ends_the_other_within_a_minute(runs):
     assert one.code != 0
     assert other.code != 0
     assert one.of("ended")[-1]["at"] - raised["at"] < 60
+
+
+@pytest.mark.host_runs("rank_gradients")
+def test_each_ranks_gradient_is_that_of_one_process_with_the_rows_of_both(runs):
+    ranks = [run.check() for run in runs["rank_gradients"]]
+    roles = [[event["roles"] for event in run.of("roles")] for run in ranks]
+    assert roles[0] != roles[1]
+    for run in ranks:
+        assert len(run.of("gradient")) == 2
+        for event in run.of("gradient"):
+            assert 0 <= event["apart"] < 1e-5 * event["largest"]

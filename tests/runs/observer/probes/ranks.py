@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+
 from .events import around, note
 
 
@@ -39,3 +41,36 @@ def raise_on_rank_1() -> None:
 
     around("simpletuner.helpers.training.trainer", "Trainer._compute_model_prediction_loss", call)
     atexit.register(lambda: note(kind="ended", at=time.time()))
+
+
+def note_gradients() -> None:
+    """Note how far each rank's gradient of a step is from that of one process with the rows of both ranks."""
+    expected: list[Any] = []
+
+    def compute(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        batch = args[0] if args else kwargs["prepared_batch"]
+        batches: list[Any] = [None, None]
+        torch.distributed.all_gather_object(batches, batch)
+        parameters = list(trainer._get_trainable_parameters())
+        whole = [torch.zeros_like(parameter) for parameter in parameters]
+        for other in batches:
+            loss, *_ = trainer.distiller.training_loss(other)
+            for total, part in zip(whole, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                total += 0 if part is None else part / 2
+        expected[:] = whole
+        note(kind="roles", roles=[str(role) for role in batch["twinflow_rows"].roles])
+        return wrapped(*args, **kwargs)
+
+    def backward(wrapped: Callable, accelerator: Any, args: tuple, kwargs: dict) -> Any:
+        result = wrapped(*args, **kwargs)
+        found = [parameter.grad for group in accelerator._optimizers[0].param_groups for parameter in group["params"]]
+        apart = max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+        note(kind="gradient", apart=apart, largest=max(float(it.abs().max()) for it in expected))
+        return result
+
+    def begin_training(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        around("simpletuner.helpers.training.trainer", "Trainer._compute_model_prediction_loss", compute)
+        around("accelerate.accelerator", "Accelerator.backward", backward)
+        return wrapped(*args, **kwargs)
+
+    around("simpletuner.helpers.training.trainer", "Trainer.train", begin_training)
