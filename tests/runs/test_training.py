@@ -1,12 +1,15 @@
 """The whole path through the installed host: config file, parser, trainer process, checkpoint."""
 
+import json
 import math
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from simpletuner_twinflow.host.checkpoints.saving import read_time_conditioning
+from simpletuner_twinflow.host.settings.examined import examined
 from simpletuner_twinflow.host.training.wandb_chart import CHART_KEY
 from tests.runs.terms import ALL_TERMS, DEFAULT_TERMS, assert_every_step_logs, terms
 
@@ -104,3 +107,21 @@ def test_resumed_run_starts_from_the_trained_conditioning(runs):
     before = read_time_conditioning(first.output / "checkpoint-4")[0][name]
     after = read_time_conditioning(resumed.output / "checkpoint-6")[0][name]
     assert (after - before).abs().max() < 0.01
+
+
+@pytest.mark.host_runs("adversarial_full")
+def test_memory_that_doctor_foretells_is_what_the_run_keeps(runs):
+    run = runs["adversarial_full"].check()
+    config = json.loads((run.folder / "config/config.json").read_text(encoding="utf-8"))
+    foretold, kept = _sizes(examined(config)["run"]["memory"]), _sizes(run.log)
+    assert foretold.keys() == {"EMA", "the base's first weights"}
+    for part, count in foretold.items():
+        # The time conditioning, which is large beside this tiny network, is averaged and kept too.
+        assert count == pytest.approx(kept[part], rel=0.1), part
+
+
+def _sizes(text: str) -> dict[str, float]:
+    """The sizes in a line about memory, in bytes by part."""
+    units = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+    found = re.findall(r"(EMA|the base's first weights) ([\d.]+) (kB|MB|GB)", text)
+    return {part: float(count) * units[unit] for part, count, unit in found}

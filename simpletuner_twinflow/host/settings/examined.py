@@ -16,8 +16,9 @@ from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
 from simpletuner_twinflow.host.settings.given import ADDED, KEYS, checked
 from simpletuner_twinflow.host.settings.guidance import AUTO, settled
+from simpletuner_twinflow.host.settings.memory import memory
 from simpletuner_twinflow.host.settings.overridden import overridden
-from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, memory, summary
+from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, summary
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, from_text
 
 HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as SimpleTuner's parser has them
@@ -30,6 +31,7 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "caption_dropout_probability": 0.1,
     "lora_type": "standard",
     "lycoris_config": "config/lycoris_config.json",
+    "mixed_precision": "bf16",
     "peft_lora_target_modules": None,
     "max_train_steps": None,
     "validation_step_interval": 100,

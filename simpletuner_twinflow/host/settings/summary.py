@@ -17,7 +17,6 @@ TERMS = {
     Role.twin: "adversarial",
     Role.sampler_step: "rcgm",
 }
-UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
 WIDTH = 10  # of the titles
 MORE_LAYERS = "on all of them few steps were learnt much better (peft_lora_target_modules, docs/first-run.md)"
 
@@ -51,18 +50,6 @@ def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), 
     }
 
 
-def memory(options: TwinFlowOptions, config: Any) -> str:
-    """What a run keeps beyond plain training without EMA, where no network is loaded to say how much it is."""
-    parts = ["an EMA as large as the trained weights"] if config.use_ema else []
-    if config.model_type == "full" and options.scale > 1 and options.guidance_reference == "base":
-        dtype, device = options.guidance_base_dtype, options.guidance_base_device
-        kept = f"{'their own dtype' if dtype == 'auto' else dtype} on the {'CPU' if device == 'cpu' else 'accelerator'}"
-        parts.append(f"the base's first weights, once more, in {kept}")
-    if options.time_conditioning == "training_only":
-        parts.append("time conditioning")
-    return f"{', '.join(parts) or 'nothing'}, beyond plain training without EMA"
-
-
 def more_passes(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> dict[str, float]:
     """Passes without gradient beside a row's own, at the run's batch size. Args: as for `summary`."""
     accumulation = int(config.gradient_accumulation_steps or 1)
@@ -82,12 +69,6 @@ def recorded(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> dict[
 def block(head: str, entries: Mapping[str, str]) -> str:
     """A headline, and below it a line for each entry."""
     return "\n".join([head, *(f"  {title:<{WIDTH}} {text}" for title, text in entries.items() if text)])
-
-
-def size(count: int) -> str:
-    """A number of bytes as a person reads it."""
-    unit = next((unit for unit in (1, 1e3, 1e6) if count < 1000 * unit), 1e9)
-    return f"{count / unit:.3g} {UNITS[unit]}"
 
 
 def _rows(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> str:

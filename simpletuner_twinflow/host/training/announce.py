@@ -17,7 +17,8 @@ from simpletuner_twinflow._hooks import DISTRIBUTION
 from simpletuner_twinflow.comparison.quality_files import FOLDER, RUN_FILE
 from simpletuner_twinflow.host.run import exported_weights
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
-from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, block, recorded, size, summary
+from simpletuner_twinflow.host.settings.memory import size
+from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, block, recorded, summary
 from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
 from simpletuner_twinflow.host.training.lycoris import IN_NETWORK, lycoris_of
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from simpletuner_twinflow import TwinFlowOptions
-from simpletuner_twinflow.host.settings.summary import block, recorded, size, summary
+from simpletuner_twinflow.host.settings.memory import size
+from simpletuner_twinflow.host.settings.summary import block, recorded, summary
 
 CONFIG = SimpleNamespace(
     model_type="full",
