@@ -14,6 +14,11 @@ COMMON = {"twinflow_adversarial_enabled": True, "optimizer": "torch-adamw", "val
 FSDP2 = {"fsdp_enable": True, "fsdp_version": 2}
 
 
+def encoded(host: Host, runs: Runs) -> Run:
+    """A step, for the sake of the latents that it encodes."""
+    return host.train("encoded", SEED | TINY | COMMON | {"max_train_steps": 1, "checkpointing_steps": 1})
+
+
 def by_ddp_lora(host: Host, runs: Runs) -> list[Run]:
     """A LoRA by DDP."""
     return _start(host, runs, "by_ddp_lora", SEED | TINY | COMMON)
@@ -44,9 +49,10 @@ def _resumed(host: Host, runs: Runs, name: str, config: dict[str, Any]) -> tuple
 
 def _start(host: Host, runs: Runs, name: str, config: dict[str, Any]) -> list[Run]:
     """A run of two ranks on latents that are encoded already, since encoding moves random streams."""
-    encoded, *_ = runs["two_ranks_lora"]
-    shutil.copytree(encoded[0].folder / "cache", host.folder / name / "cache")
+    shutil.copytree(runs["encoded"].check().folder / "cache", host.folder / name / "cache")
     return host.train_on_ranks(name, config, probe=sharded.note_weights)
 
 
-SHARDED_RECIPES = {recipe.__name__: recipe for recipe in (by_ddp_lora, sharded_lora, by_ddp_full, sharded_full)}
+SHARDED_RECIPES = {
+    recipe.__name__: recipe for recipe in (encoded, by_ddp_lora, sharded_lora, by_ddp_full, sharded_full)
+}

@@ -6,9 +6,15 @@ from safetensors.torch import load_file
 from tests.runs.run import Run
 from tests.runs.test_resume import losses
 
-LORA = ("two_ranks_lora", "by_ddp_lora", "sharded_lora")
-FULL = ("two_ranks_lora", "by_ddp_full", "sharded_full")
-BOTH = pytest.mark.parametrize("kind", ["lora", "full"])
+LORA = ("encoded", "by_ddp_lora", "sharded_lora")
+FULL = ("encoded", "by_ddp_full", "sharded_full")
+BOTH = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("lora", marks=pytest.mark.host_runs(*LORA)),
+        pytest.param("full", marks=pytest.mark.host_runs(*FULL)),
+    ],
+)
 ADAPTER = "pytorch_lora_weights.safetensors"
 NETWORK = "pipeline/transformer/diffusion_pytorch_model.safetensors"
 
@@ -32,7 +38,6 @@ def terms(run: Run) -> list[dict[str, float]]:
 
 
 @BOTH
-@pytest.mark.host_runs(*LORA, *FULL)
 def test_sharded_ranks_have_the_losses_weights_and_averages_of_ddp(kind, runs):
     ddp, (first, _, _) = runs[f"by_ddp_{kind}"], runs[f"sharded_{kind}"]
     assert len(terms(ddp[0])) == 4
@@ -55,7 +60,6 @@ def test_all_ranks_make_as_many_passes_though_their_rows_have_other_roles(runs):
 
 
 @BOTH
-@pytest.mark.host_runs(*LORA, *FULL)
 def test_sharded_run_resumes_to_the_bit(kind, runs):
     first, kept, resumed = runs[f"sharded_{kind}"]
     for before, after in zip(first, resumed, strict=True):

@@ -44,7 +44,7 @@ MOVED_TIMES = "scheduled sampling moves the time after TwinFlow has drawn it"
 OWN_LOSS = "TwinFlow replaces the training loss, so this term would be left out"
 OWN_WEIGHTS = "TwinFlow's terms have weights of their own"
 WHOLE_PATH = "TwinFlow needs times from the whole path"
-FLAT = "FSDP 1 packs weights into flat parameters, of which the EMA teacher's averages cannot be told apart"
+NO_FSDP1 = "SimpleTuner cannot start FSDP 1, for which Accelerate refuses its fsdp_reshard_after_forward"
 OTHER_SHARDS = "it keeps sharded weights in a way of its own, out of which none can be lent to the teacher"
 WITHOUT_SHARDS = "choose FSDP 2 (fsdp_enable and fsdp_version 2) or plain data-parallel training"
 STREAMED = "weights that are trained and streamed to the accelerator cannot be swapped for the teacher's"
@@ -94,7 +94,7 @@ LAUNCHER_CONFLICTS = tuple(
 ALONE = "SimpleTuner makes these passes on one rank alone, which under FSDP would wait for the others for ever"
 PROJECTORS_APART = "its projector has no gradient on ranks without rows of the data, and FSDP adds up those of all"
 SHARDED_CONFLICTS = (
-    Conflict("fsdp_version", FLAT, "set fsdp_version to 2", lambda value: as_number(value) not in (None, 2)),
+    Conflict("fsdp_version", NO_FSDP1, "set fsdp_version to 2", lambda value: as_number(value) not in (None, 2)),
     Conflict("validation_disable", ALONE, "set it to true, and draw with what is exported", is_off),
     Conflict("eval_steps_interval", ALONE, "remove it", is_positive),
     Conflict("fsdp_cpu_offload", "it has not been tried with weights and averages on the CPU"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
-from simpletuner_twinflow.host.run import active_options, argument, wrap_active
+from simpletuner_twinflow.host.run import active_options, argument, log_mending, wrap_active
 from simpletuner_twinflow.host.seams import STATE, Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.method.sharding import reshard
 
@@ -33,6 +33,8 @@ def attach_to_start(module: ModuleType) -> None:
                 "cannot be combined with. Way out: set fsdp_enable to true and fsdp_version to 2, or train without."
             )
         wrapped(*args, **kwargs)
+        if is_fsdp2(trainer.accelerator) and trainer.accelerator.is_main_process:
+            log_mending("under FSDP2 averages are copied without a gradient, and SD3's blocks are called as such")
 
     wrap_active(module, "Trainer.init_distillation", init_distillation)
 

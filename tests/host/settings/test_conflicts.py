@@ -40,7 +40,7 @@ CONFLICTS = [
         ["base_model_precision", "int8-quanto", "no_change", "LoRA"],
     ),
     ({"fsdp_enable": True}, ["validation_disable", "on one rank alone", "set it to true"]),
-    (FSDP2 | {"fsdp_version": 1}, ["fsdp_version", "1", "flat parameters", "set fsdp_version to 2"]),
+    (FSDP2 | {"fsdp_version": 1}, ["fsdp_version", "1", "cannot start FSDP 1", "set fsdp_version to 2"]),
     (FSDP2 | {"eval_steps_interval": 10}, ["eval_steps_interval", "10", "remove it"]),
     (FSDP2 | {"fsdp_cpu_offload": True}, ["fsdp_cpu_offload", "set it to false"]),
     (FSDP2 | {"crepa_enabled": True}, ["crepa_enabled", "its projector", "set it to false"]),
