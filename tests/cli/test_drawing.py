@@ -8,9 +8,11 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel, StableDiffusion3Pipeline
 from diffusers.utils import convert_state_dict_to_diffusers
+from lycoris import LycorisNetwork, create_lycoris
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import save_file
 
 from simpletuner_twinflow.cli import main
 from simpletuner_twinflow.cli.drawing import draw, load_pipeline
@@ -39,6 +41,39 @@ def test_lora_changes_the_picture(given, lora, tmp_path):
         sample(tmp_path / "without", "--prompt", THREE) == sample(tmp_path, "--prompt", THREE, "--lora", str(path)) == 0
     )
     assert (picture(tmp_path / PICTURE) != picture(tmp_path / "without" / PICTURE)).any()
+
+
+@pytest.fixture
+def lycoris(tmp_path, monkeypatch) -> Path:
+    """A folder with a LoKr adapter that changes pictures, as SimpleTuner writes it."""
+    monkeypatch.setattr(LycorisNetwork, "TARGET_REPLACE_MODULE", ["Attention"])  # a preset is of the class
+    pipeline = StableDiffusion3Pipeline.from_pretrained(BASE)
+    monkeypatch.setattr("lycoris.wrapper.PRESET", {"full": {"target_module": ["Attention"]}})
+    network = create_lycoris(pipeline.transformer, 1.0, 4, 1, algo="lokr", factor=4, warn_on_unmatched=False)
+    network.apply_to()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.3)
+    folder = tmp_path / "lycoris"
+    folder.mkdir()
+    save_file(network.state_dict(), folder / "pytorch_lora_weights.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_lycoris_adapter_changes_the_picture(given, lycoris, tmp_path):
+    path = lycoris if given == "folder" else lycoris / "pytorch_lora_weights.safetensors"
+    assert (
+        sample(tmp_path / "without", "--prompt", THREE) == sample(tmp_path, "--prompt", THREE, "--lora", str(path)) == 0
+    )
+    assert (picture(tmp_path / PICTURE) != picture(tmp_path / "without" / PICTURE)).any()
+
+
+def test_lycoris_adapter_of_another_model_is_refused(tmp_path, capsys):
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file({"lycoris_somewhere_else.lokr_w1": torch.zeros(2, 2)}, file)
+    assert sample(tmp_path, "--prompt", THREE, "--lora", str(file)) == 1
+    assert "has no layer of SD3Transformer2DModel: it is of another model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
