@@ -59,7 +59,11 @@ DOCUMENTED_CONFLICTS = (
 HOST_CONFLICTS = (
     *DOCUMENTED_CONFLICTS,
     Conflict("scheduled_sampling_reflexflow", OWN_LOSS),
-    Conflict("controlnet", "TwinFlow's passes do not go through a ControlNet", "set controlnet to false"),
+    Conflict(
+        "controlnet",
+        "the ControlNet alone would be trained, and the base that draws with it never learns the target time",
+        "set controlnet to false",
+    ),
     Conflict("mixflow_enabled", "MixFlow moves the noisy sample off TwinFlow's path"),
     Conflict("diffusion_blocks_config", "a block knows one span of times, TwinFlow needs all", "remove it"),
     Conflict("xm_enabled", "XM repeats the batch inside the model", "set xm_enabled to false"),
