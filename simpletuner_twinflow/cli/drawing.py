@@ -159,12 +159,12 @@ def _noises_anew(pipeline: Any, lora: str | None) -> bool:
 
 
 def _load_lora(pipeline: Any, lora: str) -> None:
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise TwinFlowError(f"{type(pipeline).__name__} takes no LoRA.")
     path = Path(lora)
     file = path if path.is_file() else path / LORA_FILE
     if file.is_file() and _is_lycoris(file):
         _load_lycoris(pipeline, file)
+    elif not hasattr(pipeline, "load_lora_weights"):
+        raise TwinFlowError(f"{type(pipeline).__name__} takes no LoRA.")
     elif path.is_file():
         pipeline.load_lora_weights(path.parent, weight_name=path.name)
     else:
