@@ -43,6 +43,7 @@ ROUNDED_TIMES = (
     Seam("StateTracker.get_hf_username", touch=Touch.read, module=STATE),
     Seam("config.validation_num_inference_steps", touch=Touch.in_block),
     Seam("config.validation_guidance", touch=Touch.in_block),
+    Seam("config.framerate", touch=Touch.in_block),
     lost="the model card says nothing of TwinFlow",
 )
 def describe_twinflow(module: ModuleType) -> None:
@@ -64,10 +65,12 @@ def describe_twinflow(module: ModuleType) -> None:
             own["custom_model_card_code_example"] = lambda repo_id=None: _example(
                 module, model, _repository(repo_id) if model.config.push_to_hub else str(folder)
             )
-        settings = {
+        settings: dict[str, Any] = {
             "validation_num_inference_steps": options.target_step_count,
             "validation_guidance": sampling_guidance(model),
         }
+        if isinstance(rate := getattr(model.config, "framerate", None), str):
+            settings["framerate"] = int(float(rate))  # with a text the card's films fail, and the card with them
         with changed(model, **own), changed(model.config, **settings):
             return wrapped(*args, **kwargs)
 

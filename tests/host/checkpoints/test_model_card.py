@@ -6,6 +6,7 @@ import re
 
 import diffusers
 import pytest
+from PIL import Image
 from simpletuner.helpers.publishing import metadata
 from simpletuner.helpers.training.state_tracker import StateTracker
 
@@ -21,14 +22,19 @@ def card(in_folder, tmp_path, monkeypatch):
     """Writes a card by the host's own function. Arguments: of the config, and the folder below the output's."""
     monkeypatch.setattr(StateTracker, "model_type", "sd3", raising=False)
 
-    def write(folder="", **changes):
+    def write(folder="", images=None, **changes):
         trainer = host_trainer(demo_model(output_dir=str(tmp_path), **changes))
         monkeypatch.setattr(StateTracker, "args", trainer.config)
         monkeypatch.setattr(StateTracker, "accelerator", trainer.accelerator)
         before = dict(vars(trainer.config))
         (tmp_path / folder).mkdir(exist_ok=True)
         metadata.save_model_card(
-            trainer.model, repo_id="mine", repo_folder=str(tmp_path / folder), validation_prompts=["a 3"], prompt="a 3"
+            trainer.model,
+            repo_id="mine",
+            images=images,
+            repo_folder=str(tmp_path / folder),
+            validation_prompts=["a 3"],
+            prompt="a 3",
         )
         assert vars(trainer.config) == before, "the settings are back"
         return (tmp_path / folder / "README.md").read_text(encoding="utf-8")
@@ -87,3 +93,8 @@ def test_checkpoints_card_keeps_the_hosts_code(card):
 
 def test_card_of_another_run_is_the_hosts(card):
     assert "TwinFlow" not in card("pipeline", twinflow_enabled=False)
+
+
+def test_card_shows_a_film_whose_frame_rate_is_a_text_as_the_hosts_parser_makes_it(card):
+    film = [Image.new("RGB", (8, 8), colour) for colour in ("black", "white", "black")]
+    assert "url: ./assets/image_0_0.gif" in card("pipeline", images={"a_3": [film]}, framerate="24")
