@@ -7,10 +7,15 @@ from typing import Any
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings import conflict_rows
 from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_set
-from simpletuner_twinflow.host.settings.data_config import DataConfigError, datasets_of, has_regularisation
+from simpletuner_twinflow.host.settings.data_config import (
+    DataConfigError,
+    datasets_of,
+    has_regularisation,
+    only_regularisation,
+)
 from simpletuner_twinflow.host.settings.families import FAMILIES, predicts_flow, unsupported_reason
 from simpletuner_twinflow.host.settings.guidance import settled
-from simpletuner_twinflow.host.settings.lycoris_config import lycoris_problems
+from simpletuner_twinflow.host.settings.lycoris_config import DEFAULT_FILE, lycoris_problems
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.options import TwinFlowOptions
 
@@ -98,7 +103,8 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
                 )
     if ours and config.get("model_type") == "lora":
         if str(config.get("lora_type")).lower() == "lycoris":
-            yield from lycoris_problems(config.get("lycoris_config"), needs_base=_needs_base(config, options))
+            file = config.get("lycoris_config") or DEFAULT_FILE
+            yield from lycoris_problems(file, needs_base=_needs_base(config, options))
         else:
             yield from _adapter_problems(config)
     family = FAMILIES.get(str(config.get("model_family")))
@@ -135,6 +141,11 @@ def _dataset_problems(path: Any, rows: Sequence[Conflict]) -> Iterator[str]:
     except DataConfigError as error:
         yield str(error)
         return
+    if only_regularisation(datasets):
+        yield (
+            f"data_backend_config is {shown(path)}, in which every set of pictures is one of regularisation "
+            "(is_regularisation_data): none of TwinFlow's terms would be trained. Way out: add a set without it."
+        )
     for dataset in datasets:
         for line in _met(rows, dataset):
             yield f"{line} (dataset {dataset.get('id')!r} in {path})"

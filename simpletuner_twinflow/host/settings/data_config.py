@@ -10,6 +10,9 @@ from simpletuner_twinflow.declaration import shown
 REGULARISATION = ("is_regularisation_data", "is_regularization_data")  # the host takes both
 
 
+TRAINED = ("image", "video", "audio")  # kinds of datasets, the first where none is named
+
+
 class DataConfigError(ValueError):
     """The file does not hold what it must, in words that begin with the key."""
 
@@ -33,6 +36,12 @@ def datasets_of(path: Any) -> list[dict[str, Any]]:
             f"{where}, which must hold a JSON list of objects, one a dataset; found {kind}. Mend the file."
         )
     return [dataset for dataset in datasets if not (dataset.get("disabled") or dataset.get("disable"))]
+
+
+def only_regularisation(datasets: list[dict[str, Any]]) -> bool:
+    """Whether all of these datasets that are trained on are for regularisation, and there is one."""
+    trained = [dataset for dataset in datasets if str(dataset.get("dataset_type", "image")) in TRAINED]
+    return bool(trained) and all(any(dataset.get(key) for key in REGULARISATION) for dataset in trained)
 
 
 def has_regularisation(path: Any) -> bool:

@@ -16,6 +16,7 @@ from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
 from simpletuner_twinflow.host.settings.given import ADDED, KEYS, checked
 from simpletuner_twinflow.host.settings.guidance import AUTO, settled
+from simpletuner_twinflow.host.settings.lycoris_config import DEFAULT_FILE
 from simpletuner_twinflow.host.settings.memory import memory
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, summary
@@ -30,7 +31,7 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "lora_init_type": "default",
     "caption_dropout_probability": 0.1,
     "lora_type": "standard",
-    "lycoris_config": "config/lycoris_config.json",
+    "lycoris_config": DEFAULT_FILE,
     "mixed_precision": "bf16",
     "peft_lora_target_modules": None,
     "max_train_steps": None,
@@ -104,7 +105,19 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
         added.append(
             f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
         )
+    if (
+        config.model_type == "lora"
+        and str(config.lora_type).lower() == "lycoris"
+        and not _is_file(config.lycoris_config)
+    ):
+        added.append(
+            f"lycoris_config is {shown(config.lycoris_config)}: no such file from here, so it was not examined."
+        )
     return report | {"run": entries, "data": found, "overridden": [*added, *overridden(vars(config), options)]}
+
+
+def _is_file(path: Any) -> bool:
+    return isinstance(path, str) and Path(path).is_file()
 
 
 def _adapted(config: Any) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings.conflict_rows import is_positive, is_set
 
+DEFAULT_FILE = "config/lycoris_config.json"  # the host's
 DROPOUTS = ("dropout", "rank_dropout", "module_dropout")
+KEPT = ("dora_wd", "weight_decompose", "rescaled")  # what multiplier 0 does not switch off
 
 
 def lycoris_problems(path: Any, *, needs_base: bool) -> Iterator[str]:
@@ -28,7 +30,8 @@ def lycoris_problems(path: Any, *, needs_base: bool) -> Iterator[str]:
     if not isinstance(content, dict):
         yield f"{where}, which must hold a JSON object. Mend the file."
         return
-    if str(content.get("algo")).lower() == "tlora":
+    parts = [*_objects(content)]  # a preset has options for each kind of layer
+    if any(_algorithm(part) == "tlora" for part in parts):
         yield f'{where}, and algo in it "tlora": its rank depends on the time. Way out: set algo to "lokr" or "lora".'
     for key in DROPOUTS:
         if is_positive(value := content.get(key)):
@@ -38,17 +41,24 @@ def lycoris_problems(path: Any, *, needs_base: bool) -> Iterator[str]:
             )
     if not needs_base:
         return
-    bypass = str(content.get("algo")).lower() == "dylora" and is_set(content.get("bypass_mode"))
-    kept = "dora_wd" if _is_set_in(content, "dora_wd", "weight_decompose") else "bypass_mode" if bypass else None
-    if kept is not None:
+    kept = [key for key in KEPT if any(is_set(part.get(key)) for part in parts)]
+    # Of a part without an algorithm of its own the whole configuration's.
+    if any((_algorithm(part) or _algorithm(content)) == "dylora" and is_set(part.get("bypass_mode")) for part in parts):
+        kept.append("bypass_mode")
+    for key in kept:
         yield (
-            f"{where}, with {kept}: LyCORIS cannot switch such a network off, and the base is needed beside it, for "
-            f'guidance or a regularisation set. Way out: set {kept} to false, or twinflow_guidance_reference to "ema".'
+            f"{where}, with {key}: LyCORIS cannot switch such a network off, and the base is needed beside it, for "
+            f'guidance or a regularisation set. Way out: set {key} to false, or twinflow_guidance_reference to "ema".'
         )
 
 
-def _is_set_in(content: Any, *keys: str) -> bool:
-    """Whether one of the keys is set anywhere in this part of the file: a preset has options for each kind of layer."""
-    if not isinstance(content, dict):
-        return False
-    return any(is_set(content.get(key)) for key in keys) or any(_is_set_in(part, *keys) for part in content.values())
+def _objects(content: Any) -> Iterator[dict[str, Any]]:
+    """This object and all that are in it."""
+    if isinstance(content, dict):
+        yield content
+        for part in content.values():
+            yield from _objects(part)
+
+
+def _algorithm(part: dict[str, Any]) -> str:
+    return str(part.get("algo") or "").lower()

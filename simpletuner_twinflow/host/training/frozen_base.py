@@ -47,7 +47,11 @@ class FrozenBase:
         self._left_alone, zeros = (set(), set()) if moved else (A, B)
         if (lycoris := lycoris_of(self._model)) is not None:
             if not returns_to_base(lycoris):
-                raise TwinFlowError("LyCORIS cannot switch this network off, so there is no base for guidance.")
+                raise TwinFlowError(
+                    f"lycoris_config is {trainer.config.lycoris_config!r}: LyCORIS cannot switch this network off, so "
+                    "there is no base for guidance or a regularisation set. Way out: another algo in it, or "
+                    'twinflow_guidance_reference "ema".'
+                )
             self._left_alone = {IN_NETWORK}
         self._zeros = zeros | {*TIME_CONDITIONING}
         device, dtype = trainer.accelerator.device, None

@@ -55,9 +55,13 @@ def switched_off(lycoris: Any | None) -> Iterator[None]:
 
 
 def returns_to_base(lycoris: Any) -> bool:
-    """Whether multiplier 0 is the base: a decomposed weight keeps its trained norm, and DyLoRA's bypass its change."""
+    """Whether multiplier 0 is the base.
+
+    A decomposed weight keeps its trained norm, a rescaled one its scale, and DyLoRA's bypass its change.
+    """
     kinds = (type(layer).__name__ for layer in lycoris.loras if layer.bypass_mode)
-    return "DyLoraModule" not in kinds and not any(getattr(layer, "wd", False) for layer in lycoris.loras)
+    kept = (getattr(layer, "wd", False) or getattr(layer, "rescaled", False) for layer in lycoris.loras)
+    return "DyLoraModule" not in kinds and not any(kept)
 
 
 @contextmanager

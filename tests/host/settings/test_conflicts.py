@@ -102,7 +102,7 @@ def test_fsdp2_is_accepted(model_type, monkeypatch):
 
 def test_regularisation_set_under_fsdp2_is_refused(tmp_path):
     file = tmp_path / "data.json"
-    file.write_text(json.dumps([{"id": "kept", "is_regularisation_data": True}]), encoding="utf-8")
+    file.write_text(json.dumps([{"id": "kept", "is_regularisation_data": True}, {"id": "mine"}]), encoding="utf-8")
     assert load(SEED, data_backend_config=str(file)).twinflow_enabled
     with pytest.raises(TwinFlowConfigError, match=r"is_regularisation_data is true.*FSDP.*'kept'"):
         load(SEED, **FSDP2, data_backend_config=str(file))

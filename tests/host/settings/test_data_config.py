@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from simpletuner_twinflow.host.settings.data_config import DataConfigError, datasets_of, has_regularisation
+from simpletuner_twinflow.host.settings.conflicts import conflicts
+from simpletuner_twinflow.host.settings.data_config import (
+    DataConfigError,
+    datasets_of,
+    has_regularisation,
+    only_regularisation,
+)
+from simpletuner_twinflow.options import TwinFlowOptions
 
 
 @pytest.fixture
@@ -33,6 +40,17 @@ def test_regularisation_is_seen_under_both_names(key, write):
     assert has_regularisation(write([{"id": "a"}, {"id": "b", key: True}]))
     assert not has_regularisation(write([{"id": "a"}, {"id": "b", key: True, "disabled": True}]))
     assert not has_regularisation(write([{"id": "a"}, {"id": "b", key: False}]))
+
+
+def test_regularisation_alone_is_told_from_a_set_beside_another(write):
+    kept, text = {"id": "a", "is_regularisation_data": True}, {"id": "t", "dataset_type": "text_embeds"}
+    assert only_regularisation([kept, text])
+    assert not only_regularisation([kept, text, {"id": "b"}])
+    assert not only_regularisation([text])
+    options = TwinFlowOptions(enabled=True)
+    config = {"model_family": "sd3", "model_type": "lora", "use_ema": True, "data_backend_config": write([kept, text])}
+    [line] = conflicts(config, options)
+    assert "every set of pictures is one of regularisation" in line
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from simpletuner_twinflow.options import TwinFlowOptions
 LOKR = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 4, "linear_alpha": 1}
 NEEDS_BASE = [
     ({"dora_wd": True}, "dora_wd"),
-    ({"apply_preset": {"module_algo_map": {"Attention": {"weight_decompose": True}}}}, "dora_wd"),
+    ({"apply_preset": {"module_algo_map": {"Attention": {"weight_decompose": True}}}}, "weight_decompose"),
     ({"algo": "dylora", "bypass_mode": True}, "bypass_mode"),
+    ({"apply_preset": {"module_algo_map": {"FeedForward": {"algo": "dylora", "bypass_mode": True}}}}, "bypass_mode"),
+    ({"algo": "diag-oft", "rescaled": True}, "rescaled"),
 ]
 
 
@@ -60,6 +62,15 @@ def test_file_that_holds_something_else_is_named(text, said, tmp_path):
     file.write_text(text, encoding="utf-8")
     [line] = lycoris_problems(str(file), needs_base=False)
     assert said in line
+
+
+def test_the_hosts_default_file_is_looked_at_where_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/lycoris_config.json").write_text(json.dumps(LOKR | {"dropout": 0.5}), encoding="utf-8")
+    config = {"model_family": "sd3", "model_type": "lora", "use_ema": True, "lora_type": "lycoris"}
+    [line] = conflicts(config, TwinFlowOptions(enabled=True, guidance_scale=1.0))
+    assert "config/lycoris_config.json" in line
 
 
 def test_start_up_and_doctor_see_them_for_a_lycoris_run_alone(tmp_path):

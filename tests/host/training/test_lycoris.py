@@ -18,7 +18,7 @@ from simpletuner_twinflow.host.training.lycoris import (
 from simpletuner_twinflow.host.training.time_conditioning import NEGATIVE_TIME, TARGET_TIME
 
 ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "full", "diag-oft", "boft", "ia3")
-OPTIONS = ({}, {"dora_wd": True}, {"bypass_mode": True}, {"train_norm": True}, {"use_scalar": True})
+OPTIONS = ({}, {"dora_wd": True}, {"bypass_mode": True}, {"train_norm": True}, {"use_scalar": True}, {"rescaled": True})
 NOT_OF_LYCORIS = [("full", "bypass_mode"), ("diag-oft", "bypass_mode")]  # which it refuses itself
 KINDS = [(algorithm, given) for algorithm in ALGORITHMS for given in OPTIONS]
 KINDS = [(algorithm, given) for algorithm, given in KINDS if (algorithm, *given) not in NOT_OF_LYCORIS]
