@@ -2,12 +2,14 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 from typing import NamedTuple
 
 import torch
 
 from testbed.pipelines import awaken, qwen
-from tests.runs.harness import SEED, TINY, Host, Runs
+from tests.runs.harness import ROOT, SEED, TINY, Host, Runs
 from tests.runs.observer.probes.streamed import note_sent_blocks, steps_with_ramtorch
 from tests.runs.run import Run
 
@@ -29,13 +31,9 @@ def swapped_blocks(host: Host, runs: Runs) -> Swapped:
     """A Krea 2 of three blocks, since SimpleTuner hands the key on to some families alone."""
     host = copy.copy(host)
     host.pipeline = host.folder / "krea2"
-    pipeline = qwen.krea2()
-    settings = {key: value for key, value in pipeline.transformer.config.items() if not key.startswith("_")}
-    torch.manual_seed(0)
-    network = type(pipeline.transformer)(**settings | {"num_layers": 3})
-    awaken(network)
-    pipeline.register_modules(transformer=network)
-    pipeline.save_pretrained(host.pipeline)
+    # In a process of its own: a test that loads a model meanwhile has torch make all modules of this one without data.
+    code = f"from {__name__} import write_krea2; write_krea2({str(host.pipeline)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     config = {key: value for key, value in (SEED | TINY | KREA | ROWS).items() if key != "model_flavour"}
     first = host.train("swapped_first", config | {"max_train_steps": 1})
     for name in ("whole", "swapped", "checkpointed"):  # all three find the caches
@@ -45,6 +43,17 @@ def swapped_blocks(host: Host, runs: Runs) -> Swapped:
         host.train("swapped_swapped", config | SWAP, probe=note_sent_blocks),
         host.train("swapped_checkpointed", config | SWAP | {"gradient_checkpointing": True}, probe=note_sent_blocks),
     )
+
+
+def write_krea2(folder: str) -> None:
+    """A tiny pipeline whose network has three blocks, of which two can be swapped."""
+    pipeline = qwen.krea2()
+    settings = {key: value for key, value in pipeline.transformer.config.items() if not key.startswith("_")}
+    torch.manual_seed(0)
+    network = type(pipeline.transformer)(**settings | {"num_layers": 3})
+    awaken(network)
+    pipeline.register_modules(transformer=network)
+    pipeline.save_pretrained(folder)
 
 
 def ramtorch(host: Host, runs: Runs) -> Run:

@@ -174,7 +174,7 @@ def test_command_reads_the_folders_configuration_and_its_exit_code_says_whether_
     assert (code, complained) == (0, "")
     assert "TwinFlow would start once data_backend_config names a file." in said.splitlines()[-1]
     assert "against the frozen base" in said
-    assert seconds < 60
+    assert seconds < 180  # seconds alone; beside other tests it waits for the machine
     assert "data_backend_config is not set" in said
     file.write_text(json.dumps(SEED | {"controlnet": True, "twinflow_loss": "banana"}), encoding="utf-8")
     code, said, complained, _ = run("--json", folder=tmp_path)

@@ -26,7 +26,7 @@ def problems(tmp_path):
         file = tmp_path / "lycoris.json"
         file.write_text(json.dumps(LOKR | changes), encoding="utf-8")
         lines = [*lycoris_problems(str(file), needs_base=needs_base)]
-        assert all(line.startswith(f'lycoris_config is "{file}"') for line in lines)
+        assert all(line.startswith('lycoris_config is "') for line in lines)  # and a long path is shortened
         return lines
 
     return found
