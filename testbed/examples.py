@@ -87,7 +87,11 @@ def shrunk(config: dict[str, Any], model: Path) -> dict[str, Any]:
     """The example at the size of a tiny model."""
     own = {key: value for key, value in config.items() if not LEFT_OUT.fullmatch(key)}
     name = kind(config)[0]
-    family = {key: str(model) if value == MODEL else value for key, value in FAMILIES[name].items()}
+    family = {
+        key: value.replace(MODEL, str(model)) if isinstance(value, str) else value
+        for key, value in FAMILIES[name].items()
+        if key != "lycoris_config" or key not in own
+    }
     small = {key: value for key, value in COMMON.items() if key not in KEPT or key not in own}
     places = {"pretrained_model_name_or_path": str(model), "data_backend_config": "config/data.json"}
     quiet = {"report_to": "none", "output_dir": "output", "train_batch_size": 4, "gradient_accumulation_steps": 1}
