@@ -18,6 +18,11 @@ def is_off(value: Any) -> bool:
     return not is_set(value)
 
 
+def is_lycoris(value: Any) -> bool:
+    """Whether a `lora_type` is the host's LyCORIS."""
+    return str(value).lower() == "lycoris"
+
+
 def is_positive(value: Any) -> bool:
     """Whether a host value is a number above 0; the host itself refuses what is no number."""
     return (as_number(value) or 0.0) > 0
@@ -111,7 +116,7 @@ SHARDED_CONFLICTS = (
         "lora_type",
         "LyCORIS has not been tried under FSDP",
         'use "standard", or train without FSDP',
-        lambda value: str(value).lower() == "lycoris",
+        is_lycoris,
     ),
 )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings import conflict_rows
-from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_set
+from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_lycoris, is_set
 from simpletuner_twinflow.host.settings.data_config import (
     DataConfigError,
     datasets_of,
@@ -102,7 +102,7 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
                     f"which such a run does not train on. Set {key} or twinflow_image_free to false."
                 )
     if ours and config.get("model_type") == "lora":
-        if str(config.get("lora_type")).lower() == "lycoris":
+        if is_lycoris(config.get("lora_type")):
             file = config.get("lycoris_config") or DEFAULT_FILE
             yield from lycoris_problems(file, needs_base=_needs_base(config, options))
         else:

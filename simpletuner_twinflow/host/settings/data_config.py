@@ -8,8 +8,6 @@ from typing import Any
 from simpletuner_twinflow.declaration import shown
 
 REGULARISATION = ("is_regularisation_data", "is_regularization_data")  # the host takes both
-
-
 TRAINED = ("image", "video", "audio")  # kinds of datasets, the first where none is named
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.settings.budget import Budget
-from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_set
+from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_lycoris, is_set
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
 from simpletuner_twinflow.host.settings.given import ADDED, KEYS, checked
 from simpletuner_twinflow.host.settings.guidance import AUTO, settled
@@ -105,11 +105,7 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
         added.append(
             f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
         )
-    if (
-        config.model_type == "lora"
-        and str(config.lora_type).lower() == "lycoris"
-        and not _is_file(config.lycoris_config)
-    ):
+    if config.model_type == "lora" and is_lycoris(config.lora_type) and not _is_file(config.lycoris_config):
         added.append(
             f"lycoris_config is {shown(config.lycoris_config)}: no such file from here, so it was not examined."
         )
@@ -124,7 +120,7 @@ def _adapted(config: Any) -> str:
     """Which layers a LoRA is for."""
     if config.model_type != "lora":
         return ""
-    if str(config.lora_type).lower() == "lycoris":
+    if is_lycoris(config.lora_type):
         return f"the layers that LyCORIS takes by lycoris_config {config.lycoris_config}"
     named = str(config.peft_lora_target_modules or "")
     if named not in ("", "None"):
