@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ def test_relative_links_lead_to_files(page):
 @pages
 def test_files_and_functions_that_are_named_exist(page):
     assert [found for found in CODE.findall(page.read_text(encoding="utf-8")) if not exists(*found)] == []
+
+
+def test_the_tables_of_memory_are_what_the_function_says():
+    script = runpy.run_path(str(ROOT / "docs/generate_scaling.py"))
+    text = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    assert script["page"](text) == text, "run: python docs/generate_scaling.py"
 
 
 def exists(path, name):

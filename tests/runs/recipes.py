@@ -14,6 +14,7 @@ from tests.runs.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.runs.export_recipes import EXPORT_RECIPES
 from tests.runs.harness import FULL, SEED, TINY, Host, Runs
 from tests.runs.lycoris_recipes import LYCORIS_RECIPES
+from tests.runs.memory_recipes import MEMORY_RECIPES
 from tests.runs.observer.probes import faults
 from tests.runs.observer.probes.evaluation import note_evaluation_passes
 from tests.runs.observer.probes.training_step import note_each_step
@@ -189,5 +190,6 @@ RECIPES |= (
     | AUXILIARY_RECIPES
     | LYCORIS_RECIPES
     | STREAMED_RECIPES
+    | MEMORY_RECIPES
     | DATA_RECIPES
 )

@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from simpletuner_twinflow.declaration import shown
 
 REGULARISATION = ("is_regularisation_data", "is_regularization_data")  # the host takes both
+MEGAPIXEL = 1e6  # pixels, as the host's resolution_type "area" counts them
 TRAINED = ("image", "video", "audio")  # kinds of datasets, the first where none is named
 
 
@@ -49,6 +51,34 @@ def has_regularisation(path: Any) -> bool:
         DataConfigError: As of `datasets_of`.
     """
     return any(dataset.get(key) for dataset in datasets_of(path) for key in REGULARISATION)
+
+
+class Sample(NamedTuple):
+    """The largest sample of a run."""
+
+    side: float  # pixels of a square as large as its picture
+    frames: int | None  # of a video; None of a picture
+
+
+def largest_sample(path: Any, defaults: Mapping[str, Any]) -> Sample | None:
+    """The largest sample of the datasets that are trained on; None where there are none, or a size is no number.
+
+    Args: path: of the data config; defaults: the host's own keys `resolution` and `resolution_type`.
+    """
+    found = []
+    try:
+        for dataset in datasets_of(path):
+            if str(dataset.get("dataset_type", "image")) not in TRAINED:
+                continue
+            given = {key: dataset.get(key, defaults.get(key)) for key in ("resolution", "resolution_type")}
+            number = float(given["resolution"] or 1.0)
+            megapixels = str(given["resolution_type"] or "area") == "area"
+            frames = (dataset.get("video") or {}).get("num_frames")
+            side = (number * MEGAPIXEL) ** 0.5 if megapixels else number
+            found.append(Sample(side, None if frames is None else int(frames)))
+    except (DataConfigError, TypeError, ValueError, AttributeError):  # said where the datasets are checked
+        return None
+    return max(found, key=lambda sample: (sample.frames or 1) * sample.side**2, default=None)
 
 
 def _kind(value: Any) -> str:

@@ -36,6 +36,11 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "peft_lora_target_modules": None,
     "max_train_steps": None,
     "validation_step_interval": 100,
+    "optimizer": "adamw_bf16",
+    "gradient_checkpointing": True,
+    "ema_device": "cpu",
+    "lora_rank": 16,
+    "lora_dropout": 0.1,
 }
 NAME = r"[\w.*|()^$-]+"  # of a module, in a list or its text
 NUMBERS = ("train_batch_size", "gradient_accumulation_steps")
@@ -66,10 +71,7 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {"options": effective, "problems": problems, "on": options.enabled}
     if problems or not options.enabled or options.implementation != "paper":
         return report
-    keys = HOST_DEFAULTS | {key: _parsed(value) for key, value in {**given, **values}.items()}
-    if is_set(given.get("validation_steps")):  # the same key's older name
-        keys["validation_step_interval"] = keys["validation_steps"]
-    config = SimpleNamespace(**keys)
+    config = configured({**given, **values})
     if config.model_type not in AUTO:
         problems.append(f'model_type is {shown(config.model_type)}; SimpleTuner takes "full" or "lora".')
         return report
@@ -91,7 +93,7 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     entries = summary(options, config, own_steps=own_steps)
     family = str(given.get("model_family"))
     known = family in FAMILIES or family in DIFFUSION_FAMILIES
-    entries["memory"] = memory(options, config)
+    entries |= memory(options, config)
     entries["adapts"] = _adapted(config)
     entries["quality"] = _quality(options, config, own_steps=own_steps)
     entries["family"] = f"{family}: {'supported, see docs/families.md' if known else 'unknown'}"
@@ -110,6 +112,14 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
             f"lycoris_config is {shown(config.lycoris_config)}: no such file from here, so it was not examined."
         )
     return report | {"run": entries, "data": found, "overridden": [*added, *overridden(vars(config), options)]}
+
+
+def configured(given: Mapping[str, Any]) -> SimpleNamespace:
+    """The host's keys that are read here, with its defaults. Args: given: a configuration."""
+    keys = HOST_DEFAULTS | {key: _parsed(value) for key, value in given.items()}
+    if is_set(given.get("validation_steps")):  # the same key's older name
+        keys["validation_step_interval"] = keys["validation_steps"]
+    return SimpleNamespace(**keys)
 
 
 def _is_file(path: Any) -> bool:

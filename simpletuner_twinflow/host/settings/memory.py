@@ -1,17 +1,41 @@
-"""What a run keeps in memory, by part, foretold from the files of its model; nothing of them is loaded."""
+"""What a run keeps in an accelerator's memory, by part, foretold from the headers of its model's files."""
 
-import json
 from collections.abc import Mapping
-from math import prod
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from simpletuner_twinflow.host.settings.activations import kept_of
+from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_lycoris
+from simpletuner_twinflow.host.settings.data_config import largest_sample
+from simpletuner_twinflow.host.settings.network import Network, network_of
 from simpletuner_twinflow.options import TwinFlowOptions
 
-NETWORKS = ("transformer", "unet")  # folders of a pipeline
 UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
 FLOAT32, BFLOAT16 = 4, 2  # bytes
-HEADER = 8  # bytes that say how long a safetensors file's header is
+FEATURES = 260  # of the target time's embedding, and the biases and the sign's vector, for each element of its width
+WITHOUT_GRADIENT = 12  # tensors of a token's width that are alive in a block of a pass without gradient, at most
+QUANTISED = {
+    "int8": 1.0,
+    "fp8": 1.0,
+    "int4": 0.5,
+    "nf4": 0.5,
+    "int2": 0.25,
+}  # bytes of a weight, by the name's beginning
+# Bytes of state for each trained parameter, in bfloat16 and in float32: counted after two steps of SimpleTuner's own.
+OPTIMIZERS = {
+    "adamw_bf16": (6, 6),
+    "torch-adam": (4, 8),
+    "torch-adamw": (4, 8),
+    "torch-sgd": (0, 0),
+    "adamw_schedulefree": (6, 12),
+    "optimi-adam": (6, 8),
+    "optimi-adamw": (6, 8),
+    "optimi-stableadamw": (6, 8),
+    "optimi-lion": (4, 4),
+    "optimi-sgd": (2, 0),
+    "muon": (2, 4),
+    "sdnq-lion": (4, 4),
+}
 
 
 def size(count: float) -> str:
@@ -20,47 +44,139 @@ def size(count: float) -> str:
     return f"{count / unit:.3g} {UNITS[unit]}"
 
 
-def memory(options: TwinFlowOptions, config: Any) -> str:
-    """What a run keeps beyond plain training without EMA, as a part of a line; without activations.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What decides how much a run keeps beside its network."""
+
+    full: bool  # a full fine-tune; else a LoRA
+    width: int = BFLOAT16  # bytes of a number
+    base_width: float = BFLOAT16  # bytes of a LoRA's frozen weight
+    rank: int = 16
+    dropout: bool = True  # in the adapter
+    optimizer: float | None = None  # bytes of state for each trained parameter
+    conditioned: bool = True  # whether time conditioning is trained
+    ema: bool = True  # on the accelerator
+    base_copy: int = 0  # bytes of each of the base's first weights on the accelerator
+    rows: int = 1
+    tokens: int | None = None  # of one sample, its prompt's that every block has with them
+    checkpointing: bool = True
+    accumulates: bool = False  # whether gradients are kept over micro-batches
+    shards: int = 1  # accelerators that share what FSDP 2 divides
+
+
+def parts(family: str, network: Network, training: Training) -> dict[str, float]:
+    """Bytes on one accelerator, by part; parts that are not known are left out.
+
+    Args: family: the host's name; network: of its denoiser; training: the run.
+    """
+    given, shards = training, training.shards
+    conditioning = network.width * (network.width + FEATURES) if given.conditioned else 0
+    trained = (network.parameters if given.full else given.rank * network.adapted) + conditioning
+    frozen = 0 if given.full else given.base_width * network.parameters
+    found = {
+        "weights": (frozen + given.width * trained) / shards,
+        "gradients": given.width * trained / shards,
+        "EMA": FLOAT32 * trained / shards if given.ema else 0,
+        # Averages are in float32, and a pass needs them in the weights' dtype; of shards the student's are set aside.
+        "teacher's weights": given.width * trained / shards if given.width < FLOAT32 or shards > 1 else 0,
+        "the base's first weights": given.base_copy * network.parameters / shards,
+    }
+    if given.optimizer is not None:
+        found["optimizer"] = given.optimizer * trained / shards
+    if shards > 1 and network.blocks:
+        found["gathered blocks"] = 2 * given.width * network.parameters / network.blocks  # one, and the next one
+    kept = kept_of(family, dual=network.dual)
+    if kept is not None and given.tokens is not None and network.width:
+        of_kind = kept.full if given.full else kept.dropout if given.dropout else kept.lora
+        token = given.rows * given.tokens * network.width * given.width  # one tensor of a token's width
+        block = of_kind[given.width == FLOAT32] * token
+        if given.checkpointing and network.blocks > 1:
+            # Each block's input, what lies around the blocks and flows back, and the block that is computed again.
+            found["activations"] = token * (network.blocks + 2) + block
+        else:
+            found["activations"] = network.blocks * block
+            found["a pass without gradient"] = WITHOUT_GRADIENT * token  # less than the block above
+    return {part: count for part, count in found.items() if count}
+
+
+def peak(found: Mapping[str, float], *, accumulates: bool) -> float:
+    """The most at one time: a window's first gradients come to be while its activations go. Args: found: of `parts`."""
+    gradients, activations = found.get("gradients", 0), found.get("activations", 0)
+    rest = sum(found.values()) - gradients - activations
+    return rest + (gradients + activations if accumulates else max(gradients, activations))
+
+
+def training_of(options: TwinFlowOptions, config: Any, network: Network) -> Training:
+    """What decides the memory of a run. Args: options: settled; config: the host's, with its defaults."""
+    full = config.model_type == "full"
+    width = BFLOAT16 if config.mixed_precision != "no" else FLOAT32
+    precision = str(getattr(config, "base_model_precision", "") or "")
+    states = OPTIMIZERS.get(str(getattr(config, "optimizer", "")))
+    kept_on_card = options.guidance_base_device != "cpu"
+    copied = full and kept_on_card and options.scale > 1 and options.guidance_reference == "base"
+    return Training(
+        full=full,
+        width=width,
+        base_width=next((count for name, count in QUANTISED.items() if precision.startswith(name)), width),
+        rank=int(as_number(getattr(config, "lora_rank", 16)) or 16),
+        dropout=bool(as_number(getattr(config, "lora_dropout", 0.1))),
+        optimizer=None if states is None else states[width == FLOAT32],
+        conditioned=options.time_conditioning == "training_only",
+        # Of an adapter it is kept there always: host/training/ema.py.
+        ema=bool(config.use_ema) and (not full or getattr(config, "ema_device", "cpu") == "accelerator"),
+        base_copy=_base_width(options, width) if copied else 0,
+        rows=int(config.train_batch_size),
+        tokens=_tokens(config, network),
+        checkpointing=bool(getattr(config, "gradient_checkpointing", False)),
+        accumulates=int(config.gradient_accumulation_steps or 1) > 1,
+    )
+
+
+def memory(options: TwinFlowOptions, config: Any) -> dict[str, str]:
+    """What a run keeps, by title: "memory" beyond plain training without EMA, "in all" with it where that is known.
 
     Args: options: settled; config: the host's.
     """
-    trained = parameters_of(vars(config)) if config.model_type == "full" else None
-    parts = []
+    network = network_of(vars(config))
+    full = config.model_type == "full"
+    trained = network.parameters if network is not None and full else None
+    more = []
     if config.use_ema:
-        parts.append("an EMA as large as the trained weights" if trained is None else f"EMA {size(FLOAT32 * trained)}")
-    if config.model_type == "full" and options.scale > 1 and options.guidance_reference == "base":
+        more.append("an EMA as large as the trained weights" if trained is None else f"EMA {size(FLOAT32 * trained)}")
+    if full and options.scale > 1 and options.guidance_reference == "base":
         dtype, device = options.guidance_base_dtype, options.guidance_base_device
         place = f"on the {'CPU' if device == 'cpu' else 'accelerator'}"
         if trained is None:
             kept = f"{'their own dtype' if dtype == 'auto' else dtype} {place}"
-            parts.append(f"the base's first weights, once more, in {kept}")
+            more.append(f"the base's first weights, once more, in {kept}")
         else:
-            half = config.mixed_precision != "no" if dtype == "auto" else dtype != "float32"
-            width = BFLOAT16 if half else FLOAT32
-            parts.append(f"the base's first weights {size(width * trained)} {place}")
+            width = _base_width(options, BFLOAT16 if config.mixed_precision != "no" else FLOAT32)
+            more.append(f"the base's first weights {size(width * trained)} {place}")
     if options.time_conditioning == "training_only":
-        parts.append("time conditioning")
-    return f"{', '.join(parts) or 'nothing'}, beyond plain training without EMA"
+        more.append("time conditioning")
+    said = {"memory": f"{', '.join(more) or 'nothing'}, beyond plain training without EMA"}
+    if network is None or (not full and is_lycoris(getattr(config, "lora_type", ""))):
+        return said
+    found = parts(str(config.model_family), network, training := training_of(options, config, network))
+    lacking = [part for part in ("optimizer", "activations") if part not in found]
+    named = ", ".join(f"{part} {size(count)}" for part, count in found.items())
+    total = f"about {size(peak(found, accumulates=training.accumulates))} at most on one accelerator"
+    beside = f", and {' and '.join(lacking)}, not known of this run" if lacking else ""
+    return said | {"in all": f"{total}: {named}{beside}; without VAE and text encoders (docs/scaling.md)"}
 
 
-def parameters_of(config: Mapping[str, Any]) -> int | None:
-    """The number of the network's parameters, from the headers of its files; None where they are not on this machine.
-
-    Args: config: the host's keys.
-    """
-    folder = Path(str(config.get("pretrained_model_name_or_path") or ""))
-    for name in NETWORKS:
-        files = sorted((folder / name).glob("*.safetensors"))
-        try:
-            if files:
-                return sum(_parameters_in(file) for file in files)
-        except (ValueError, OSError, KeyError):  # of a damaged file, for which the host has its own message
-            return None
-    return None
+def _base_width(options: TwinFlowOptions, width: int) -> int:
+    """Bytes of each of the base's first weights."""
+    return {"auto": width, "float32": FLOAT32}.get(options.guidance_base_dtype, BFLOAT16)
 
 
-def _parameters_in(file: Path) -> int:
-    with file.open("rb") as content:
-        header = json.loads(content.read(int.from_bytes(content.read(HEADER), "little")))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+def _tokens(config: Any, network: Network) -> int | None:
+    """Of the largest sample of the run's datasets; None where it is not known."""
+    kept = kept_of(str(config.model_family), dual=network.dual)
+    found = largest_sample(getattr(config, "data_backend_config", None), vars(config))
+    if kept is None or found is None or (found.frames is None and kept.frames > 1):
+        return None
+    latents = 1 if found.frames is None else (found.frames - 1) // kept.frames + 1
+    always, chosen = kept.text
+    length = as_number(getattr(config, "tokenizer_max_length", None)) if chosen else None
+    return round(latents * (found.side / kept.side / network.patch) ** 2 + always + (length or chosen))
