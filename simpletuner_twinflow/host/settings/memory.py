@@ -34,7 +34,6 @@ OPTIMIZERS = {
     "optimi-lion": (4, 4),
     "optimi-sgd": (2, 0),
     "muon": (2, 4),
-    "sdnq-lion": (4, 4),
 }
 
 

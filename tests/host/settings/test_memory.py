@@ -120,6 +120,7 @@ def test_what_decides_is_read_from_the_hosts_keys(tmp_path):
     assert training_of(GUIDED.changed(guidance_base_device="cpu"), full, TINY).base_copy == 0
 
 
+@pytest.mark.filterwarnings("ignore:Parameter `foreach`:DeprecationWarning")  # of the host's own optimizers
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 @pytest.mark.parametrize(("place", "dtype"), [(0, torch.bfloat16), (1, torch.float32)])
 def test_optimizers_keep_as_many_bytes_as_is_said(name, place, dtype):
