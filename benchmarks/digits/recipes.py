@@ -74,6 +74,7 @@ def _roles(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) -> 
             step_times=times.jumps,
             sampler_steps=times.steps,
             base=base,
+            turn=number,
         )
         forwards = losses.forwards
         return Step(losses.total, sum(forwards.values()) + (STUDENT_COST - 1) * forwards["student"])

@@ -52,7 +52,7 @@ def measured(shape_name: str, model_type: str, batch: int, device: torch.device,
     rows = []
     for name, way in ways.items():
         ratios = [mine / base for mine, base in zip(times[name], plain, strict=True)]
-        more = {} if way.options is None else passes(way.options, batch_size=batch)
+        more = {} if way.options is None else passes(way.options)
         kept = sum(it.numel() * it.element_size() for it in trained.shadows) if way.options else 0
         rows.append(
             {

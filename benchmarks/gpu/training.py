@@ -166,6 +166,7 @@ class Way:
             step_times=self.times.jumps,
             sampler_steps=self.times.steps,
             base=trained.lent(trained.base, rng) if trained.base else None,
+            turn=self.steps,
         )
         self.forwards += sum(losses.forwards.values()) - losses.forwards["student"]
         return losses.total

@@ -85,6 +85,7 @@ def compute_losses(
     *,
     base: Predict | None = None,
     weights: Tensor | None = None,
+    turn: int = 0,
     elsewhere: Collection[Role] = (),
 ) -> Losses:
     """Every term of the batch, given the student's prediction.
@@ -99,6 +100,7 @@ def compute_losses(
         base: the frozen network before training, with the student's random numbers; called without gradient, and needed
             only where it is the reference of guidance.
         weights: of each squared error in every term, (B, 1, ...) or (B, ...); None for 1.
+        turn: a number that rises by one from batch to batch; see `guidance.guided_groups`.
         elsewhere: the roles of other ranks' rows, where a pass is one that all ranks make together, as of weights that
             are sharded: of each kind as many passes are then made as for a row of these roles, in the same order, on
             the first row where none needs them, and what comes of those is not used.
@@ -122,7 +124,7 @@ def compute_losses(
 
     velocity = rows.velocity
     if options.guides("velocity"):
-        velocity, guided_count = guided_velocities(rows, options, teacher, base, elsewhere=elsewhere)
+        velocity, guided_count = guided_velocities(rows, options, teacher, base, turn=turn, elsewhere=elsewhere)
         forwards["guidance"] += 2 * guided_count
 
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
@@ -175,6 +177,7 @@ def training_step(
     step_times: tuple[float, ...] = ONE_STEP,
     sampler_steps: tuple[tuple[float, float], ...] = (),
     base: Predict | None = None,
+    turn: int = 0,
     elsewhere: Collection[Role] = (),
 ) -> Losses:
     """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
@@ -191,7 +194,9 @@ def training_step(
         elsewhere=elsewhere,
     )
     prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
-    return compute_losses(rows, prediction, options, student, teacher, generator, base=base, elsewhere=elsewhere)
+    return compute_losses(
+        rows, prediction, options, student, teacher, generator, base=base, turn=turn, elsewhere=elsewhere
+    )
 
 
 @torch.no_grad()

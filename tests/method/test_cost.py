@@ -43,13 +43,12 @@ def test_passes_of_many_steps_are_the_ones_foretold(changes, reference, count, o
         x, z, t = batch(roles, (1,))
         losses = training_step(
             x, z, t, roles, options, network, network, generator,
-            step_times=times.jumps, sampler_steps=times.steps, base=network,
+            step_times=times.jumps, sampler_steps=times.steps, base=network, turn=window,
         )  # fmt: skip
         for kind, number in losses.forwards.items():
             taken[kind] = taken.get(kind, 0) + number
     del taken["student"]
     measured = {kind: number / (windows * rows) for kind, number in taken.items()}
-    # An odd number of jumps has one guided row more than its half.
     assert passes(options, own_steps=own_steps) == pytest.approx(measured, abs=0.04)
 
 
@@ -60,21 +59,21 @@ def test_guided_rows_of_small_batches_are_counted_too(changes, batch_size, accum
     sampler, rows = RoleSampler(options.roles(), seed=5), batch_size * accumulation
     network, guided, windows = Recorder(), 0, 1 + 2_000 // rows
     for window in range(windows):
-        for _ in range(accumulation):
+        for micro_batch in range(accumulation):
             roles = sampler.sample(batch_size, window, rows)
             x, z, t = batch(roles, (1,))
             losses = training_step(
                 x, z, t, roles, options, network, network, torch.Generator().manual_seed(window),
-                sampler_steps=((1.0, 0.5), (0.5, 0.0)), base=network,
+                sampler_steps=((1.0, 0.5), (0.5, 0.0)), base=network, turn=window + micro_batch,
             )  # fmt: skip
             guided += losses.forwards["guidance"]
-    found = passes(options, batch_size=batch_size, accumulation=accumulation)["guidance"]
+    found = passes(options)["guidance"]
     assert found == pytest.approx(guided / (windows * rows), abs=0.05)
 
 
-def test_the_documented_default_costs_five_and_a_half_passes_and_four_and_a_third_without_guidance():
+def test_the_documented_default_costs_four_and_three_quarters_of_a_pass_and_four_and_a_third_without_guidance():
     guided = passes(ObjectiveSettings(guidance_reference="base"))
-    assert sum(guided.values()) + 3 == pytest.approx(5.5)
-    assert step_ratio(guided, "full") == pytest.approx(5.5 / 3)
-    assert step_ratio(guided, "lora") == pytest.approx(4.5 / 2)
+    assert sum(guided.values()) + 3 == pytest.approx(4.75)
+    assert step_ratio(guided, "full") == pytest.approx(4.75 / 3)
+    assert step_ratio(guided, "lora") == pytest.approx(3.75 / 2)
     assert sum(passes(ObjectiveSettings(enhanced_ratio=0.0)).values()) == pytest.approx(4 / 3)

@@ -4,8 +4,7 @@ import math
 from typing import Any
 
 from simpletuner_twinflow.host.settings.conflict_rows import as_number
-from simpletuner_twinflow.host.settings.summary import more_passes
-from simpletuner_twinflow.method.cost import BACKWARD
+from simpletuner_twinflow.method.cost import BACKWARD, passes
 from simpletuner_twinflow.options import TwinFlowOptions
 
 STEPS = (1, 2, 4)  # in which samples are drawn, beside the target step count
@@ -24,7 +23,7 @@ class Budget:
         options: settled.
         config: the host's.
         rows: samples of one measure on each rank.
-        own_steps: see `summary.more_passes`.
+        own_steps: whether the sampler's own steps are trained.
         processes: ranks.
         """
         self._options, self._config = options, config
@@ -46,7 +45,7 @@ class Budget:
     def of_step(self) -> float:
         """One step of training."""
         config = self._config
-        more = more_passes(self._options, config, own_steps=self._own_steps)
+        more = passes(self._options, own_steps=self._own_steps)
         rows = config.train_batch_size * config.gradient_accumulation_steps * self._processes
         return float(rows * (1 + BACKWARD[config.model_type] + sum(more.values())))
 

@@ -31,7 +31,7 @@ def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), 
         own_steps: whether these steps are trained as such.
     """
     count = options.target_step_count
-    more = more_passes(options, config, own_steps=own_steps)
+    more = passes(options, own_steps=own_steps)
     between = "" if count == 1 else " by Euler steps" if own_steps else " with fresh noise in between"
     levels = f", at times {', '.join(f'{time:.3g}' for time in times)}" if times else ""
     total = sum(more.values())
@@ -50,15 +50,9 @@ def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), 
     }
 
 
-def more_passes(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> dict[str, float]:
-    """Passes without gradient beside a row's own, at the run's batch size. Args: as for `summary`."""
-    accumulation = int(config.gradient_accumulation_steps or 1)
-    return passes(options, own_steps=own_steps, batch_size=int(config.train_batch_size), accumulation=accumulation)
-
-
 def recorded(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> dict[str, float]:
     """What is added to the run's recorded configuration, by key. Args: as for `summary`."""
-    more = more_passes(options, config, own_steps=own_steps)
+    more = passes(options, own_steps=own_steps)
     return {
         "twinflow/passes_per_row": round(1 + BACKWARD[config.model_type] + sum(more.values()), 3),
         "twinflow/network_cost_ratio": round(step_ratio(more, config.model_type), 3),

@@ -28,7 +28,8 @@ from simpletuner_twinflow.method.sharding import reshard
 from simpletuner_twinflow.method.teacher import RngState, lent_weights, replay_rng
 from simpletuner_twinflow.options import TwinFlowOptions
 
-ROWS, STREAM = "twinflow_rows", "twinflow_stream"  # batch keys: the objective's rows, the seed of their random numbers
+# Batch keys: the objective's rows; the seed of their random numbers, their micro-batch and its window.
+ROWS, STREAM = "twinflow_rows", "twinflow_stream"
 
 
 class TwinFlowDistiller(DistillationBase):
@@ -124,7 +125,7 @@ class TwinFlowDistiller(DistillationBase):
         noise = rows.z.to(dtype)
         samples = {"latents": rows.x.to(dtype), "noise": noise, "input_noise": noise}
         prepared = self.family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
-        return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch)}
+        return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch, window)}
 
     def training_loss(self, prepared_batch: dict) -> tuple[Tensor, Tensor, dict[str, Any] | None]:
         """The loss of a prepared batch, repeated calls give the same.
@@ -132,7 +133,7 @@ class TwinFlowDistiller(DistillationBase):
         Returns: the scalar to minimise; the sum of TwinFlow's terms in it; the logs of the host's auxiliary losses,
         which are the rest of it, if there are any.
         """
-        rows, (stream, micro_batch) = prepared_batch[ROWS], prepared_batch[STREAM]
+        rows, (stream, micro_batch, window) = prepared_batch[ROWS], prepared_batch[STREAM]
         device = rows.x_t.device
         student_rng = RngState.capture(device)
         routes = TokenRoutes(self.trainer.model)
@@ -157,6 +158,7 @@ class TwinFlowDistiller(DistillationBase):
                 generator=generator,
                 base=base,
                 weights=mask,
+                turn=window + micro_batch + self._rank,
                 elsewhere=self._elsewhere,
             )
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
