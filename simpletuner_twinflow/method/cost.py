@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from simpletuner_twinflow.method.guidance import EVERY_JUMP, EVERY_NEAR
+from simpletuner_twinflow.method.guidance import guided_every
 from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
 
@@ -27,7 +27,8 @@ def passes(options: ObjectiveSettings, *, own_steps: bool = True) -> dict[str, f
     jumps, one_step = real - near, share.get(Role.one_step, 0.0)
     guided = 0.0
     if options.guides("velocity"):
-        guided += 2 * (real if options.guidance_reference == "ema" else near / EVERY_NEAR + jumps / EVERY_JUMP)
+        every_near, every_jump = guided_every(options)
+        guided += 2 * (real if options.guidance_reference == "ema" else near / every_near + jumps / every_jump)
     rectifies = options.adversarial_enabled and options.rectify_weight > 0
     if rectifies and options.guides("rectify"):
         guided += 2 * one_step

@@ -17,9 +17,6 @@ from simpletuner_twinflow.method.roles import REAL_ROLES, Role
 from simpletuner_twinflow.method.settings import ObjectiveSettings
 from simpletuner_twinflow.method.transfer import numbers
 
-# One of so many rows is guided, with as many times the weight; a jump's correction is clamped, so its is less.
-EVERY_NEAR, EVERY_JUMP = 4, 2
-
 
 def guided_velocity(velocity: Tensor, conditional: Tensor, unconditional: Tensor, weight: float | Tensor) -> Tensor:
     """`v + weight (F(x_t, t, t; c) - F(x_t, t, t; none))`, detached (`enhance_target` in the public code).
@@ -75,12 +72,21 @@ def guided(
     return torch.where(within, guided_velocity(velocity, conditional, unconditional, weight), velocity)
 
 
+def guided_every(options: ObjectiveSettings) -> tuple[int, int]:
+    """One of how many rows at r = t, and of how many jumps, is guided by the base, with as many times the weight.
+
+    A jump's correction is clamped, so its weight must not be large. Another loss than the squared error has no
+    gradient that is linear in the velocity, so that each row is guided.
+    """
+    return (4, 2) if options.loss == "l2" else (1, 1)
+
+
 def guided_groups(rows: RoleBatch, options: ObjectiveSettings, turn: int = 0) -> list[tuple[tuple[int, ...], float]]:
     """The rows whose velocity is guided, in groups with the weight of the guide's difference.
 
-    By `ema` all real rows with rho. By `base` every fourth of the rows at r = t and every second of the jumps, with
-    w - 1 as many times over: the loss of a row at r = t and RCGM's residual are linear in the velocity but for a
-    constant, so that the mean over turns has the gradient of all rows guided, for a third of the passes.
+    By `ema` all real rows with rho. By `base` the rows of `guided_every`, with w - 1 as many times over: a squared
+    error's gradient and RCGM's residual are linear in the velocity, so that the mean over turns is the gradient of all
+    rows guided, for a third of the passes.
 
     Args: turn: a number that rises by one from batch to batch; which rows are guided goes round with it.
     """
@@ -88,10 +94,8 @@ def guided_groups(rows: RoleBatch, options: ObjectiveSettings, turn: int = 0) ->
     if options.guidance_reference == "ema":
         return [(rows.having(*REAL_ROLES), options.ratio)]
     jumps = rows.having(*(role for role in REAL_ROLES if role is not Role.near))
-    weight = options.scale - 1
-    return [
-        (members[turn % every :: every], every * weight) for members, every in ((near, EVERY_NEAR), (jumps, EVERY_JUMP))
-    ]
+    groups = zip((near, jumps), guided_every(options), strict=True)
+    return [(members[turn % every :: every], every * (options.scale - 1)) for members, every in groups]
 
 
 def guided_velocities(

@@ -1,5 +1,6 @@
 """Guidance in the targets: its formula, the passes that it takes, the rows and times that it reaches."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.method.flow import per_sample
-from simpletuner_twinflow.method.guidance import guided_velocities, guided_velocity
+from simpletuner_twinflow.method.guidance import guided_every, guided_velocities, guided_velocity
 from simpletuner_twinflow.method.losses import rectify_target, squared_error
 from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows
 from tests.method.training_step import ANY, EVERY, FULL, NEAR, ONE, Recorder, batch, losses_of, prepared
@@ -89,47 +90,70 @@ def field(x_t, t, r, sign, condition):
     return 0.3 * x_t + per_sample(t, like=x_t) * per_sample(shift, like=x_t) * x_t.cos()
 
 
+ROUND = math.lcm(*guided_every(BASE))
+
+
 def fields_of(rows):
     """The base's velocities of all rows, with their prompts and without."""
     everyone = tuple(range(len(rows.roles)))
     return [field(rows.x_t, rows.t, rows.t, None, PromptRows(everyone, empty)) for empty in (False, True)]
 
 
+def in_turn(rows, options, **networks):
+    """Each turn's velocities of all rows, as many turns as it takes for the rows that are guided to go round."""
+    found = [guided_velocities(rows, options, field, field, turn=turn, **networks)[0] for turn in range(ROUND)]
+    return torch.stack(found)
+
+
 @pytest.mark.parametrize("scale", [1.5, 2.0, 5.0])
-def test_where_the_data_are_the_bases_own_its_guided_field_is_the_one_without_loss(scale):
-    """`B_c + (w - 1)(B_c - B_u) = B_u + w (B_c - B_u)`."""
+def test_where_the_data_are_the_bases_own_its_guided_field_is_the_one_without_a_gradient(scale):
+    """`B_c + (w - 1)(B_c - B_u) = B_u + w (B_c - B_u)`, in the mean of the turns."""
     options = BASE.changed(guidance_scale=scale)
     rows = prepared((NEAR,) * 4, options)
     conditional, unconditional = fields_of(rows)
     rows = replace(rows, velocity=conditional)
     guided = unconditional + scale * (conditional - unconditional)
-    for prediction, smallest, largest in ((guided, 0, 1e-9), (guided + 0.1, 0.03, 0.05), (conditional, 0.05, 1e9)):
-        loss = losses_of(rows, prediction, options, base=field).terms["real_velocity"].total.item()
-        assert smallest <= loss <= largest
+    for prediction, smallest, largest in ((guided, 0, 1e-5), (guided + 0.1, 0.04, 1e9), (conditional, 0.04, 1e9)):
+        prediction = prediction.clone().requires_grad_()
+        for turn in range(ROUND):
+            (losses_of(rows, prediction, options, base=field, turn=turn).total / ROUND).backward()
+        assert smallest <= prediction.grad.norm() <= largest
 
 
-def test_base_is_asked_for_both_fields_of_near_rows_and_of_every_second_jump_and_the_teacher_for_its_rollout_alone():
-    rows, teacher, base = prepared(), Recorder(), Recorder()
-    losses_of(rows, options=BASE, teacher=teacher, base=base)
-    real = (3, 4, 0, 5)  # near: 3 and 4; jumps: 0, 2, 5 and 7
-    assert [call[4] for call in base.calls] == [PromptRows(real), PromptRows(real, unconditional=True)]
-    assert not any(call[4].unconditional for call in teacher.calls)
-    for x_t, t, r, sign, _, with_grad in base.calls:
-        assert torch.equal(x_t, rows.x_t[list(real)])
-        assert torch.equal(r, t)
-        assert (sign == 1).all()
-        assert not with_grad
+def test_base_is_asked_for_both_fields_of_the_rows_in_turn_and_the_teacher_for_its_rollout_alone():
+    rows, guided = prepared(), []
+    for turn in range(ROUND):
+        teacher, base = Recorder(), Recorder()
+        losses_of(rows, options=BASE, teacher=teacher, base=base, turn=turn)
+        real = base.calls[0][4].rows
+        assert [call[4] for call in base.calls] == [PromptRows(real), PromptRows(real, unconditional=True)]
+        assert not any(call[4].unconditional for call in teacher.calls)
+        for x_t, t, r, sign, _, with_grad in base.calls:
+            assert torch.equal(x_t, rows.x_t[list(real)])
+            assert torch.equal(r, t)
+            assert (sign == 1).all()
+            assert not with_grad
+        guided.append(real)
+    assert guided == [(3, 0, 5), (4, 2, 7), (0, 5), (2, 7)]  # near: 3 and 4; jumps: 0, 2, 5 and 7
 
 
-@pytest.mark.parametrize("jumps", [1, 2, 3, 4, 5])
-def test_the_jumps_that_are_guided_stand_for_those_that_are_not(jumps):
-    rows = prepared((NEAR, *[ONE] * jumps, NEAR), BASE)
-    guided, count = guided_velocities(rows, BASE, field, field)
+@pytest.mark.parametrize("rows_of_each", [1, 2, 3, 4, 5, 8])
+def test_the_rows_that_are_guided_stand_for_those_that_are_not(rows_of_each):
+    rows = prepared((*[NEAR] * rows_of_each, *[ONE] * rows_of_each), BASE)
     conditional, unconditional = fields_of(rows)
-    weights = ((guided - rows.velocity) / (conditional - unconditional)).flatten(1).mean(1)
-    torch.testing.assert_close(weights[[0, -1]], torch.ones(2).to(weights))
-    assert weights[1:-1].mean().item() == pytest.approx(1.0, abs=1e-6)
-    assert count == 2 + (weights[1:-1] > 0).sum() == 2 + -(-jumps // 2)
+    weights = ((in_turn(rows, BASE) - rows.velocity) / (conditional - unconditional)).flatten(2).mean(2)
+    torch.testing.assert_close(weights.mean(dim=0), torch.ones(2 * rows_of_each).to(weights))
+    near, jumps = (weights > 0).sum(dim=0).split(rows_of_each)
+    assert set(near.tolist()) == {ROUND // 4}
+    assert set(jumps.tolist()) == {ROUND // 2}
+
+
+def test_of_a_loss_whose_gradient_is_not_linear_each_row_is_guided():
+    rows = prepared((NEAR, ONE, NEAR, ANY), BASE)
+    conditional, unconditional = fields_of(rows)
+    guided, count = guided_velocities(rows, BASE.changed(loss="barron"), field, field, turn=1)
+    torch.testing.assert_close(guided, rows.velocity + conditional - unconditional)
+    assert count == 4
 
 
 def test_base_keeps_to_the_range_of_times():
@@ -138,8 +162,7 @@ def test_base_keeps_to_the_range_of_times():
     conditional, unconditional = fields_of(rows)
     target = rows.velocity.clone()
     target[1] += (conditional - unconditional)[1]
-    losses = losses_of(rows, torch.zeros_like(target), options, base=field)
-    torch.testing.assert_close(losses.terms["real_velocity"].total, squared_error(0 * target, target).sum())
+    torch.testing.assert_close(in_turn(rows, options).mean(dim=0), target)
 
 
 def rectified(options, student, **networks):

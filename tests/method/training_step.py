@@ -57,12 +57,12 @@ def prepared(roles=EVERY, options=FULL, student=None, seed=1, data=None, **setti
     return prepare_role_batch(x, z, t, roles, options, student or Recorder(), generator, **settings)
 
 
-def losses_of(rows, prediction=None, options=FULL, student=None, teacher=None, seed=2, base=None, weights=None):
+def losses_of(rows, prediction=None, options=FULL, student=None, teacher=None, seed=2, base=None, weights=None, turn=0):
     if prediction is None:
         prediction = torch.randn_like(rows.x_t)
     generator = torch.Generator().manual_seed(seed)
     fields, averages = student or Recorder(), teacher or Recorder()
-    return compute_losses(rows, prediction, options, fields, averages, generator, base=base, weights=weights)
+    return compute_losses(rows, prediction, options, fields, averages, generator, base=base, weights=weights, turn=turn)
 
 
 def only(rows, at):

@@ -180,10 +180,10 @@ def test_recomputed_activations_are_the_students_though_the_base_came_between(ch
 def test_loss_is_guided_by_the_base(make):
     """At the first step EMA and base are one network, and w - 1 = 0.5 = rho; after training they are two.
 
-    Of jumps the base guides every second at twice the weight, so only rows at r = t are alike.
+    With barron's loss, since of the squared error the base guides some rows alone, at as many times the weight.
     """
     by_reference = {"base": {"twinflow_guidance_scale": 1.5}, "ema": {"twinflow_enhanced_ratio": 0.5}}
-    shares = {"twinflow_role_shares": {"near": 1, "twin": 1}}
+    shares = {"twinflow_role_shares": {"near": 1, "twin": 1}, "twinflow_loss": "barron"}
     trainers = [make(twinflow_guidance_reference=name, **shares, **scale) for name, scale in by_reference.items()]
     batch = host_batch(trainers[0].model)
     losses = [[training_step(trainer, batch, step) for trainer in trainers] for step in range(3)]

@@ -1,0 +1,1 @@
+"""What a training step costs in the host, against one of plain training."""

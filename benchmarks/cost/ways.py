@@ -1,0 +1,45 @@
+"""The ways that are compared, and the tiny SD3 of 31 million parameters that they train."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+from testbed.trainer import ROOT
+
+PLAIN = "plain"
+NETWORK = {"num_layers": 6, "num_attention_heads": 6, "attention_head_dim": 64, "patch_size": 2, "qk_norm": "rms_norm"}
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {"model_type": "full", "learning_rate": 1e-4},
+    "LoRA": {"model_type": "lora", "lora_type": "standard", "lora_rank": 16, "learning_rate": 1e-4},
+}
+BRANCH = {"twinflow_adversarial_enabled": True}
+NO_GUIDANCE = {"twinflow_enhanced_ratio": 0.0}
+TWO_STEPS = {"twinflow_target_step_count": 2}
+HOST = {"twinflow_implementation": "host"}
+WAYS: dict[str, dict[str, Any] | None] = {  # None: without TwinFlow
+    PLAIN: None,
+    "K = 1, no guidance": NO_GUIDANCE,
+    "K = 1, guidance 2 (default)": {},
+    "K = 2, no guidance": TWO_STEPS | NO_GUIDANCE,
+    "K = 2, guidance 2": TWO_STEPS,
+    "adversarial, no guidance": BRANCH | NO_GUIDANCE,
+    "adversarial, guidance 2": BRANCH,
+    "host's own": HOST,
+    "host's own, adversarial": HOST | BRANCH,
+}
+
+
+def write_pipeline(folder: Path) -> None:
+    """The demo's pipeline with a larger network, its weights random."""
+    pipeline = StableDiffusion3Pipeline.from_pretrained(ROOT / "demo/base")
+    settings = {key: value for key, value in pipeline.transformer.config.items() if not key.startswith("_")}
+    width = NETWORK["num_attention_heads"] * NETWORK["attention_head_dim"]
+    torch.manual_seed(0)
+    network = SD3Transformer2DModel(**settings | NETWORK | {"caption_projection_dim": width})
+    with torch.no_grad():  # the last layer is zero at first, and a network that answers zero has no gradient
+        for parameter in network.proj_out.parameters():
+            parameter.normal_(std=0.02)
+    pipeline.register_modules(transformer=network)
+    pipeline.save_pretrained(folder)
