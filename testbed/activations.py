@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 TARGETS = ("to_k", "to_q", "to_v", "to_out.0")  # of the host's LoRA, where a family has none of its own
 RANK = 16
-KINDS = ("full", "lora", "lora with dropout")
+KINDS = ("full", "lora")
 
 
 class Architecture(NamedTuple):
@@ -72,9 +72,7 @@ def prepared(network: nn.Module, kind: str) -> nn.Module:
     """The network with what a kind of TwinFlow run trains of it. Args: kind: of `KINDS`."""
     if kind == "full":
         return network
-    dropout = 0.1 if kind == "lora with dropout" else 0.0
-    config = LoraConfig(r=RANK, target_modules=[*TARGETS], lora_dropout=dropout)
-    network = inject_adapter_in_model(config, network).train()
+    network = inject_adapter_in_model(LoraConfig(r=RANK, target_modules=[*TARGETS]), network).train()
     for name, parameter in network.named_parameters():
         if "time" in name and name.endswith("bias"):  # as time conditioning, which is added there
             parameter.requires_grad_(True)

@@ -40,7 +40,6 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "gradient_checkpointing": True,
     "ema_device": "cpu",
     "lora_rank": 16,
-    "lora_dropout": 0.1,
 }
 NAME = r"[\w.*|()^$-]+"  # of a module, in a list or its text
 NUMBERS = ("train_batch_size", "gradient_accumulation_steps")

@@ -51,7 +51,6 @@ class Training:
     width: int = BFLOAT16  # bytes of a number
     base_width: float = BFLOAT16  # bytes of a LoRA's frozen weight
     rank: int = 16
-    dropout: bool = True  # in the adapter
     optimizer: float | None = None  # bytes of state for each trained parameter
     conditioned: bool = True  # whether time conditioning is trained
     ema: bool = True  # on the accelerator
@@ -86,7 +85,7 @@ def parts(family: str, network: Network, training: Training) -> dict[str, float]
         found["gathered blocks"] = 2 * given.width * network.parameters / network.blocks  # one, and the next one
     kept = kept_of(family, dual=network.dual)
     if kept is not None and given.tokens is not None and network.width:
-        of_kind = kept.full if given.full else kept.dropout if given.dropout else kept.lora
+        of_kind = kept.full if given.full else kept.lora
         token = given.rows * given.tokens * network.width * given.width  # one tensor of a token's width
         block = of_kind[given.width == FLOAT32] * token
         if given.checkpointing and network.blocks > 1:
@@ -118,7 +117,6 @@ def training_of(options: TwinFlowOptions, config: Any, network: Network) -> Trai
         width=width,
         base_width=next((count for name, count in QUANTISED.items() if precision.startswith(name)), width),
         rank=int(as_number(getattr(config, "lora_rank", 16)) or 16),
-        dropout=bool(as_number(getattr(config, "lora_dropout", 0.1))),
         optimizer=None if states is None else states[width == FLOAT32],
         conditioned=options.time_conditioning == "training_only",
         # Of an adapter it is kept there always: host/training/ema.py.
