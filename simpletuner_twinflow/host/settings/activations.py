@@ -20,9 +20,7 @@ class Kept(NamedTuple):
 
 
 KEPT = {
-    "sd3 dual": Kept(
-        (36.7, 30.6), (28.6, 22.6), (37.1, 31.0), 8, (77, 77)
-    ),  # SD3.5-medium: two attentions in some blocks
+    "sd3 dual": Kept((36.7, 30.6), (28.6, 22.6), 8, (77, 77)),  # SD3.5-medium: two attentions in some blocks
     "sd3": Kept((29.1, 25.1), (22.0, 18.0), 8, (77, 77)),
     "flux": Kept((26.4, 22.4), (17.4, 15.3), 16, (0, 512)),
     "qwen_image": Kept((29.1, 25.1), (22.0, 18.0), 8),

@@ -28,6 +28,7 @@ def test_counted(name, place, dtype):
 
 def test_each_is_counted():
     assert {*NAMES.values()} == KEPT.keys()
+    assert {(name, kept.side) for name, kept in KEPT.items() if kept.side != 8} == {("flux", 16), ("sana", 32)}
 
 
 def test_a_second_attention_is_told_of_sd3_alone():
