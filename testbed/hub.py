@@ -6,10 +6,12 @@ from pathlib import Path
 
 REVISION = "0" * 40
 LLAMA = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
+FLUX2 = "black-forest-labs/FLUX.2-dev"
 # Pipeline -> what the host takes from the hub in the place of its parts: repository and the parts in it.
 FROM_HUB = {
     "auraflow": ("terminusresearch/auraflow-v0.3", ("text_encoder", "tokenizer")),
     "hidream": (LLAMA, ("text_encoder_4", "tokenizer_4")),
+    "zlab_i1": (FLUX2, ("scheduler",)),
 }
 
 

@@ -77,6 +77,7 @@ PIPELINES = {
     "WanImageToVideoPipeline": ANIMATES,
     "ZImagePipeline": UNIT,
     "ZImageOmniPipeline": UNIT,
+    "ZlabI1Pipeline": STILL,
     "KolorsPipeline": DIFFUSION,
     "KolorsImg2ImgPipeline": DIFFUSION_EDITS,
     "PixArtAlphaPipeline": DIFFUSION,

@@ -210,6 +210,28 @@ PICTURES = {
         parts=lambda: decoder_of(4),
         call={"device": "cpu", "height": 64, "width": 64},
     ),
+    "zlab_i1": Tiny(
+        network={
+            "input_size": 8,
+            "image_resolution": 64,
+            "in_channels": 32,
+            "hidden_size": 32,
+            "depth": 3,
+            "num_heads": 2,
+            "text_embed_dim": 16,
+            "text_num_tokens": WORDS,
+        },
+        latents=(32, 8, 8),
+        text={"prompt_embeds": (1, WORDS, 16), "attention_mask": "mask"},
+        time=thousandths,
+        drawn_time=data_share,
+        ignores_time=True,
+        direction=-1,
+        hidden="x",
+        timestep="t",
+        signed_time=False,
+        parts=lambda: decoder_of(32),
+    ),
     "omnigen": Tiny(
         network={
             "in_channels": 4,

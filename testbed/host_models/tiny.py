@@ -130,6 +130,8 @@ class Tiny:
         str, tuple[int, ...] | str | ReadPrompt
     ]  # what is cached per prompt: name -> shape, or what `cached_text` makes
     time: Callable[[Tensor], Tensor]  # from what the network is given to t
+    drawn_time: Callable[[Tensor], Tensor] | None = None  # from what its pipeline gives it, if that is something else
+    ignores_time: bool = False  # whether the network makes nothing of it
     direction: int = 1  # of the network's raw output
     flavour: str | None = None
     config: dict[str, Any] = field(default_factory=dict)

@@ -29,6 +29,10 @@ class Family:
     # Whether the host has time and batch["sigmas"] run towards the data in training alone: the network and its pipeline
     # have the time 1 at noise, and that is what TwinFlow trains.
     trained_backwards: bool = False
+    # Who makes the steps of a drawing. "scheduler": the pipeline's scheduler, in whose place the few-step one is put. The
+    # pipeline itself, by Euler's method: "even" at evenly spaced times, "call" at the times that its call is given.
+    stepped_by: Literal["scheduler", "even", "call"] = "scheduler"
+    ignores_time: bool = False  # whether the network makes nothing of the time that it is given: it sees it in the sample
     one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
     prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
@@ -117,6 +121,20 @@ FAMILIES = {
             ),
         ),
     ),
+    # Its network knows no time: target time and sign join the tokens of the picture.
+    "zlab_i1": Family(
+        time_embedding="x_embedder",
+        stepped_by="even",
+        ignores_time=True,
+        refusals=(
+            Refusal(
+                "twinflow_time_conditioning",
+                "signed_time",
+                "its network makes nothing of the time that it is given",
+                'set it to "training_only"',
+            ),
+        ),
+    ),
     "cosmos3": Family(
         time_embedding="time_embedder",
         trained_backwards=True,
@@ -171,7 +189,6 @@ REFUSED = {  # the host's other families, and why
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "minimaxmusic": "it has not been proven with music",
     "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
-    "zlab_i1": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "anima": "its pipeline steps with samplers of its own, so the few-step scheduler cannot take their place",
     "wan_s2v": "it has not been proven with speech",
     "infinitetalk": "it has not been proven with speech",

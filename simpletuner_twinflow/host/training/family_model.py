@@ -173,17 +173,19 @@ class FamilyModel:
         times: dict[str, Any] = {}
         if not self.steps_are_conditioned:
             times |= JUMPS
+        elif self.family.stepped_by == "even":
+            times["sigma_min"] = 0.0
         if self.family.invert_sigmas != "no":
             times |= {"invert_sigmas": True, "num_train_timesteps": 1}
-        if self.model.config.weight_dtype != torch.float32:
+        if self.model.config.weight_dtype != torch.float32 and not self.family.ignores_time:
             times["time_dtype"] = str(self.model.config.weight_dtype).removeprefix("torch.")
             if self.family.time_unit == 1:
                 times["time_unit"] = 1
         return times
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
-        """The stock diffusers scheduler closest to it, for this many steps; None where none is close."""
-        if self.family.invert_sigmas != "no":
+        """The stock diffusers scheduler closest to it, for this many steps; None where none is close, or asked for."""
+        if self.family.invert_sigmas != "no" or self.family.stepped_by == "even":
             return None
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
         fresh_noise = not self.steps_are_conditioned

@@ -31,7 +31,8 @@ def add_modules(network: nn.Module, family: Family, step_times: tuple[float, ...
     reference = next(network.parameters())
     # By what they have, not by class: quantised and streamed layers are no `nn.Linear`.
     layers = network.get_submodule(family.time_embedding).modules()
-    width = [int(layer.out_features) for layer in layers if hasattr(layer, "out_features")][-1]  # type: ignore[arg-type]
+    widths = [getattr(layer, "out_features", getattr(layer, "out_channels", None)) for layer in layers]
+    width = [int(found) for found in widths if found is not None][-1]
     target_time, negative_time = TargetTimeEmbedding(width, step_times), NegativeTimeEmbedding(width)
     for name, module in ((TARGET_TIME, target_time), (NEGATIVE_TIME, negative_time)):
         network.add_module(name, module.to(device=reference.device, dtype=reference.dtype))

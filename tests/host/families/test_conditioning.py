@@ -177,7 +177,8 @@ def test_without_time_conditioning_only_the_time_reaches_the_network(family, fol
     batch = host_batch(model)
     assert adapter.time_conditioning_modules() == {}
     assert torch.equal(velocity(adapter, batch, 0.8, 0.4), velocity(adapter, batch, 0.8, 0.0))
-    assert (velocity(adapter, batch, 0.8, 0.4) - velocity(adapter, batch, 0.6, 0.4)).abs().max() > 1e-4
+    moved = (velocity(adapter, batch, 0.8, 0.4) - velocity(adapter, batch, 0.6, 0.4)).abs().max()
+    assert moved == 0 if ZOO[family].ignores_time else moved > 1e-4
 
 
 def test_no_time_conditioning_with_the_adversarial_branch_is_refused(folder):

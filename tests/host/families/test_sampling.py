@@ -69,7 +69,7 @@ def test_exact_network_draws_its_data_in_any_number_of_steps(family, steps, fold
     """So time, direction and target time of network, pipeline and scheduler agree."""
     model = host_model(family, folder, twinflow_target_step_count=steps)
     family_model_of(model)
-    install(model.model, ZOO[family], prompted=POINT, unprompted=-9.0)
+    install(model.model, ZOO[family], prompted=POINT, unprompted=-9.0, drawn=True)
     latents = draw(model)
     torch.testing.assert_close(latents, torch.full_like(latents, POINT), rtol=1e-4, atol=1e-4)
 
