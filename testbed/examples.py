@@ -21,7 +21,7 @@ from typing import Any
 from simpletuner_twinflow.host.settings.examined import examined
 from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
-from testbed.hub import FROM_HUB, put
+from testbed.hub import fill
 from testbed.picture_encoder import put_encoder
 from testbed.pipelines import write
 from testbed.recipes import COMMON, FAMILIES, MODEL
@@ -118,9 +118,7 @@ def main(arguments: list[str]) -> int:
             model = root / "models" / kind(config)[0]
             if not model.exists():
                 write(kind(config)[0], model)
-                if kind(config)[0] in FROM_HUB:
-                    repository, parts = FROM_HUB[kind(config)[0]]
-                    put(root / "hub", repository, [model / part for part in parts])
+                fill(root / "hub", kind(config)[0], model)
             folder = root / "runs" / name
             shutil.rmtree(folder, ignore_errors=True)
             write_run(folder, shrunk(config, model) | ADDED, root / "digits")

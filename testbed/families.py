@@ -24,9 +24,9 @@ import torch
 from simpletuner_twinflow.host.training.mended import MENDED
 from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
-from testbed.hub import FROM_HUB, put
+from testbed.hub import fill
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, MODEL, TWINFLOW
+from testbed.recipes import COMMON, FAMILIES, MODEL, READ_BY_HOST, TWINFLOW
 from testbed.stock import CONDITION, run_without_plugin_and_host
 from testbed.trainer import ROOT, cpu_environment, write_run
 
@@ -123,7 +123,10 @@ def resume(passage: Passage) -> None:
 
 
 def card(passage: Passage) -> None:
-    """The model card's code, where neither the plugin nor the host is installed: stock diffusers loads and draws."""
+    """The model card's code, where neither the plugin nor the host is installed: stock diffusers loads and draws.
+
+    Where the host alone has the pipeline, its classes do.
+    """
     folder = passage.folder("twinflow")
     output = folder / "output"
     file = (output / "pipeline" if (output / "pipeline").exists() else output) / "README.md"
@@ -132,7 +135,8 @@ def card(passage: Passage) -> None:
     code = re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)[0]
     for drawn in folder.glob("output.*"):
         drawn.unlink()
-    result = run_without_plugin_and_host(code, folder, note_condition=True)
+    host, home = passage.name in READ_BY_HOST, passage.root / "hub"
+    result = run_without_plugin_and_host(code, folder, note_condition=True, with_host=host, home=home)
     if result.returncode:
         raise StageError(_last_error(result.stderr))
     if not [file for file in folder.glob("output.*") if file.stat().st_size > 100]:
@@ -240,9 +244,7 @@ def main(arguments: list[str]) -> int:
     try:
         for name in given.names or FAMILIES:
             model = write(name, root / "models" / name)
-            if name in FROM_HUB:
-                repository, parts = FROM_HUB[name]
-                put(root / "hub", repository, [model / part for part in parts])
+            fill(root / "hub", name, model)
             passage = Passage(name, root, server)
             print(f"| {name} ", end="", flush=True)
             for stage in STAGES:

@@ -75,8 +75,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "lora_type": "lycoris",
         "lycoris_config": f"{MODEL}/lycoris.json",
     },
+    "zlab_i1": {"pretrained_vae_model_name_or_path": MODEL, "flow_schedule_shift": 0},
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
     "pixart": DIFF2FLOW | {"model_type": "full"},
 }
+READ_BY_HOST = ("zlab_i1",)  # whose pipeline diffusers does not have
 IN_CI = ("sana", "wan", "qwen_image")

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 from diffusers import LCMScheduler
 
+from simpletuner_twinflow.host.checkpoints.host_reader import host_reader
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
 from simpletuner_twinflow.host.drawing.cosmos3 import worded
@@ -57,7 +58,7 @@ def describe_twinflow(module: ModuleType) -> None:
         output, folder = Path(model.config.output_dir), Path(kwargs["repo_folder"])
         final = folder in (output, output / "pipeline")
         own = {
-            "VALIDATION_SCHEDULER_NAME": type(model.twinflow_model.scheduler()).__name__,
+            "VALIDATION_SCHEDULER_NAME": _sampler_of(model),
             "custom_model_card_training_mode_info": _with_summary(model, final),
         }
         # A checkpoint's card keeps the host's code: what lies there is for resuming.
@@ -75,6 +76,12 @@ def describe_twinflow(module: ModuleType) -> None:
             return wrapped(*args, **kwargs)
 
     wrap(module, "save_model_card", save_model_card)
+
+
+def _sampler_of(model: Any) -> str:
+    """What the run is validated with, in a word."""
+    by_itself = model.twinflow_model.family.stepped_by != "scheduler"
+    return "Euler" if by_itself else type(model.twinflow_model.scheduler()).__name__
 
 
 def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
@@ -110,8 +117,11 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     full, seed = config.model_type == "full", config.validation_seed or config.seed or 42
     base = metadata._model_card_base_model(config) if config.push_to_hub else config.pretrained_model_name_or_path
     dtype = str(config.weight_dtype).removeprefix("torch.")
+    read = source if full else base
     imports = ["import torch", "from diffusers import DiffusionPipeline"]
-    loading = [f"pipeline = DiffusionPipeline.from_pretrained({source if full else base!r}, torch_dtype=torch.{dtype})"]
+    loading = [f"pipeline = DiffusionPipeline.from_pretrained({read!r}, torch_dtype=torch.{dtype})"]
+    if (reader := host_reader(model, read, dtype)) is not None:
+        imports, loading = ["import torch", *reader.imports], [*reader.loading]
     lycoris = lycoris_of(model) is not None
     if lycoris:
         imports.append("from lycoris import create_lycoris_from_weights")
@@ -126,7 +136,9 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
 
     stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
     times = ", ".join(f"{name}={value!r}" for name, value in model.twinflow_model.sampling_times.items())
-    if stock is None:
+    if reader is not None and stock is None:
+        note = reader.note
+    elif stock is None:
         ours, note = type(model.twinflow_model.scheduler()), NEEDS_PLUGIN
         imports.append(f"from {ours.__module__} import {ours.__name__}")
         # A flow keeps to the trained sigmas, whatever shift the base model's scheduler has.
