@@ -229,6 +229,7 @@ PICTURES = {
         direction=-1,
         hidden="x",
         timestep="t",
+        config={"use_ema": False, "twinflow_allow_no_ema_teacher": True},  # see the family's refusals
         signed_time=False,
         parts=lambda: decoder_of(32),
     ),

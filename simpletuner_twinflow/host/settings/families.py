@@ -10,7 +10,7 @@ class Refusal(NamedTuple):
     """A value of a host key that a family cannot be trained with."""
 
     key: str
-    value: str  # a regular expression for the whole value
+    value: str  # a regular expression for the whole value, in capitals or not
     reason: str
     way_out: str
     model_type: str | None = None  # refused with this one only
@@ -133,6 +133,13 @@ FAMILIES = {
                 "its network makes nothing of the time that it is given",
                 'set it to "training_only"',
             ),
+            Refusal(
+                "use_ema",
+                "true",
+                "the host averages a part of the network's weights, and fails when it saves the averages",
+                "train a LoRA, or set it to false and twinflow_allow_no_ema_teacher to true",
+                model_type="full",
+            ),
         ),
     ),
     "cosmos3": Family(
@@ -249,7 +256,7 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
     for refusal in (FAMILIES if flow else DIFFUSION_FAMILIES)[str(name)].refusals:
         if refusal.model_type not in (None, config.get("model_type", "full")):
             continue
-        if re.fullmatch(refusal.value, str(config.get(refusal.key))):
+        if re.fullmatch(refusal.value, str(config.get(refusal.key)), re.IGNORECASE):
             return (
                 f"{refusal.key} is {config.get(refusal.key)!r} with model_family {config['model_family']!r}, which "
                 f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."
