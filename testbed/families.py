@@ -24,9 +24,9 @@ import torch
 from simpletuner_twinflow.host.training.mended import MENDED
 from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
-from testbed.hub import fill
+from testbed.hub import fill, stock_home
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, MODEL, READ_BY_HOST, TWINFLOW
+from testbed.recipes import COMMON, FAMILIES, MODEL, PRELUDES, READ_BY_HOST, TWINFLOW
 from testbed.stock import CONDITION, run_without_plugin_and_host
 from testbed.trainer import ROOT, cpu_environment, write_run
 
@@ -84,7 +84,7 @@ class Passage:
             shutil.rmtree(folder, ignore_errors=True)
         write_run(folder, self.config(**changes), self.root / "digits")
         log = folder / "log.txt"
-        if code := self.server.start(folder, log, {}, LIMIT).result():
+        if code := self.server.start(folder, log, {}, LIMIT, prelude=PRELUDES.get(self.name, "")).result():
             raise StageError(f"exit {code}: {_last_error(log.read_text(encoding='utf-8', errors='replace'))}")
         return folder / "output"
 
@@ -136,6 +136,8 @@ def card(passage: Passage) -> None:
     for drawn in folder.glob("output.*"):
         drawn.unlink()
     host, home = passage.name in READ_BY_HOST, passage.root / "hub"
+    if stock_home(home).exists() and not host:
+        home = stock_home(home)
     result = run_without_plugin_and_host(code, folder, note_condition=True, with_host=host, home=home)
     if result.returncode:
         raise StageError(_last_error(result.stderr))

@@ -6,12 +6,14 @@ from pathlib import Path
 
 REVISION = "0" * 40
 LLAMA = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
+IDEOGRAM = "ideogram-ai/ideogram-4-fp8"
 FLUX2 = "black-forest-labs/FLUX.2-dev"
 # Pipeline -> what the host takes from the hub in the place of its parts: repository and the parts in it.
 FROM_HUB = {
     "auraflow": ("terminusresearch/auraflow-v0.3", ("text_encoder", "tokenizer")),
     "hidream": (LLAMA, ("text_encoder_4", "tokenizer_4")),
     "zlab_i1": (FLUX2, ("scheduler",)),
+    "ideogram": (IDEOGRAM, ("text_encoder", "tokenizer", "vae", "fused/transformer")),
 }
 
 # The same, of repositories that hold the parts' files without folders.
@@ -26,9 +28,16 @@ def fill(home: Path, name: str, pipeline: Path) -> None:
     if name in FROM_HUB:
         repository, parts = FROM_HUB[name]
         put(home, repository, [pipeline / part for part in parts])
+    if name == "ideogram":  # whose repository has had two layouts: SimpleTuner's is that of one, diffusers' the other
+        put(stock_home(home), IDEOGRAM, [pipeline], flat=True)
     if name in FLAT_FROM_HUB:
         repository, parts = FLAT_FROM_HUB[name]
         put(home, repository, [pipeline / part for part in parts], flat=True)
+
+
+def stock_home(home: Path) -> Path:
+    """The home that stock diffusers finds a repository in where SimpleTuner's reading of it is another."""
+    return home.with_name(f"{home.name}-stock")
 
 
 def put(home: Path, repository: str, folders: Iterable[Path], *, flat: bool = False) -> None:
