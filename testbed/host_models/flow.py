@@ -63,6 +63,10 @@ def pipeline_folder(folder: Path) -> Path:
 def _written(model: Any, tiny: Tiny, pipeline: Path, folder: Path) -> Path:
     """A copy of the pipeline's folder with a random network's files, which hold nothing of TwinFlow's."""
     subfolder = folder / (model.MODEL_SUBFOLDER or "")
+    if tiny.write is not None:
+        if not folder.exists():
+            tiny.write(folder)
+        return folder
     if not (subfolder / "config.json").exists():
         random_network(model, tiny.network, std=0.3).save_pretrained(subfolder)
         for part in ("scheduler", "tokenizer", "text_tokenizer"):

@@ -1,5 +1,6 @@
 """Further families of pictures at tiny size."""
 
+from testbed.host_models import ideogram
 from testbed.host_models.tiny import (
     EMBEDS,
     POOLED,
@@ -14,6 +15,7 @@ from testbed.host_models.tiny import (
     tokenizer_of_hidream,
     tokenizer_of_words,
 )
+from testbed.pipelines.ideogram import NETWORK
 
 PICTURES = {
     "sd3": Tiny(
@@ -209,6 +211,20 @@ PICTURES = {
         direction=-1,
         parts=lambda: decoder_of(4),
         call={"device": "cpu", "height": 64, "width": 64},
+    ),
+    "ideogram": Tiny(
+        network={},
+        latents=(128, 4, 4),
+        text={"prompt_embeds": (1, WORDS, NETWORK["llm_features_dim"]), "attention_mask": "mask"},
+        time=data_share,
+        direction=-1,
+        config={"model_type": "lora", "ideogram_validation": True},  # see the family's refusals
+        hidden="x",
+        timestep="t",
+        write=ideogram.write,
+        pipeline=ideogram.pipeline,
+        made_anew=False,
+        thousandths_in_batch=False,
     ),
     "zlab_i1": Tiny(
         network={

@@ -6,6 +6,7 @@ given for the time t (t = 1 is noise), and whether it returns z - x (+1) or x - 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,6 +144,10 @@ class Tiny:
     lora: bool = True  # whether the host can add an adapter
     signed_time: bool = True  # whether its time can be negative
     conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
+    write: Callable[[Path], None] | None = None  # its network into a folder, where that is not its class's way
+    pipeline: Callable[[Any], Any] | None = None  # of a model, where that is not its class's way
+    made_anew: bool = True  # whether its class makes a network of a configuration
+    thousandths_in_batch: bool = True  # whether TwinFlow gives the host a batch's times as the host has them
     draws: bool = True  # whether its pipeline is in the suite
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it

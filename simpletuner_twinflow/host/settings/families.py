@@ -32,6 +32,9 @@ class Family:
     # Who makes the steps of a drawing. "scheduler": the pipeline's scheduler, in whose place the few-step one is put. The
     # pipeline itself, by Euler's method: "even" at evenly spaced times, "call" at the times that its call is given.
     stepped_by: Literal["scheduler", "even", "call"] = "scheduler"
+    # Whether the host tells times of [0, 1] from those of [0, 1000] by the largest of a pass, so that a pass of rows near
+    # the data alone would be mistaken; it is given shares then.
+    asked_in_shares: bool = False
     ignores_time: bool = False  # whether the network makes nothing of the time that it is given: it sees it in the sample
     one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
     prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
@@ -121,6 +124,24 @@ FAMILIES = {
             ),
         ),
     ),
+    "ideogram": Family(
+        time_embedding="t_embedding",
+        time_unit=1,
+        stepped_by="call",
+        asked_in_shares=True,
+        unguided_scale=1.0,
+        prompt_length=2048,
+        refusals=(
+            Refusal("model_type", "full|None|", "the host cannot save its network", 'set it to "lora"'),
+            Refusal(
+                "lora_type",
+                "lycoris",
+                "its file would name the host's layers, which the network of diffusers has under other names",
+                'set it to "standard"',
+                model_type="lora",
+            ),
+        ),
+    ),
     # Its network knows no time: target time and sign join the tokens of the picture.
     "zlab_i1": Family(
         time_embedding="x_embedder",
@@ -195,7 +216,6 @@ REFUSED = {  # the host's other families, and why
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "minimaxmusic": "it has not been proven with music",
-    "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "anima": "its pipeline steps with samplers of its own, so the few-step scheduler cannot take their place",
     "wan_s2v": "it has not been proven with speech",
     "infinitetalk": "it has not been proven with speech",

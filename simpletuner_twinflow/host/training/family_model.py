@@ -189,12 +189,15 @@ class FamilyModel:
             return None
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
         fresh_noise = not self.steps_are_conditioned
-        return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=fresh_noise)
+        even = pipeline in EVEN_SIGMAS or self.family.stepped_by == "call"  # whose last sigma the model card's call sets
+        return stock_scheduler(steps, even_sigmas=even, fresh_noise=fresh_noise)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t."""
         if self.family.invert_sigmas == "network":
             return 1 - t
+        if self.family.asked_in_shares:
+            return t
         if self.family.trained_backwards:
             return 1000 * t
         if self._reference_timesteps is None:

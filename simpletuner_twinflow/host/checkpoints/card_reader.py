@@ -1,0 +1,92 @@
+"""How the model card's code loads and calls the pipelines of families that are not read as others are."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
+from simpletuner_twinflow.host.run import options_of
+
+NEEDS_HOST = "This needs SimpleTuner, whose classes read the model; diffusers has none for it."
+SPACED_STD = 1.5  # of the normal distribution by which Ideogram's pipeline spaces its times
+SPACED_SIZE = 512**2  # in pixels, at which it does so by the mean that its call is given
+
+
+class Reader(NamedTuple):
+    """How a pipeline is loaded and called."""
+
+    imports: tuple[str, ...]
+    loading: tuple[str, ...]  # lines that make `pipeline`
+    note: str | None = None  # in place of the usual one
+    adapter: tuple[str, ...] = ()  # lines that load the run's adapter, in place of the usual one
+    arguments: tuple[str, ...] = ()  # more of the call
+
+
+def reader_of(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> Reader | None:
+    """The lines of code; None for a family that is read as most are.
+
+    Args:
+        model: the host's.
+        base: folder or repository of the base model, or of the run's full model.
+        dtype: of its weights, by torch's name.
+        adapter: folder or repository of the run's adapter.
+        pixels: of the picture.
+    """
+    if model.config.model_family == "zlab_i1":
+        return _i1(model, base, dtype)
+    if model.config.model_family == "ideogram":
+        return _ideogram(model, base, dtype, adapter, pixels)
+    return None
+
+
+def _i1(model: Any, base: str, dtype: str) -> Reader:
+    package, dtype = "simpletuner.helpers.models.zlab_i1", f"torch_dtype=torch.{dtype}"
+    vae, steps = model.config.pretrained_vae_model_name_or_path, options_of(model.config).target_step_count
+    several = f" Its {steps} even steps are those that were trained." if steps > 1 else ""
+    return Reader(
+        (
+            "from diffusers import AutoencoderKL",
+            f"from {package}.pipeline import ZlabI1Pipeline",
+            f"from {package}.transformer import ZlabI1Transformer2DModel",
+        ),
+        (
+            f"network = ZlabI1Transformer2DModel.from_pretrained({base!r}, subfolder='transformer', {dtype})",
+            f"vae = AutoencoderKL.from_pretrained({vae!r}, subfolder='vae', {dtype})",
+            f"pipeline = ZlabI1Pipeline.from_pretrained({base!r}, transformer=network, vae=vae, {dtype})",
+        ),
+        f"{NEEDS_HOST} Its pipeline makes the steps itself.{several}",
+    )
+
+
+def _ideogram(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> Reader:
+    """Stock diffusers, which knows SimpleTuner's names of layers by another prefix."""
+    file, hub = repr(f"{adapter}/{ADAPTER_FILE}"), model.config.push_to_hub
+    steps = options_of(model.config).target_step_count
+    return Reader(
+        (
+            "from diffusers import DiffusionPipeline",
+            *(("from huggingface_hub import hf_hub_download",) if hub else ()),
+            "from safetensors.torch import load_file",
+        ),
+        (f"pipeline = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.{dtype})",),
+        adapter=(
+            f"weights = load_file({f'hf_hub_download({adapter!r}, {ADAPTER_FILE!r})' if hub else file})",
+            "pipeline.load_lora_weights(",
+            '    {name.replace("transformer.", "diffusion_model.", 1): weight for name, weight in weights.items()}',
+            ")",
+        ),
+        arguments=("guidance_schedule=None", *_spacing(steps, pixels)),
+    )
+
+
+def _spacing(steps: int, pixels: int) -> tuple[str, ...]:
+    """The argument with which Ideogram's stock pipeline has 1 / steps as its last sigma; the first is 0.9999.
+
+    Its sigmas are s(m + SPACED_STD q(k / n)) for k = n ... 1, of the logistic function s, the normal quantile q, and
+    m = mu + log(pixels / SPACED_SIZE) / 2. A scheduler with Karras' spacing keeps the first and the last.
+    """
+    if steps == 1:
+        return ()
+    mean = -math.log(steps - 1) - SPACED_STD * float(torch.special.ndtri(torch.tensor(1 / steps, dtype=torch.float64)))
+    return (f"mu={round(mean - 0.5 * math.log(pixels / SPACED_SIZE), 6)!r}",)
