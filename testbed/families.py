@@ -148,7 +148,7 @@ def card(passage: Passage) -> None:
 def prompt(passage: Passage) -> None:
     """What the card's code gave the network as the prompt is what the run was trained with."""
     folder = passage.folder("twinflow")
-    given = torch.load(folder / CONDITION)
+    given = [form for tensor in torch.load(folder / CONDITION) for form in _unpadded(tensor)]
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]
     trained = [_embeddings(entry) for entry in cached]
     if not any(all(any(_same(*pair) for pair in product(forms, given)) for forms in prompt) for prompt in trained):
@@ -172,6 +172,12 @@ def _embeddings(entry: dict[str, Any]) -> list[list[torch.Tensor]]:
     embeddings = [value.squeeze() for name, value in entry.items() if "mask" not in name and _is_sequence(value)]
     lengths = {int(mask.sum()) for mask in masks if mask.squeeze().ndim == 1}
     return [[value, *(value[:length] for length in lengths)] for value in embeddings]
+
+
+def _unpadded(given: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor, and a sequence of rows also without those that are zero: padding, and places of the picture."""
+    rows = given.squeeze()
+    return [given, rows[rows.any(dim=1)]] if _is_sequence(given) and rows.ndim == 2 else [given]
 
 
 def _is_sequence(value: Any) -> bool:

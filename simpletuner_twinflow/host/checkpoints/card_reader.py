@@ -1,16 +1,12 @@
 """How the model card's code loads and calls the pipelines of families that are not read as others are."""
 
-import math
 from typing import Any, NamedTuple
-
-import torch
 
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
 from simpletuner_twinflow.host.run import options_of
+from simpletuner_twinflow.sampling.stock import mean_of_spacing
 
 NEEDS_HOST = "This needs SimpleTuner, whose classes read the model; diffusers has none for it."
-SPACED_STD = 1.5  # of the normal distribution by which Ideogram's pipeline spaces its times
-SPACED_SIZE = 512**2  # in pixels, at which it does so by the mean that its call is given
 
 
 class Reader(NamedTuple):
@@ -76,17 +72,5 @@ def _ideogram(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> R
             '    {name.replace("transformer.", "diffusion_model.", 1): weight for name, weight in weights.items()}',
             ")",
         ),
-        arguments=("guidance_schedule=None", *_spacing(steps, pixels)),
+        arguments=("guidance_schedule=None", f"mu={round(mean_of_spacing(steps, pixels), 6)!r}"),
     )
-
-
-def _spacing(steps: int, pixels: int) -> tuple[str, ...]:
-    """The argument with which Ideogram's stock pipeline has 1 / steps as its last sigma; the first is 0.9999.
-
-    Its sigmas are s(m + SPACED_STD q(k / n)) for k = n ... 1, of the logistic function s, the normal quantile q, and
-    m = mu + log(pixels / SPACED_SIZE) / 2. A scheduler with Karras' spacing keeps the first and the last.
-    """
-    if steps == 1:
-        return ()
-    mean = -math.log(steps - 1) - SPACED_STD * float(torch.special.ndtri(torch.tensor(1 / steps, dtype=torch.float64)))
-    return (f"mu={round(mean - 0.5 * math.log(pixels / SPACED_SIZE), 6)!r}",)

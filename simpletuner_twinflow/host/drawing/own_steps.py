@@ -30,11 +30,19 @@ class DataShares:
 
 
 def arguments_of_steps(model: Any, steps: int) -> dict[str, Any]:
-    """What a call of a `ModelFoundation`'s pipeline is given so that its steps are those that are trained."""
+    """What a call of a `ModelFoundation`'s pipeline is given so that its steps are those that are trained.
+
+    And so that it draws by the run's seed, which the host loses.
+    """
     family_model = family_model_for(model)
     if family_model.family.stepped_by != "call":
         return {}
-    return {"schedule": DataShares((*family_model.scheduler().step_times(steps), 0.0))}
+    given: dict[str, Any] = {"schedule": DataShares((*family_model.scheduler().step_times(steps), 0.0))}
+    if not model.config.validation_randomize:
+        # The host looks for the seed in a generator that it makes after it has looked.
+        given["seed"] = model.config.validation_seed or model.config.seed or 0
+        log_mending("%s is given the seed %s", type(model.pipeline).__name__, given["seed"])
+    return given
 
 
 @uses(

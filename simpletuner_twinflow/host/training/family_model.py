@@ -28,7 +28,7 @@ from simpletuner_twinflow.method.time_conditioning import TimeConditioning
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS
 from simpletuner_twinflow.sampling.schedule import JUMPS, TrainedTimes, trained_times
-from simpletuner_twinflow.sampling.stock import stock_scheduler
+from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_scheduler_of_spaced_sigmas
 
 
 class FamilyModel:
@@ -189,8 +189,9 @@ class FamilyModel:
             return None
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
         fresh_noise = not self.steps_are_conditioned
-        even = pipeline in EVEN_SIGMAS or self.family.stepped_by == "call"  # whose last sigma the model card's call sets
-        return stock_scheduler(steps, even_sigmas=even, fresh_noise=fresh_noise)
+        if self.family.stepped_by == "call":
+            return stock_scheduler_of_spaced_sigmas()
+        return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=fresh_noise)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t."""
