@@ -27,7 +27,7 @@ _ALWAYS = {"clip_sample": False, "thresholding": False, "timestep_spacing": "lea
 
 
 def stock_scheduler(
-    steps: int, *, even_sigmas: bool = False, fresh_noise: bool = False
+    steps: int, *, even_sigmas: bool = False, fresh_noise: bool = False, shifted_once: bool = False
 ) -> FlowMatchEulerDiscreteScheduler:
     """A stock scheduler with the sampler's sigmas, in Karras' spacing from 1 to one over the number of steps.
 
@@ -39,11 +39,14 @@ def stock_scheduler(
         even_sigmas: whether the pipeline hands its scheduler sigmas from 1 to 1 / steps (`pipelines.EVEN_SIGMAS`).
         fresh_noise: whether the sampler noises anew between the steps. Its sigmas are even then, and Karras' as much as
             0.04 off at 3 and 4 steps, 0.09 from 5 on.
+        shifted_once: for a subclass whose own last sigma is not shifted where it is made, as Anima's.
     """
     count = max(steps, 2)
     last = SamplerSettings(stochastic_ratio=float(fresh_noise)).step_times(count)[-1]
     # The stock class shifts its own last sigma twice, when it is made and when it lays out a schedule.
-    shift = _odds(last) / _odds(1 / count) if even_sigmas else math.sqrt(_odds(last) / _odds(_STOCK_SIGMA_MIN))
+    shift = _odds(last) / _odds(1 / count if even_sigmas else _STOCK_SIGMA_MIN)
+    if not (even_sigmas or shifted_once):
+        shift = math.sqrt(shift)
     made: FlowMatchEulerDiscreteScheduler = FlowMatchEulerDiscreteScheduler(
         use_karras_sigmas=True, shift=round(shift, 6), stochastic_sampling=fresh_noise
     )

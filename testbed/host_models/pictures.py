@@ -15,6 +15,7 @@ from testbed.host_models.tiny import (
     tokenizer_of_hidream,
     tokenizer_of_words,
 )
+from testbed.pipelines import anima
 from testbed.pipelines.ideogram import NETWORK
 
 PICTURES = {
@@ -211,6 +212,19 @@ PICTURES = {
         direction=-1,
         parts=lambda: decoder_of(4),
         call={"device": "cpu", "height": 64, "width": 64},
+    ),
+    "anima": Tiny(
+        network=anima.NETWORK,
+        latents=(16, 1, 8, 8),
+        text={
+            "prompt_embeds": (1, WORDS, anima.WIDTH),
+            "t5xxl_ids": "words",
+            "t5xxl_weights": (1, WORDS, 1),
+        },
+        time=same,
+        write=anima.write_random,
+        parts=lambda: {"vae": anima.vae()},
+        call={"cfg_batch_mode": "concat"},  # one pass a step
     ),
     "ideogram": Tiny(
         network={},

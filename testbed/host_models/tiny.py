@@ -167,6 +167,7 @@ def cached_text(text: Mapping[str, tuple[int, ...] | str | ReadPrompt], prompt: 
         "row of mask": mask,
         "float mask": mask.float().unsqueeze(0),
         "ids": torch.zeros(WORDS, 3),
+        "words": torch.arange(1, WORDS + 1, dtype=torch.int32).unsqueeze(0),
     }
 
     def entry(shape: tuple[int, ...] | str | ReadPrompt) -> Any:

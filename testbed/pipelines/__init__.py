@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from testbed.pipelines import cosmos3, diffusion, hosts, ideogram, image, qwen, video
+from testbed.pipelines import anima, cosmos3, diffusion, hosts, ideogram, image, qwen, video
 
 SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
 
@@ -33,6 +33,7 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "hidream": image.hidream,
     "ltxvideo": video.ltxvideo,
     "cosmos3": cosmos3.cosmos3,
+    "anima": anima.Anima,
     "ideogram": ideogram.ideogram,
     "zlab_i1": hosts.zlab_i1,
     "sd1x": diffusion.sd1x,

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
 from simpletuner_twinflow.host.run import options_of
-from simpletuner_twinflow.sampling.stock import mean_of_spacing
+from simpletuner_twinflow.host.training.anima import BY_SCHEDULER
+from simpletuner_twinflow.sampling.stock import mean_of_spacing, stock_scheduler, stock_settings
 
 NEEDS_HOST = "This needs SimpleTuner, whose classes read the model; diffusers has none for it."
 
@@ -33,6 +34,8 @@ def reader_of(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> R
         return _i1(model, base, dtype)
     if model.config.model_family == "ideogram":
         return _ideogram(model, base, dtype, adapter, pixels)
+    if model.config.model_family == "anima" and model._uses_diffusers_repo_layout():
+        return _anima(model, base, dtype)
     return None
 
 
@@ -73,4 +76,41 @@ def _ideogram(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> R
             ")",
         ),
         arguments=("guidance_schedule=None", f"mu={round(mean_of_spacing(steps, pixels), 6)!r}"),
+    )
+
+
+def _anima(model: Any, base: str, dtype: str) -> Reader:
+    package, dtype = "simpletuner.helpers.models.anima", f"torch_dtype=torch.{dtype}"
+    steps, fresh = options_of(model.config).target_step_count, not model.twinflow_model.steps_are_conditioned
+    settings = stock_settings(stock_scheduler(steps, fresh_noise=fresh, shifted_once=True))
+    chosen = ", ".join(f"{name}={value!r}" for name, value in BY_SCHEDULER.items())
+
+    def loaded(loader: str, part: str, *more: str) -> str:
+        return f"{loader}.from_pretrained({', '.join((repr(base), f'subfolder={part!r}', *more))})"
+
+    return Reader(
+        (
+            "from diffusers import AutoencoderKLQwenImage",
+            f"from {package}.pipeline import AnimaPipeline",
+            f"from {package}.scheduler import AnimaFlowMatchEulerDiscreteScheduler",
+            f"from {package}.text_encoding import AnimaPromptTokenizer",
+            f"from {package}.transformer import AnimaTransformerModel",
+            "from transformers import AutoTokenizer, Qwen3Model",
+        ),
+        (
+            "words = AnimaPromptTokenizer(",
+            f"    {loaded('AutoTokenizer', 'tokenizer')},",
+            f"    {loaded('AutoTokenizer', 't5_tokenizer')},",
+            ")",
+            "pipeline = AnimaPipeline(",
+            f"    transformer={loaded('AnimaTransformerModel', 'transformer', dtype)},",
+            f"    vae={loaded('AutoencoderKLQwenImage', 'vae', dtype)},",
+            f"    text_encoder={loaded('Qwen3Model', 'text_encoder', dtype)},",
+            "    prompt_tokenizer=words,",
+            f"    scheduler=AnimaFlowMatchEulerDiscreteScheduler({settings}, {chosen}),",
+            f"    model_{dtype.removeprefix('torch_')},",
+            f"    text_encoder_{dtype.removeprefix('torch_')},",
+            ")",
+        ),
+        NEEDS_HOST,
     )

@@ -35,6 +35,7 @@ class Family:
     # Whether the host tells times of [0, 1] from those of [0, 1000] by the largest of a pass, so that a pass of rows near
     # the data alone would be mistaken; it is given shares then.
     asked_in_shares: bool = False
+    chooses_sampler: bool = False  # whether its pipeline has samplers, and asks its scheduler for one
     ignores_time: bool = False  # whether the network makes nothing of the time that it is given: it sees it in the sample
     one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
     prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
@@ -142,6 +143,14 @@ FAMILIES = {
             ),
         ),
     ),
+    # Its blocks see this embedding of the time beside one with weights of its own.
+    "anima": Family(
+        time_embedding="core.time_embed.t_embedder",
+        time_unit=1,
+        chooses_sampler=True,
+        unguided_scale=1.0,
+        text_destinations={"t5xxl_ids": ("t5xxl_ids",), "t5xxl_weights": ("t5xxl_weights",)},
+    ),
     # Its network knows no time: target time and sign join the tokens of the picture.
     "zlab_i1": Family(
         time_embedding="x_embedder",
@@ -216,7 +225,6 @@ REFUSED = {  # the host's other families, and why
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "minimaxmusic": "it has not been proven with music",
-    "anima": "its pipeline steps with samplers of its own, so the few-step scheduler cannot take their place",
     "wan_s2v": "it has not been proven with speech",
     "infinitetalk": "it has not been proven with speech",
     "cosmos": "it predicts clean samples of another noise process",

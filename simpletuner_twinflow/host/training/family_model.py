@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.training.anima import AnimaTwinFlowScheduler
 from simpletuner_twinflow.host.training.batches import (
     DESTINATIONS,
     refuse_untrained,
@@ -165,7 +166,8 @@ class FamilyModel:
 
     def scheduler(self) -> SchedulerMixin:
         """The few-step sampler for this run's model, at times that the run's dtype can hold."""
-        return TwinFlowScheduler(**self.sampling_times)
+        kind = AnimaTwinFlowScheduler if self.family.chooses_sampler else TwinFlowScheduler
+        return kind(**self.sampling_times)
 
     @property
     def sampling_times(self) -> dict[str, Any]:
@@ -185,7 +187,7 @@ class FamilyModel:
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The stock diffusers scheduler closest to it, for this many steps; None where none is close, or asked for."""
-        if self.family.invert_sigmas != "no" or self.family.stepped_by == "even":
+        if self.family.invert_sigmas != "no" or self.family.stepped_by == "even" or self.family.chooses_sampler:
             return None
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
         fresh_noise = not self.steps_are_conditioned

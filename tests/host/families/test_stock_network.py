@@ -14,6 +14,7 @@ WITHOUT = {
     "z_image_omni",
     "boogu_image",
     "mageflow",
+    "anima",
     "zlab_i1",
 }  # families that diffusers does not have
 
