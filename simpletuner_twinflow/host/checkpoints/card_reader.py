@@ -35,7 +35,7 @@ def reader_of(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> R
     if model.config.model_family == "ideogram":
         return _ideogram(model, base, dtype, adapter, pixels)
     if model.config.model_family == "anima" and model._uses_diffusers_repo_layout():
-        return _anima(model, base, dtype)
+        return _anima(model, base, dtype, adapter)
     return None
 
 
@@ -60,17 +60,16 @@ def _i1(model: Any, base: str, dtype: str) -> Reader:
 
 def _ideogram(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> Reader:
     """Stock diffusers, which knows SimpleTuner's names of layers by another prefix."""
-    file, hub = repr(f"{adapter}/{ADAPTER_FILE}"), model.config.push_to_hub
+    imports, file = _adapter_file(model, adapter)
     steps = options_of(model.config).target_step_count
     return Reader(
         (
             "from diffusers import DiffusionPipeline",
-            *(("from huggingface_hub import hf_hub_download",) if hub else ()),
-            "from safetensors.torch import load_file",
+            *imports,
         ),
         (f"pipeline = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.{dtype})",),
         adapter=(
-            f"weights = load_file({f'hf_hub_download({adapter!r}, {ADAPTER_FILE!r})' if hub else file})",
+            f"weights = load_file({file})",
             "pipeline.load_lora_weights(",
             '    {name.replace("transformer.", "diffusion_model.", 1): weight for name, weight in weights.items()}',
             ")",
@@ -79,8 +78,17 @@ def _ideogram(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> R
     )
 
 
-def _anima(model: Any, base: str, dtype: str) -> Reader:
+def _adapter_file(model: Any, adapter: str) -> tuple[tuple[str, ...], str]:
+    """Imports, and code for the adapter's file, where its header has to be left out: weights without one are as saved."""
+    reading = "from safetensors.torch import load_file"
+    if model.config.push_to_hub:
+        return ("from huggingface_hub import hf_hub_download", reading), f"hf_hub_download({adapter!r}, {ADAPTER_FILE!r})"
+    return (reading,), repr(f"{adapter}/{ADAPTER_FILE}")
+
+
+def _anima(model: Any, base: str, dtype: str, adapter: str) -> Reader:
     package, dtype = "simpletuner.helpers.models.anima", f"torch_dtype=torch.{dtype}"
+    imports, file = _adapter_file(model, adapter)
     steps, fresh = options_of(model.config).target_step_count, not model.twinflow_model.steps_are_conditioned
     settings = stock_settings(stock_scheduler(steps, fresh_noise=fresh, shifted_once=True))
     chosen = ", ".join(f"{name}={value!r}" for name, value in BY_SCHEDULER.items())
@@ -95,6 +103,7 @@ def _anima(model: Any, base: str, dtype: str) -> Reader:
             f"from {package}.scheduler import AnimaFlowMatchEulerDiscreteScheduler",
             f"from {package}.text_encoding import AnimaPromptTokenizer",
             f"from {package}.transformer import AnimaTransformerModel",
+            *imports,
             "from transformers import AutoTokenizer, Qwen3Model",
         ),
         (
@@ -113,4 +122,5 @@ def _anima(model: Any, base: str, dtype: str) -> Reader:
             ")",
         ),
         NEEDS_HOST,
+        adapter=(f"pipeline.load_lora_weights(load_file({file}))",),
     )

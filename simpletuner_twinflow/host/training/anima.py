@@ -11,7 +11,7 @@ class AnimaTwinFlowScheduler(TwinFlowScheduler):
     """`TwinFlowScheduler`, which has Anima's pipeline leave sigmas and steps to it."""
 
     def get_sampling_config(self) -> Any:
-        """The host's settings of a drawing; those of its other samplers have no effect."""
-        from simpletuner.helpers.models.anima.scheduler import AnimaSamplingConfig
+        """The host's settings of a drawing; those of its other samplers are their defaults."""
+        from simpletuner.helpers.models.anima.scheduler import AnimaFlowMatchEulerDiscreteScheduler
 
-        return AnimaSamplingConfig(**BY_SCHEDULER, beta_alpha=1.0, beta_beta=1.0, eta=0.0, s_noise=1.0)
+        return AnimaFlowMatchEulerDiscreteScheduler(**BY_SCHEDULER).get_sampling_config()

@@ -35,6 +35,7 @@ def pipeline_of(model, scheduler):
     ]
     parts = dict.fromkeys(names) | tiny.parts() | {"transformer": model.model, "scheduler": scheduler}
     model.pipeline = pipeline_class(**parts)
+    model.pipeline.scheduler = scheduler  # as the host puts it there: a pipeline may make one of its own of the first
     return model.pipeline
 
 
