@@ -122,5 +122,6 @@ def _anima(model: Any, base: str, dtype: str, adapter: str) -> Reader:
             ")",
         ),
         NEEDS_HOST,
-        adapter=(f"pipeline.load_lora_weights(load_file({file}))",),
+        # The pipeline's own method takes the file's header for a configuration of PEFT, which it is not.
+        adapter=(f"pipeline.transformer.load_lora_adapter(load_file({file}))",),
     )
