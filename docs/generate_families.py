@@ -108,7 +108,8 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
 
 def _refusals(family: Family) -> list[str]:
     return [
-        f"refuses {refusal.key} {refusal.value.removesuffix('|None|')}"
+        f"refuses {refusal.key} {refusal.value.removesuffix('|None|').removeprefix('True|')}"
+        f"{f' with model_flavour {refusal.flavour}' if refusal.flavour else ''}"
         f"{f' with model_type {refusal.model_type}' if refusal.model_type else ''}: {refusal.reason}"
         for refusal in family.refusals
     ]

@@ -142,6 +142,8 @@ class Tiny:
     parts: Callable[[], dict[str, Any]] = dict  # of the pipeline, where it does not do without
     reads_words: bool = False  # whether the network is given words and not embeddings
     lora: bool = True  # whether the host can add an adapter
+    untimed: bool = True  # whether TwinFlow trains it without telling it the target time
+    own_target_time: str | None = None  # the network's name of a target time that it knows itself
     signed_time: bool = True  # whether its time can be negative
     conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
     write: Callable[[Path], None] | None = None  # its network into a folder, where that is not its class's way

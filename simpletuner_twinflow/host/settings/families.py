@@ -10,10 +10,11 @@ class Refusal(NamedTuple):
     """A value of a host key that a family cannot be trained with."""
 
     key: str
-    value: str  # a regular expression for the whole value, in capitals or not
+    value: str  # a regular expression for the whole value
     reason: str
     way_out: str
     model_type: str | None = None  # refused with this one only
+    flavour: str | None = None  # the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Family:
     asked_in_shares: bool = False
     chooses_sampler: bool = False  # whether its pipeline has samplers, and asks its scheduler for one
     ignores_time: bool = False  # whether the network makes nothing of the time that it is given: it sees it in the sample
+    knows_target_time: bool = False  # whether flavours have a target time of their own, which their pipeline gives them
     one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
     prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
@@ -95,7 +97,16 @@ FAMILIES = {
     "flux3_image": Family(
         time_embedding="timestep_embedder",
         time_unit=1,
-        refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
+        knows_target_time=True,
+        refusals=(
+            Refusal(
+                "twinflow_time_conditioning",
+                "signed_time|none",
+                "its network has a target time of its own, which its pipeline gives it and this leaves out of training",
+                'set it to "training_only"',
+                flavour="klein",
+            ),
+        ),
     ),
     "krea2": Family(time_embedding="time_embed", time_unit=1, prompt_length=512),
     "ernie": Family(time_embedding="time_embedding"),
@@ -165,7 +176,7 @@ FAMILIES = {
             ),
             Refusal(
                 "use_ema",
-                "true",
+                "True|true",
                 "the host averages a part of the network's weights, and fails when it saves the averages",
                 "train a LoRA, or set it to false and twinflow_allow_no_ema_teacher to true",
                 model_type="full",
@@ -284,7 +295,9 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
     for refusal in (FAMILIES if flow else DIFFUSION_FAMILIES)[str(name)].refusals:
         if refusal.model_type not in (None, config.get("model_type", "full")):
             continue
-        if re.fullmatch(refusal.value, str(config.get(refusal.key)), re.IGNORECASE):
+        if refusal.flavour not in (None, config.get("model_flavour")):
+            continue
+        if re.fullmatch(refusal.value, str(config.get(refusal.key))):
             return (
                 f"{refusal.key} is {config.get(refusal.key)!r} with model_family {config['model_family']!r}, which "
                 f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.seams import changed, set_on
@@ -20,6 +20,7 @@ from simpletuner_twinflow.method.time_conditioning import (
 TARGET_TIME = "twinflow_target_time"  # batch key, and name of the module
 NEGATIVE_TIME = "twinflow_negative_time"  # name of the module
 SIGN = "twinflow_sign"  # batch key
+OWN_TARGET_TIME = "target_timestep"  # argument of the networks that know one
 TIME_CONDITIONING = (TARGET_TIME, NEGATIVE_TIME)  # the network's submodules that only training needs
 
 
@@ -61,11 +62,29 @@ def attach(model: Any, family: Family, sigma: Any, step_times: tuple[float, ...]
         if family.one_sample_a_pass:
             with each_sample_at(model, time_conditioning, times):
                 return predict(prepared_batch, *args, **kwargs)
+        if family.knows_target_time:
+            with time_conditioning.times(*times), own_target_time(network, times.r):
+                return predict(prepared_batch, *args, **kwargs)
         with time_conditioning.times(*times):
             return predict(prepared_batch, *args, **kwargs)
 
     set_on(model, "model_predict", model_predict)
     return time_conditioning
+
+
+@contextmanager
+def own_target_time(network: nn.Module, r: Tensor) -> Iterator[None]:
+    """Inside this block a network that knows a target time is given r, (B,), and not the time, as the host gives it."""
+
+    def with_target(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        known = kwargs.get(OWN_TARGET_TIME) is not None
+        return args, kwargs | ({OWN_TARGET_TIME: r} if known else {})
+
+    handle = network.register_forward_pre_hook(with_target, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

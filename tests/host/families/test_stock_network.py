@@ -10,6 +10,7 @@ from testbed.host_models.zoo import ZOO
 
 WITHOUT = {
     "flux3_image",
+    "flux3_image klein",
     "moss_image",
     "z_image_omni",
     "boogu_image",
