@@ -77,6 +77,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "lora_type": "lycoris",
         "lycoris_config": f"{MODEL}/lycoris.json",
     },
+    "flux3_image klein": {"disable_assistant_lora": True},
     "anima": {"model_flavour": "base-v1.0"},
     "ideogram": {
         "pretrained_model_name_or_path": IDEOGRAM,  # the host reads parts of it from the hub only
@@ -89,5 +90,5 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "pixart": DIFF2FLOW | {"model_type": "full"},
 }
 PRELUDES = {"ideogram": "testbed.pipelines.ideogram:shrink"}  # what is called in a run's process before the host starts
-READ_BY_HOST = ("zlab_i1", "anima")  # whose pipeline diffusers does not have
+READ_BY_HOST = ("zlab_i1", "anima", "flux3_image klein")  # whose pipeline diffusers does not have
 IN_CI = ("sana", "wan", "qwen_image")

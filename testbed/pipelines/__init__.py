@@ -35,6 +35,7 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "cosmos3": cosmos3.cosmos3,
     "anima": anima.Anima,
     "ideogram": ideogram.ideogram,
+    "flux3_image klein": hosts.flux3_klein,
     "zlab_i1": hosts.zlab_i1,
     "sd1x": diffusion.sd1x,
     "sdxl": diffusion.sdxl,
@@ -54,6 +55,8 @@ def write(name: str, folder: Path) -> Path:
             made.save_pretrained(folder / part)
     if name == "cosmos3":
         cosmos3.write_parts(folder)
+    if name == "flux3_image klein":
+        pipeline.tokenizer.save_pretrained(folder / "text_encoder")
     if name == "ideogram":
         ideogram.write_fused(folder)
     return folder

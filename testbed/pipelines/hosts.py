@@ -34,3 +34,28 @@ def zlab_i1() -> diffusers.DiffusionPipeline:
         tokenizer=tokenizer,
         scheduler=parts.flow(shift=2.02, use_dynamic_shifting=True),
     )
+
+
+def flux3_klein() -> diffusers.DiffusionPipeline:
+    """FLUX.3 Image klein, whose network knows a target time."""
+    from simpletuner.helpers.models.flux2.autoencoder import AutoencoderKLFlux2
+    from simpletuner.helpers.models.flux3_image.pipeline import Flux3ImagePipeline
+    from simpletuner.helpers.models.flux3_image.transformer import Flux3ImageTransformer2DModel
+
+    network = Flux3ImageTransformer2DModel(
+        joint_attention_dim=8 * WIDTH,  # of the outputs of 8 layers
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        axes_dims_rope=(4, 4, 4, 4),
+        timestep_channels=32,
+        flow_map=True,
+    )
+    return Flux3ImagePipeline(
+        transformer=network,
+        vae=AutoencoderKLFlux2(latent_channels=32, **parts.BLOCKS),
+        text_encoder=encoders.qwen3_vl(33, generates=False),
+        tokenizer=tokenizers.qwen_tokenizer(8192),
+        scheduler=parts.flow(shift=6.93),
+    )

@@ -32,6 +32,8 @@ def reader_of(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> R
     """
     if model.config.model_family == "zlab_i1":
         return _i1(model, base, dtype)
+    if model.config.model_family == "flux3_image":
+        return _flux3(model, base, dtype)
     if model.config.model_family == "ideogram":
         return _ideogram(model, base, dtype, adapter, pixels)
     if model.config.model_family == "anima" and model._uses_diffusers_repo_layout():
@@ -55,6 +57,21 @@ def _i1(model: Any, base: str, dtype: str) -> Reader:
             f"pipeline = ZlabI1Pipeline.from_pretrained({base!r}, transformer=network, vae=vae, {dtype})",
         ),
         f"{NEEDS_HOST} Its pipeline makes the steps itself.{several}",
+    )
+
+
+def _flux3(model: Any, base: str, dtype: str) -> Reader:
+    settings = stock_settings(model.twinflow_model.stock_scheduler(options_of(model.config).target_step_count))
+    return Reader(
+        (
+            "from diffusers import FlowMatchEulerDiscreteScheduler",
+            "from simpletuner.helpers.models.flux3_image.pipeline import Flux3ImagePipeline",
+        ),
+        (
+            f"pipeline = Flux3ImagePipeline.from_pretrained({base!r}, torch_dtype=torch.{dtype})",
+            f"pipeline.scheduler = FlowMatchEulerDiscreteScheduler({settings})",
+        ),
+        NEEDS_HOST,
     )
 
 
