@@ -8,7 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED, Family
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED
+from simpletuner_twinflow.host.settings.family import Family
 from simpletuner_twinflow.host.training.mended import MENDED
 from testbed.host_models.tiny import Tiny, data_share, same, thousandths
 from testbed.host_models.zoo import ZOO, family_of

@@ -29,7 +29,14 @@ def run_without_plugin_and_host(
     return subprocess.run(
         [sys.executable, str(PROGRAM), "code.py", *([CONDITION] if note_condition else [])],
         cwd=folder,
-        env=clean | own | {HOST: str(int(with_host)), "SIMPLETUNER_TWINFLOW_DISABLED": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=clean
+        | own
+        | {
+            HOST: str(int(with_host)),
+            "SIMPLETUNER_TWINFLOW_DISABLED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         check=False,

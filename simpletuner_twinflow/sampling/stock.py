@@ -68,8 +68,8 @@ def stock_scheduler_of_spaced_sigmas() -> FlowMatchEulerDiscreteScheduler:
 def mean_of_spacing(steps: int, pixels: int) -> float:
     """The `mu` of a call with which the pipeline's last sigma comes to one over the number of steps.
 
-    Its sigmas are s(m + SPACED_STD q(k / steps)), k = steps ... 1, of the logistic function s, the normal quantile q and
-    m = mu + log(pixels / SPACED_SIZE) / 2; the scheduler shifts them and keeps the first and the last.
+    Its sigmas are s(m + SPACED_STD q(k / steps)), k = steps ... 1, of the logistic function s, the normal quantile q
+    and m = mu + log(pixels / SPACED_SIZE) / 2; the scheduler shifts them and keeps the first and the last.
     """
     if steps == 1:
         return 0.0

@@ -12,9 +12,7 @@ from torch import Tensor
 from testbed.host_models.tiny import Tiny, cached_text
 
 
-def install(
-    network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted: float, drawn: bool = False
-) -> None:
+def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted: float, drawn: bool = False) -> None:
     """Make `network` exact for data that is one number in every element: under a prompt `prompted`, else `unprompted`.
 
     From x_t = (1 - t) c + t z follows z - c = (x_t - c) / t at every target time, in whatever order a family lays the

@@ -59,7 +59,7 @@ def ideogram() -> diffusers.DiffusionPipeline:
 
 
 def write_fused(folder: Path) -> None:
-    """Write the network beside a pipeline as SimpleTuner reads it, and its projection of prompts. Args: folder: its own."""
+    """Write the network beside a pipeline as SimpleTuner reads it, and its projection of prompts, in this folder."""
     weights = fused(load_file(folder / "transformer" / WEIGHTS))
     (folder / FUSED / "transformer").mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / FUSED / "transformer" / WEIGHTS, {"format": "pt"})

@@ -84,7 +84,9 @@ def hands_over_even_sigmas(pipeline_class) -> bool:
 
 
 # The inverted ones, those of a spacing of their own, and epsilon and v models have another stock scheduler or none.
-ORDINARY = {name for name, kind in PIPELINES.items() if not (kind.invert_sigmas or kind.diffusion or kind.spaces_sigmas)}
+ORDINARY = {
+    name for name, kind in PIPELINES.items() if not (kind.invert_sigmas or kind.diffusion or kind.spaces_sigmas)
+}
 STOCK = sorted(ORDINARY & set(dir(diffusers)))
 
 

@@ -96,11 +96,12 @@ def _ideogram(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> R
 
 
 def _adapter_file(model: Any, adapter: str) -> tuple[tuple[str, ...], str]:
-    """Imports, and code for the adapter's file, where its header has to be left out: weights without one are as saved."""
+    """Imports, and code for the adapter's file; loaded without its header, which says that alpha is the rank."""
     reading = "from safetensors.torch import load_file"
-    if model.config.push_to_hub:
-        return ("from huggingface_hub import hf_hub_download", reading), f"hf_hub_download({adapter!r}, {ADAPTER_FILE!r})"
-    return (reading,), repr(f"{adapter}/{ADAPTER_FILE}")
+    if not model.config.push_to_hub:
+        return (reading,), repr(f"{adapter}/{ADAPTER_FILE}")
+    imports = ("from huggingface_hub import hf_hub_download", reading)
+    return imports, f"hf_hub_download({adapter!r}, {ADAPTER_FILE!r})"
 
 
 def _anima(model: Any, base: str, dtype: str, adapter: str) -> Reader:
@@ -139,6 +140,6 @@ def _anima(model: Any, base: str, dtype: str, adapter: str) -> Reader:
             ")",
         ),
         NEEDS_HOST,
-        # The pipeline's own method takes the file's header for a configuration of PEFT, which it is not.
+        # The pipeline's own method fails on it, since it makes an empty configuration of PEFT.
         adapter=(f"pipeline.transformer.load_lora_adapter(load_file({file}))",),
     )

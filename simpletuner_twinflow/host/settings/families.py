@@ -2,55 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-
-class Refusal(NamedTuple):
-    """A value of a host key that a family cannot be trained with."""
-
-    key: str
-    value: str  # a regular expression for the whole value
-    reason: str
-    way_out: str
-    model_type: str | None = None  # refused with this one only
-    flavour: str | None = None  # the same
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """What the host's classes do not tell of a family."""
-
-    time_embedding: str  # submodule of the network; its output embeds the time
-    time_unit: int = 1000  # what the network calls the time of noise, 1 or 1000
-    rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
-    # Where time is 1 - t. "network": in network and pipeline, which the host's converter of times does not know.
-    # "batch": also in batch["sigmas"], which it knows.
-    invert_sigmas: Literal["no", "network", "batch"] = "no"
-    # Whether the host has time and batch["sigmas"] run towards the data in training alone: the network and its pipeline
-    # have the time 1 at noise, and that is what TwinFlow trains.
-    trained_backwards: bool = False
-    # Who makes the steps of a drawing. "scheduler": the pipeline's scheduler, in whose place the few-step one is put. The
-    # pipeline itself, by Euler's method: "even" at evenly spaced times, "call" at the times that its call is given.
-    stepped_by: Literal["scheduler", "even", "call"] = "scheduler"
-    # Whether the host tells times of [0, 1] from those of [0, 1000] by the largest of a pass, so that a pass of rows near
-    # the data alone would be mistaken; it is given shares then.
-    asked_in_shares: bool = False
-    chooses_sampler: bool = False  # whether its pipeline has samplers, and asks its scheduler for one
-    ignores_time: bool = False  # whether the network makes nothing of the time that it is given: it sees it in the sample
-    knows_target_time: bool = False  # whether flavours have a target time of their own, which their pipeline gives them
-    one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
-    prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
-    makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
-    whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
-    reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
-    text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
-    unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
-    prompt_length: int | None = None  # tokens of a prompt, where the host ignores its config
-    embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
-    network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
-    refusals: tuple[Refusal, ...] = ()
-
+from simpletuner_twinflow.host.settings.family import Family, Refusal
 
 FAMILIES = {
     "sd3": Family(time_embedding="time_text_embed.timestep_embedder"),
@@ -243,30 +197,6 @@ REFUSED = {  # the host's other families, and why
 }
 
 
-class Assisted(NamedTuple):
-    """Flavours of a family that the host trains with a frozen adapter on, and draws with the adapter off."""
-
-    default_flavour: str  # of the family
-    paths: Mapping[str, str | None]  # flavour -> the adapter it has by default
-
-
-_Z_IMAGE = "ostris/zimage_turbo_training_adapter"
-ASSISTED = {
-    "boogu_image": Assisted("v0.1-turbo", {"v0.1-turbo": None, "v0.1-turbo-fp8": None}),
-    "ernie": Assisted("base", {"turbo": None}),
-    "flux": Assisted("krea", {"schnell": "ostris/FLUX.1-schnell-training-adapter"}),
-    "flux3_image": Assisted("klein-base", {"klein": "SimpleTuner/flux-3-klein-image-training-assistant"}),
-    "qwen_image": Assisted("v2.1", {"v2.0": None, "v2.1": "SimpleTuner/Qwen-Image-2.1-training-assistant-v3"}),
-    "z_image": Assisted("turbo-ostris-v2", {"turbo": _Z_IMAGE, "turbo-ostris-v2": _Z_IMAGE}),
-}
-# Measured in docs/families.md.
-ASSISTANT = (
-    "assistant_lora_path is {path!r} (the host's default for some flavours): a frozen adapter that is on in training "
-    "and off in drawing, so that the few-step model would be learnt on one network and drawn with another. "
-    "Set disable_assistant_lora to true, which trains the network that is drawn with, or use another model_flavour."
-)
-
-
 def predicts_flow(config: Mapping[str, Any]) -> bool:
     """Whether the run's model predicts a flow velocity; an unknown family counts as one that does."""
     overridden = config.get("prediction_type") in ("epsilon", "v_prediction", "sample")
@@ -303,17 +233,3 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
                 f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."
             )
     return None
-
-
-def assistant_of(config: Mapping[str, Any]) -> str | None:
-    """The frozen adapter that the host would train this run with, if any."""
-    assisted = ASSISTED.get(str(config.get("model_family")))
-    disabled = str(config.get("disable_assistant_lora")).lower() in ("true", "1", "yes", "on")  # as given or parsed
-    if assisted is None or config.get("model_type") != "lora" or disabled:
-        return None
-    flavour = str(config.get("model_flavour") or "")
-    if not flavour and not config.get("pretrained_model_name_or_path"):
-        flavour = assisted.default_flavour
-    if flavour not in assisted.paths:
-        return None
-    return config.get("assistant_lora_path") or assisted.paths[flavour]

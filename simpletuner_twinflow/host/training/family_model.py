@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import options_of
-from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.settings.assistants import ASSISTANT
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.host.training.anima import AnimaTwinFlowScheduler
 from simpletuner_twinflow.host.training.batches import (
     DESTINATIONS,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.seams import changed, set_on
-from simpletuner_twinflow.host.settings.families import Family
+from simpletuner_twinflow.host.settings.family import Family
 from simpletuner_twinflow.method.batch import ONE_STEP
 from simpletuner_twinflow.method.time_conditioning import (
     NegativeTimeEmbedding,

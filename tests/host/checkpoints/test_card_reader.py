@@ -28,7 +28,13 @@ def reader(family, folder, steps=4, **changes):
 def test_lines_are_code_that_makes_a_pipeline(family, folder):
     _, found = reader(family, folder)
     tree = ast.parse("\n".join((*found.imports, *found.loading, *found.adapter)))
-    made = {name.id for node in ast.walk(tree) if isinstance(node, ast.Assign) for name in node.targets if hasattr(name, "id")}
+    made = {
+        name.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for name in node.targets
+        if hasattr(name, "id")
+    }
     assert "pipeline" in made
     assert "the/base" in "".join(found.loading)
     assert (found.note is not None and NEEDS_HOST in found.note) == (family in HOSTS)

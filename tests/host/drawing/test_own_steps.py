@@ -1,4 +1,4 @@
-"""Pipelines that make their steps themselves make those that are trained, and are called as the host cannot call them."""
+"""Pipelines that step by themselves make the steps that are trained, and are called as the host cannot call them."""
 
 import logging
 from functools import wraps
@@ -27,7 +27,7 @@ def each_in_folder(in_folder):
 
 
 def asked(model):
-    """The time t of each pass of the model's network while its pipeline draws, and its own target time if it has one."""
+    """The time t of each pass while the model's pipeline draws, with the network's own target time if it has one."""
     tiny, real, found = model.tiny, model.model.forward, []
     time = tiny.drawn_time or tiny.time
 
@@ -71,7 +71,10 @@ def test_shares_of_the_data_rise_from_noise_to_data_over_the_places():
     assert schedule(places[3:]).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("changes", "seed"), [({"validation_seed": 7}, 7), ({}, 1), ({"validation_randomize": True}, None)])
+SEEDS = [({"validation_seed": 7}, 7), ({}, 1), ({"validation_randomize": True}, None)]
+
+
+@pytest.mark.parametrize(("changes", "seed"), SEEDS)
 def test_seed_of_the_run_reaches_the_pipeline_that_knows_no_generator(changes, seed, folder):
     model = host_model("ideogram", folder, **changes)
     model.pipeline = object()
@@ -79,7 +82,8 @@ def test_seed_of_the_run_reaches_the_pipeline_that_knows_no_generator(changes, s
     assert arguments_of_steps(host_model("zlab_i1", folder), 2) == {}
 
 
-def filtered(enabled, pipeline=ZlabI1Pipeline.__new__(ZlabI1Pipeline)):
+def filtered(enabled):
+    pipeline = ZlabI1Pipeline.__new__(ZlabI1Pipeline)
     validation = Validation.__new__(Validation)
     validation.config = SimpleNamespace(**vars(TWINFLOW) | {"twinflow_enabled": enabled})
     return validation._filter_pipeline_kwargs_for_call(pipeline, dict(NOTES))

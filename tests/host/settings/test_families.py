@@ -6,8 +6,8 @@ import pytest
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
+from simpletuner_twinflow.host.settings.assistants import ASSISTED
 from simpletuner_twinflow.host.settings.families import (
-    ASSISTED,
     DIFFUSION_FAMILIES,
     FAMILIES,
     REFUSED,
