@@ -8,12 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED, Family
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, REFUSED
+from simpletuner_twinflow.host.settings.family import Family
 from simpletuner_twinflow.host.training.mended import MENDED
 from testbed.host_models.tiny import Tiny, data_share, same, thousandths
 from testbed.host_models.zoo import ZOO, family_of
 from testbed.recipes import FAMILIES as WHOLE
-from testbed.recipes import IN_CI
+from testbed.recipes import IN_CI, READ_BY_HOST
 
 PAGE = Path(__file__).with_name("families.md")
 HEADING = """# Model families
@@ -29,7 +30,8 @@ edit or animate an image take the same way and have not been proven.
 "Whole" families have also been through the whole trainer from files on disk, as a LoRA at tiny size: `make families`
 trains each (cosmos3 as a LyCORIS) plainly and with the adversarial branch, guidance and EMA, draws with the host's
 validation, resumes, exports, and runs the model card's code where neither this plugin nor the host is installed, with
-the prompt encoded as in training. The project's CI does so for {in_ci}.
+the prompt encoded as in training. The code of {by_host} needs SimpleTuner:
+diffusers has no pipeline for them. The project's CI takes this way for {in_ci}.
 Of the others every part has been proven, the whole has not.
 
 ## Flow matching
@@ -71,6 +73,11 @@ A run with one of these ends at start-up with the reason.
 |---|---|
 """
 RECIPES = {"qwen_image": "qwen_image v1.0", "qwen_image v2.1": "qwen_image"}  # zoo -> recipe, where names differ
+ONLY = "only by Euler's method, so that several steps need `training_only`"
+STEPS = {
+    "even": f"its pipeline steps by itself, evenly, which is what is trained; {ONLY}",
+    "call": f"its pipeline steps by itself, at times that it is given in its call; {ONLY}",
+}
 TIMES = {thousandths: "1000 t (1000 u)", same: "t (u)", data_share: "1 - t (1 - u)"}
 
 
@@ -87,7 +94,8 @@ def render() -> str:
         host="4.10",
         mended="".join(f"| {name} | {fault} |\n" for name, fault in sorted(MENDED.items())),
     )
-    return HEADING.format(in_ci=", ".join(IN_CI)) + "".join(rows) + diffusion + "".join(refused)
+    heading = HEADING.format(in_ci=", ".join(IN_CI), by_host=", ".join(READ_BY_HOST))
+    return heading + "".join(rows) + diffusion + "".join(refused)
 
 
 def _row(name: str, family: Family, tiny: Tiny) -> str:
@@ -97,7 +105,7 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
     cells = [
         name,
         "yes" if RECIPES.get(name, name) in WHOLE else "",
-        TIMES[tiny.time] if tiny.signed_time else TIMES[tiny.time].split(" (")[0],
+        _time(tiny),
         "z - x" if tiny.direction == 1 else "x - z",
         f"`{family.time_embedding}`",
         guidance,
@@ -106,9 +114,16 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def _time(tiny: Tiny) -> str:
+    if tiny.ignores_time:
+        return "none"
+    return TIMES[tiny.time] if tiny.signed_time else TIMES[tiny.time].split(" (")[0]
+
+
 def _refusals(family: Family) -> list[str]:
     return [
-        f"refuses {refusal.key} {refusal.value.removesuffix('|None|')}"
+        f"refuses {refusal.key} {refusal.value.removesuffix('|None|').removeprefix('True|')}"
+        f"{f' with model_flavour {refusal.flavour}' if refusal.flavour else ''}"
         f"{f' with model_type {refusal.model_type}' if refusal.model_type else ''}: {refusal.reason}"
         for refusal in family.refusals
     ]
@@ -122,6 +137,15 @@ def _remarks(family: Family, tiny: Tiny) -> list[str]:
         remarks.append("the host trains it with the time backwards, TwinFlow with the time of its pipelines")
     if family.makes_sound:
         remarks.append("trains pictures and silent videos; sound in the datasets is refused, and in a batch raises")
+    if family.ignores_time:
+        remarks.append(
+            "its network sees the time in the sample; target time and sign are added to the picture's tokens"
+        )
+    if tiny.own_target_time:
+        remarks.append("its network has a target time of its own, which is given the trained one too")
+    if family.chooses_sampler:
+        remarks.append("its pipeline has samplers of its own, and is asked for the one that its scheduler makes")
+    remarks += [STEPS[family.stepped_by]] if family.stepped_by in STEPS else []
     if family.whole_batch:
         remarks.append("a sample's answer depends on its batch, so each of TwinFlow's passes is made on all of it")
     if not tiny.checkpointing:

@@ -21,10 +21,10 @@ from typing import Any
 from simpletuner_twinflow.host.settings.examined import examined
 from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
-from testbed.hub import FROM_HUB, put
+from testbed.hub import fill
 from testbed.picture_encoder import put_encoder
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, MODEL
+from testbed.recipes import COMMON, FAMILIES, MODEL, PRELUDES
 from testbed.trainer import ROOT, cpu_environment, write_run
 
 EXAMPLES = Path(str(files("simpletuner"))) / "examples"
@@ -76,7 +76,7 @@ def chosen() -> Iterator[tuple[str, dict[str, Any]]]:
         config.pop("data_backend_config", None)
         if "lycoris_config" in config:
             config["lycoris_config"] = str(path.with_name("lycoris_config.json"))
-        if config.get("model_family") not in {name.split()[0] for name in FAMILIES} or kind(config) in seen:
+        if kind(config)[0] not in FAMILIES or kind(config) in seen:
             continue
         if not examined(config | ADDED)["problems"]:
             seen.add(kind(config))
@@ -93,7 +93,8 @@ def shrunk(config: dict[str, Any], model: Path) -> dict[str, Any]:
         if key != "lycoris_config" or key not in own
     }
     small = {key: value for key, value in COMMON.items() if key not in KEPT or key not in own}
-    places = {"pretrained_model_name_or_path": str(model), "data_backend_config": "config/data.json"}
+    places = {"pretrained_model_name_or_path": str(model)} | family  # one is read from the hub's cache alone
+    places["data_backend_config"] = "config/data.json"
     quiet = {"report_to": "none", "output_dir": "output", "train_batch_size": 4, "gradient_accumulation_steps": 1}
     if own.get("crepa_enabled"):
         own |= {"crepa_block_index": 0, "crepa_encoder_image_size": 56}
@@ -118,14 +119,14 @@ def main(arguments: list[str]) -> int:
             model = root / "models" / kind(config)[0]
             if not model.exists():
                 write(kind(config)[0], model)
-                if kind(config)[0] in FROM_HUB:
-                    repository, parts = FROM_HUB[kind(config)[0]]
-                    put(root / "hub", repository, [model / part for part in parts])
+                fill(root / "hub", kind(config)[0], model)
             folder = root / "runs" / name
             shutil.rmtree(folder, ignore_errors=True)
             write_run(folder, shrunk(config, model) | ADDED, root / "digits")
             began = time.monotonic()
-            code = server.start(folder, folder / "log.txt", {}, LIMIT).result()
+            code = server.start(
+                folder, folder / "log.txt", {}, LIMIT, prelude=PRELUDES.get(kind(config)[0], "")
+            ).result()
             log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
             result = f"trained, {time.monotonic() - began:.0f} s"
             if code or "TwinFlow 0" not in log:

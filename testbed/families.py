@@ -24,9 +24,9 @@ import torch
 from simpletuner_twinflow.host.training.mended import MENDED
 from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
-from testbed.hub import FROM_HUB, put
+from testbed.hub import fill, stock_home
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, MODEL, TWINFLOW
+from testbed.recipes import COMMON, FAMILIES, MODEL, PRELUDES, READ_BY_HOST, TWINFLOW
 from testbed.stock import CONDITION, run_without_plugin_and_host
 from testbed.trainer import ROOT, cpu_environment, write_run
 
@@ -84,7 +84,7 @@ class Passage:
             shutil.rmtree(folder, ignore_errors=True)
         write_run(folder, self.config(**changes), self.root / "digits")
         log = folder / "log.txt"
-        if code := self.server.start(folder, log, {}, LIMIT).result():
+        if code := self.server.start(folder, log, {}, LIMIT, prelude=PRELUDES.get(self.name, "")).result():
             raise StageError(f"exit {code}: {_last_error(log.read_text(encoding='utf-8', errors='replace'))}")
         return folder / "output"
 
@@ -123,7 +123,10 @@ def resume(passage: Passage) -> None:
 
 
 def card(passage: Passage) -> None:
-    """The model card's code, where neither the plugin nor the host is installed: stock diffusers loads and draws."""
+    """The model card's code, where neither the plugin nor the host is installed: stock diffusers loads and draws.
+
+    Where the host alone has the pipeline, its classes do.
+    """
     folder = passage.folder("twinflow")
     output = folder / "output"
     file = (output / "pipeline" if (output / "pipeline").exists() else output) / "README.md"
@@ -132,7 +135,10 @@ def card(passage: Passage) -> None:
     code = re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)[0]
     for drawn in folder.glob("output.*"):
         drawn.unlink()
-    result = run_without_plugin_and_host(code, folder, note_condition=True)
+    host, home = passage.name in READ_BY_HOST, passage.root / "hub"
+    if stock_home(home).exists() and not host:
+        home = stock_home(home)
+    result = run_without_plugin_and_host(code, folder, note_condition=True, with_host=host, home=home)
     if result.returncode:
         raise StageError(_last_error(result.stderr))
     if not [file for file in folder.glob("output.*") if file.stat().st_size > 100]:
@@ -142,7 +148,7 @@ def card(passage: Passage) -> None:
 def prompt(passage: Passage) -> None:
     """What the card's code gave the network as the prompt is what the run was trained with."""
     folder = passage.folder("twinflow")
-    given = torch.load(folder / CONDITION)
+    given = [form for tensor in torch.load(folder / CONDITION) for form in _unpadded(tensor)]
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]
     trained = [_embeddings(entry) for entry in cached]
     if not any(all(any(_same(*pair) for pair in product(forms, given)) for forms in prompt) for prompt in trained):
@@ -166,6 +172,12 @@ def _embeddings(entry: dict[str, Any]) -> list[list[torch.Tensor]]:
     embeddings = [value.squeeze() for name, value in entry.items() if "mask" not in name and _is_sequence(value)]
     lengths = {int(mask.sum()) for mask in masks if mask.squeeze().ndim == 1}
     return [[value, *(value[:length] for length in lengths)] for value in embeddings]
+
+
+def _unpadded(given: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor, and a sequence of rows also without those that are zero: padding, and places of the picture."""
+    rows = given.squeeze()
+    return [given, rows[rows.any(dim=1)]] if _is_sequence(given) and rows.ndim == 2 else [given]
 
 
 def _is_sequence(value: Any) -> bool:
@@ -240,9 +252,7 @@ def main(arguments: list[str]) -> int:
     try:
         for name in given.names or FAMILIES:
             model = write(name, root / "models" / name)
-            if name in FROM_HUB:
-                repository, parts = FROM_HUB[name]
-                put(root / "hub", repository, [model / part for part in parts])
+            fill(root / "hub", name, model)
             passage = Passage(name, root, server)
             print(f"| {name} ", end="", flush=True)
             for stage in STAGES:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from testbed.hub import IDEOGRAM
+
 COMMON: dict[str, Any] = {
     "model_type": "lora",
     "lora_rank": 4,
@@ -75,8 +77,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "lora_type": "lycoris",
         "lycoris_config": f"{MODEL}/lycoris.json",
     },
+    "flux3_image klein": {"disable_assistant_lora": True},
+    "anima": {"model_flavour": "base-v1.0"},
+    "ideogram": {
+        "pretrained_model_name_or_path": IDEOGRAM,  # the host reads parts of it from the hub only
+        "ideogram_validation": True,
+        "text_embed_full_cache": True,  # without it another repository projects the prompts
+    },
+    "zlab_i1": {"pretrained_vae_model_name_or_path": MODEL, "flow_schedule_shift": 0},
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
     "pixart": DIFF2FLOW | {"model_type": "full"},
 }
+PRELUDES = {"ideogram": "testbed.pipelines.ideogram:shrink"}  # what is called in a run's process before the host starts
+READ_BY_HOST = ("zlab_i1", "anima", "flux3_image klein")  # whose pipeline diffusers does not have
 IN_CI = ("sana", "wan", "qwen_image")

@@ -25,6 +25,7 @@ class PipelineKind:
     unguided_scale: float = 0.0  # the guidance scale at which it follows the prompt alone
     video: bool = False  # whether it makes frames
     needs_image: bool = False  # whether it edits or animates a picture
+    spaces_sigmas: bool = False  # whether it hands its scheduler sigmas in a spacing of its own
 
 
 STILL, VIDEO = PipelineKind(), PipelineKind(video=True)
@@ -34,6 +35,7 @@ EMBEDS_GUIDANCE = PipelineKind(time_unit=1, embeds_guidance=True)
 DIFFUSION, DIFFUSION_EDITS = PipelineKind(diffusion=True), PipelineKind(diffusion=True, needs_image=True)
 
 PIPELINES = {
+    "AnimaPipeline": PipelineKind(time_unit=1, unguided_scale=1.0),
     "AuraFlowPipeline": UNIT,
     "Cosmos3OmniPipeline": PipelineKind(unguided_scale=1.0, video=True),
     "BooguImagePipeline": PipelineKind(invert_sigmas=True, time_unit=1),
@@ -52,6 +54,7 @@ PIPELINES = {
     "Kandinsky5I2IPipeline": EDITS,
     "Kandinsky5T2VPipeline": VIDEO,
     "Kandinsky5I2VPipeline": ANIMATES,
+    "Ideogram4Pipeline": PipelineKind(time_unit=1, unguided_scale=1.0, spaces_sigmas=True),
     "Krea2Pipeline": UNIT,
     "LongCatImagePipeline": UNIT,
     "LongCatImageEditPipeline": UNIT_EDITS,
@@ -77,6 +80,7 @@ PIPELINES = {
     "WanImageToVideoPipeline": ANIMATES,
     "ZImagePipeline": UNIT,
     "ZImageOmniPipeline": UNIT,
+    "ZlabI1Pipeline": STILL,
     "KolorsPipeline": DIFFUSION,
     "KolorsImg2ImgPipeline": DIFFUSION_EDITS,
     "PixArtAlphaPipeline": DIFFUSION,
@@ -112,7 +116,7 @@ def kind_of(class_name: str) -> PipelineKind:
     return PIPELINES[class_name]
 
 
-def guidance_arguments(pipeline: Any, wanted: float | None) -> dict[str, float]:
+def guidance_arguments(pipeline: Any, wanted: float | None) -> dict[str, float | None]:
     """The arguments that set the guidance of a pipeline's call, by the names that it knows.
 
     A network that embeds the guidance scale is given the one it was trained with; it was never trained with 0.
@@ -129,7 +133,9 @@ def guidance_arguments(pipeline: Any, wanted: float | None) -> dict[str, float]:
     config: Mapping[str, Any] = network.config if network is not None else {}
     embeds = kind.embeds_guidance and bool(config.get("guidance_embeds", False))
     real = [name for name in REAL_GUIDANCE if name in accepted]
-    settled = dict.fromkeys(real, 1.0)
+    settled: dict[str, float | None] = dict.fromkeys(real, 1.0)
+    if "guidance_schedule" in accepted:
+        settled["guidance_schedule"] = None  # a default that excludes a scale
     if real and not embeds and wanted is not None:
         return dict.fromkeys(real, wanted)
     if "guidance_scale" in accepted and (embeds or not real):

@@ -9,6 +9,7 @@ it calls the network a little off the sigmas that were trained.
 import inspect
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -26,7 +27,7 @@ _ALWAYS = {"clip_sample": False, "thresholding": False, "timestep_spacing": "lea
 
 
 def stock_scheduler(
-    steps: int, *, even_sigmas: bool = False, fresh_noise: bool = False
+    steps: int, *, even_sigmas: bool = False, fresh_noise: bool = False, shifted_once: bool = False
 ) -> FlowMatchEulerDiscreteScheduler:
     """A stock scheduler with the sampler's sigmas, in Karras' spacing from 1 to one over the number of steps.
 
@@ -38,15 +39,43 @@ def stock_scheduler(
         even_sigmas: whether the pipeline hands its scheduler sigmas from 1 to 1 / steps (`pipelines.EVEN_SIGMAS`).
         fresh_noise: whether the sampler noises anew between the steps. Its sigmas are even then, and Karras' as much as
             0.04 off at 3 and 4 steps, 0.09 from 5 on.
+        shifted_once: for a subclass whose own last sigma is not shifted where it is made, as Anima's.
     """
     count = max(steps, 2)
     last = SamplerSettings(stochastic_ratio=float(fresh_noise)).step_times(count)[-1]
     # The stock class shifts its own last sigma twice, when it is made and when it lays out a schedule.
-    shift = _odds(last) / _odds(1 / count) if even_sigmas else math.sqrt(_odds(last) / _odds(_STOCK_SIGMA_MIN))
+    shift = _odds(last) / _odds(1 / count if even_sigmas else _STOCK_SIGMA_MIN)
+    if not (even_sigmas or shifted_once):
+        shift = math.sqrt(shift)
     made: FlowMatchEulerDiscreteScheduler = FlowMatchEulerDiscreteScheduler(
         use_karras_sigmas=True, shift=round(shift, 6), stochastic_sampling=fresh_noise
     )
     return made
+
+
+# Of a pipeline that spaces its sigmas by a logit-normal distribution, which begins below 1.
+SPACED_SHIFT = 100.0  # brings the first sigma from 0.9999 to 0.999999
+SPACED_STD = 1.5  # of the normal distribution, by default
+SPACED_SIZE = 512**2  # pixels of a picture for which its mean is the call's `mu`
+
+
+def stock_scheduler_of_spaced_sigmas() -> FlowMatchEulerDiscreteScheduler:
+    """A stock scheduler that has the sampler's sigmas in such a pipeline, where its call is given `mean_of_spacing`."""
+    made: FlowMatchEulerDiscreteScheduler = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True, shift=SPACED_SHIFT)
+    return made
+
+
+def mean_of_spacing(steps: int, pixels: int) -> float:
+    """The `mu` of a call with which the pipeline's last sigma comes to one over the number of steps.
+
+    Its sigmas are s(m + SPACED_STD q(k / steps)), k = steps ... 1, of the logistic function s, the normal quantile q
+    and m = mu + log(pixels / SPACED_SIZE) / 2; the scheduler shifts them and keeps the first and the last.
+    """
+    if steps == 1:
+        return 0.0
+    quantile = NormalDist().inv_cdf(1 / steps)
+    mean = math.log(_odds(1 / steps) / SPACED_SHIFT) - SPACED_STD * quantile
+    return mean - 0.5 * math.log(pixels / SPACED_SIZE)
 
 
 def stock_settings(scheduler: FlowMatchEulerDiscreteScheduler) -> str:

@@ -13,6 +13,7 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 from testbed.host_models.build import collated_batch, host_config, model_of, random_network
 from testbed.host_models.tiny import Tiny, tokenizer_of_words
 from testbed.host_models.zoo import ZOO, family_of
+from testbed.hub import FLUX2
 from testbed.pipelines.cosmos3 import LYCORIS
 from testbed.pipelines.tokenizers import qwen_tokenizer
 
@@ -49,6 +50,8 @@ def host_batch(
 def pipeline_folder(folder: Path) -> Path:
     """A folder with a scheduler's configuration and a tokenizer; the host looks for files there."""
     FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    # i1 takes its scheduler from the hub by this name, which is a folder's name too.
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / FLUX2 / "scheduler")
     tokenizer_of_words().save_pretrained(folder / "tokenizer")
     qwen_tokenizer(4096).save_pretrained(folder / "text_tokenizer")  # of Cosmos 3, as the following
     (folder / "lycoris.json").write_text(json.dumps(LYCORIS), encoding="utf-8")
@@ -60,6 +63,10 @@ def pipeline_folder(folder: Path) -> Path:
 def _written(model: Any, tiny: Tiny, pipeline: Path, folder: Path) -> Path:
     """A copy of the pipeline's folder with a random network's files, which hold nothing of TwinFlow's."""
     subfolder = folder / (model.MODEL_SUBFOLDER or "")
+    if tiny.write is not None:
+        if not folder.exists():
+            tiny.write(folder)
+        return folder
     if not (subfolder / "config.json").exists():
         random_network(model, tiny.network, std=0.3).save_pretrained(subfolder)
         for part in ("scheduler", "tokenizer", "text_tokenizer"):

@@ -12,13 +12,15 @@ from torch import Tensor
 from testbed.host_models.tiny import Tiny, cached_text
 
 
-def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted: float) -> None:
+def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted: float, drawn: bool = False) -> None:
     """Make `network` exact for data that is one number in every element: under a prompt `prompted`, else `unprompted`.
 
     From x_t = (1 - t) c + t z follows z - c = (x_t - c) / t at every target time, in whatever order a family lays the
     elements out. The host's network runs too, so its input is what it takes and the output is of its shape.
+
+    Args: drawn: whether a pipeline asks it, which gives some networks another time than training does.
     """
-    real = network.forward
+    real, time = network.forward, tiny.drawn_time if drawn and tiny.drawn_time else tiny.time
 
     @wraps(real)
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -27,7 +29,7 @@ def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted
         if tiny.reads_words:  # a pipeline may ask with and without the prompt in one pass
             known = (given["input_ids"] > 1).any(dim=1)
             point = torch.where(known, prompted, unprompted).reshape(-1, 1, 1, 1)
-        t = torch.atleast_1d(tiny.time(given[tiny.timestep].float()))
+        t = torch.atleast_1d(time(given[tiny.timestep].float()))
 
         def exact(x: Tensor, like: Tensor, t: Tensor) -> Tensor:
             if x.shape[0] == 1 < t.shape[0]:  # the samples' tokens in one sequence

@@ -1,5 +1,6 @@
 """Further families of pictures at tiny size."""
 
+from testbed.host_models import ideogram
 from testbed.host_models.tiny import (
     EMBEDS,
     POOLED,
@@ -14,6 +15,8 @@ from testbed.host_models.tiny import (
     tokenizer_of_hidream,
     tokenizer_of_words,
 )
+from testbed.pipelines import anima
+from testbed.pipelines.ideogram import NETWORK
 
 PICTURES = {
     "sd3": Tiny(
@@ -209,6 +212,56 @@ PICTURES = {
         direction=-1,
         parts=lambda: decoder_of(4),
         call={"device": "cpu", "height": 64, "width": 64},
+    ),
+    "anima": Tiny(
+        network=anima.NETWORK,
+        latents=(16, 1, 8, 8),
+        text={
+            "prompt_embeds": (1, WORDS, anima.WIDTH),
+            "t5xxl_ids": "words",
+            "t5xxl_weights": (1, WORDS, 1),
+        },
+        time=same,
+        write=anima.write_random,
+        parts=lambda: {"vae": anima.vae()},
+        call={"cfg_batch_mode": "concat"},  # one pass a step
+    ),
+    "ideogram": Tiny(
+        network={},
+        latents=(128, 4, 4),
+        text={"prompt_embeds": (1, WORDS, NETWORK["llm_features_dim"]), "attention_mask": "mask"},
+        time=data_share,
+        direction=-1,
+        config={"model_type": "lora", "ideogram_validation": True},  # see the family's refusals
+        hidden="x",
+        timestep="t",
+        write=ideogram.write,
+        pipeline=ideogram.pipeline,
+        made_anew=False,
+        thousandths_in_batch=False,
+    ),
+    "zlab_i1": Tiny(
+        network={
+            "input_size": 8,
+            "image_resolution": 64,
+            "in_channels": 32,
+            "hidden_size": 32,
+            "depth": 3,
+            "num_heads": 2,
+            "text_embed_dim": 16,
+            "text_num_tokens": WORDS,
+        },
+        latents=(32, 8, 8),
+        text={"prompt_embeds": (1, WORDS, 16), "attention_mask": "mask"},
+        time=thousandths,
+        drawn_time=data_share,
+        ignores_time=True,
+        direction=-1,
+        hidden="x",
+        timestep="t",
+        config={"use_ema": False, "twinflow_allow_no_ema_teacher": True},  # see the family's refusals
+        signed_time=False,
+        parts=lambda: decoder_of(32),
     ),
     "omnigen": Tiny(
         network={

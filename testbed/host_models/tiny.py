@@ -6,6 +6,7 @@ given for the time t (t = 1 is noise), and whether it returns z - x (+1) or x - 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,6 +131,8 @@ class Tiny:
         str, tuple[int, ...] | str | ReadPrompt
     ]  # what is cached per prompt: name -> shape, or what `cached_text` makes
     time: Callable[[Tensor], Tensor]  # from what the network is given to t
+    drawn_time: Callable[[Tensor], Tensor] | None = None  # from what its pipeline gives it, if that is something else
+    ignores_time: bool = False  # whether the network makes nothing of it
     direction: int = 1  # of the network's raw output
     flavour: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -139,8 +142,14 @@ class Tiny:
     parts: Callable[[], dict[str, Any]] = dict  # of the pipeline, where it does not do without
     reads_words: bool = False  # whether the network is given words and not embeddings
     lora: bool = True  # whether the host can add an adapter
+    untimed: bool = True  # whether TwinFlow trains it without telling it the target time
+    own_target_time: str | None = None  # the network's name of a target time that it knows itself
     signed_time: bool = True  # whether its time can be negative
     conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
+    write: Callable[[Path], None] | None = None  # its network into a folder, where that is not its class's way
+    pipeline: Callable[[Any], Any] | None = None  # of a model, where that is not its class's way
+    made_anew: bool = True  # whether its class makes a network of a configuration
+    thousandths_in_batch: bool = True  # whether TwinFlow gives the host a batch's times as the host has them
     draws: bool = True  # whether its pipeline is in the suite
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
@@ -160,6 +169,7 @@ def cached_text(text: Mapping[str, tuple[int, ...] | str | ReadPrompt], prompt: 
         "row of mask": mask,
         "float mask": mask.float().unsqueeze(0),
         "ids": torch.zeros(WORDS, 3),
+        "words": torch.arange(1, WORDS + 1, dtype=torch.int32).unsqueeze(0),
     }
 
     def entry(shape: tuple[int, ...] | str | ReadPrompt) -> Any:

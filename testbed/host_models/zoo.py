@@ -21,6 +21,15 @@ def edited(name: str, flavour: str | None, conditions: Callable[[int], dict[str,
 
 
 ZOO = PLAIN | {
+    "flux3_image klein": replace(
+        PLAIN["flux3_image"],
+        flavour="klein",
+        config={"disable_assistant_lora": True},
+        network=PLAIN["flux3_image"].network | {"flow_map": True},
+        signed_time=False,
+        untimed=False,
+        own_target_time="target_timestep",
+    ),
     "flux kontext": edited(
         "flux",
         "kontext",

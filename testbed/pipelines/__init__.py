@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from testbed.pipelines import cosmos3, diffusion, image, qwen, video
+from testbed.pipelines import anima, cosmos3, diffusion, hosts, ideogram, image, qwen, video
 
 SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
 
@@ -33,6 +33,10 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "hidream": image.hidream,
     "ltxvideo": video.ltxvideo,
     "cosmos3": cosmos3.cosmos3,
+    "anima": anima.Anima,
+    "ideogram": ideogram.ideogram,
+    "flux3_image klein": hosts.flux3_klein,
+    "zlab_i1": hosts.zlab_i1,
     "sd1x": diffusion.sd1x,
     "sdxl": diffusion.sdxl,
     "pixart": diffusion.pixart,
@@ -45,8 +49,16 @@ def write(name: str, folder: Path) -> Path:
     pipeline = BUILDERS[name]()
     awaken(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer)
     pipeline.save_pretrained(folder)
+    for part in pipeline.config:  # those that have a default in its class are left out
+        made = getattr(pipeline, part, None)
+        if hasattr(made, "save_pretrained") and not (folder / part).exists():
+            made.save_pretrained(folder / part)
     if name == "cosmos3":
         cosmos3.write_parts(folder)
+    if name == "flux3_image klein":
+        pipeline.tokenizer.save_pretrained(folder / "text_encoder")
+    if name == "ideogram":
+        ideogram.write_fused(folder)
     return folder
 
 

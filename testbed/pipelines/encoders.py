@@ -77,6 +77,19 @@ def gemma2() -> transformers.Gemma2Model:
     )
 
 
+def t5gemma() -> transformers.T5GemmaModel:
+    """T5Gemma, of which the encoder is used."""
+    half = _DECODER | {
+        "vocab_size": len(characters(*GEMMA_TOKENS)),
+        "num_hidden_layers": 2,
+        "sliding_window": 512,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+    return apart(transformers.T5GemmaModel(transformers.T5GemmaConfig(encoder=half, decoder=half)))
+
+
 def llama() -> transformers.LlamaForCausalLM:
     """Llama."""
     config = transformers.LlamaConfig(

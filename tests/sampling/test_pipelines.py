@@ -45,6 +45,11 @@ def pipeline(name, *parameters, **config):
         (pipeline("FluxPipeline", "guidance_scale", "true_cfg_scale"), None, {"true_cfg_scale": 1.0}),
         (pipeline("QwenImagePipeline", "guidance_scale", "true_cfg_scale"), 4.0, {"true_cfg_scale": 4.0}),
         (pipeline("SanaPipeline", "steps"), None, {}),
+        (
+            pipeline("Ideogram4Pipeline", "guidance_scale", "guidance_schedule"),
+            None,
+            {"guidance_scale": 1.0, "guidance_schedule": None},
+        ),
     ],
 )
 def test_guidance_is_the_scale_asked_for_or_the_prompt_alone(made, wanted, arguments):
@@ -78,8 +83,10 @@ def hands_over_even_sigmas(pipeline_class) -> bool:
     return any(np.allclose(sigmas, [1.0, 0.75, 0.5, 0.25]) for sigmas in worked_out)
 
 
-# The inverted ones, and epsilon and v models, are exported with another stock scheduler or none.
-ORDINARY = {name for name, kind in PIPELINES.items() if not (kind.invert_sigmas or kind.diffusion)}
+# The inverted ones, those of a spacing of their own, and epsilon and v models have another stock scheduler or none.
+ORDINARY = {
+    name for name, kind in PIPELINES.items() if not (kind.invert_sigmas or kind.diffusion or kind.spaces_sigmas)
+}
 STOCK = sorted(ORDINARY & set(dir(diffusers)))
 
 

@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.ideogram4.pipeline_ideogram4 import _logit_normal_sigmas, _resolution_aware_mu
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import retrieve_timesteps
 
 from simpletuner_twinflow import TwinFlowScheduler
-from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_settings
+from simpletuner_twinflow.sampling.stock import (
+    mean_of_spacing,
+    stock_scheduler,
+    stock_scheduler_of_spaced_sigmas,
+    stock_settings,
+)
 from tests.sampling.loop import FLOW
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +102,20 @@ def test_it_draws_the_samplers_picture_and_touches_no_random_stream(steps, even_
     stock = drawn(stock_scheduler(steps, even_sigmas=even_sigmas), steps, even_sigmas, start)
     torch.testing.assert_close(stock, drawn(TwinFlowScheduler(), steps, even_sigmas, start), rtol=0, atol=1e-5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1024, 1024), (1344, 768)])
+@pytest.mark.parametrize("steps", STEPS)
+def test_pipeline_that_spaces_its_sigmas_itself_has_the_samplers_by_the_mean_of_its_call(steps, size):
+    mu = _resolution_aware_mu(*size, base_mu=mean_of_spacing(steps, size[0] * size[1]))
+    stock = stock_scheduler_of_spaced_sigmas()
+    stock.set_timesteps(sigmas=_logit_normal_sigmas(steps, mu, std=1.5).tolist())
+    assert stock.sigmas.tolist() == pytest.approx(TwinFlowScheduler().settings.sigmas(steps), abs=2e-6)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_scheduler_that_shifts_once_has_the_samplers_sigmas(steps):
+    made = stock_scheduler(steps, shifted_once=True)
+    made.sigma_max, made.sigma_min = 1.0, 0.001  # as SimpleTuner's subclass for Anima leaves them
+    made.set_timesteps(steps)
+    assert made.sigmas.tolist() == pytest.approx(TwinFlowScheduler().settings.sigmas(steps), abs=1e-5)

@@ -1,6 +1,7 @@
 """The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
 
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from typing import Any
 import diffusers
 from diffusers import LCMScheduler
 
+from simpletuner_twinflow.host.checkpoints.card_reader import reader_of
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
 from simpletuner_twinflow.host.drawing.cosmos3 import worded
@@ -39,6 +41,7 @@ ROUNDED_TIMES = (
     Seam("ImageModelFoundation.custom_model_card_training_mode_info", ("args",), Touch.in_block, MODELS),
     Seam("ImageModelFoundation.custom_model_card_code_example", ("repo_id",), Touch.in_block, MODELS),
     Seam("ModelFoundation.update_pipeline_call_kwargs", ("pipeline_kwargs",), Touch.read, MODELS),
+    Seam("ModelFoundation.convert_prompts_to_json", ("text_batch",), Touch.read, MODELS),
     Seam("VideoModelFoundation", touch=Touch.read, module=MODELS),
     Seam("StateTracker.get_hf_username", touch=Touch.read, module=STATE),
     Seam("config.validation_num_inference_steps", touch=Touch.in_block),
@@ -57,7 +60,7 @@ def describe_twinflow(module: ModuleType) -> None:
         output, folder = Path(model.config.output_dir), Path(kwargs["repo_folder"])
         final = folder in (output, output / "pipeline")
         own = {
-            "VALIDATION_SCHEDULER_NAME": type(model.twinflow_model.scheduler()).__name__,
+            "VALIDATION_SCHEDULER_NAME": _sampler_of(model),
             "custom_model_card_training_mode_info": _with_summary(model, final),
         }
         # A checkpoint's card keeps the host's code: what lies there is for resuming.
@@ -75,6 +78,12 @@ def describe_twinflow(module: ModuleType) -> None:
             return wrapped(*args, **kwargs)
 
     wrap(module, "save_model_card", save_model_card)
+
+
+def _sampler_of(model: Any) -> str:
+    """What the run is validated with, in a word."""
+    by_itself = model.twinflow_model.family.stepped_by != "scheduler"
+    return "Euler" if by_itself else type(model.twinflow_model.scheduler()).__name__
 
 
 def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
@@ -110,8 +119,12 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     full, seed = config.model_type == "full", config.validation_seed or config.seed or 42
     base = metadata._model_card_base_model(config) if config.push_to_hub else config.pretrained_model_name_or_path
     dtype = str(config.weight_dtype).removeprefix("torch.")
+    sizes = [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
+    read, pixels = source if full else base, math.prod(int(size.split("=")[1]) for size in sizes)
     imports = ["import torch", "from diffusers import DiffusionPipeline"]
-    loading = [f"pipeline = DiffusionPipeline.from_pretrained({source if full else base!r}, torch_dtype=torch.{dtype})"]
+    loading = [f"pipeline = DiffusionPipeline.from_pretrained({read!r}, torch_dtype=torch.{dtype})"]
+    if (reader := reader_of(model, read, dtype, source, pixels)) is not None:
+        imports, loading = ["import torch", *reader.imports], [*reader.loading]
     lycoris = lycoris_of(model) is not None
     if lycoris:
         imports.append("from lycoris import create_lycoris_from_weights")
@@ -122,11 +135,13 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         network = f"pipeline.{model.MODEL_TYPE.value}"
         loading.append(f"adapter, _ = create_lycoris_from_weights(1.0, {file}, {network})\nadapter.merge_to()")
     elif not full:
-        loading.append(f"pipeline.load_lora_weights({source!r})")
+        loading += reader.adapter if reader and reader.adapter else [f"pipeline.load_lora_weights({source!r})"]
 
     stock, asked = stock_scheduler_of(model), f"num_inference_steps={steps}"
     times = ", ".join(f"{name}={value!r}" for name, value in model.twinflow_model.sampling_times.items())
-    if stock is None:
+    if reader is not None and reader.note is not None:
+        note = reader.note
+    elif stock is None:
         ours, note = type(model.twinflow_model.scheduler()), NEEDS_PLUGIN
         imports.append(f"from {ours.__module__} import {ours.__name__}")
         # A flow keeps to the trained sigmas, whatever shift the base model's scheduler has.
@@ -140,19 +155,20 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         else:
             note, settings = STOCK_ALONE, stock_settings(stock)
         if not full:  # a full model's pipeline brings its scheduler
-            imports[1] += f", {type(stock).__name__}"
+            place = next(place for place, line in enumerate(imports) if line.startswith("from diffusers import"))
+            imports[place] += f", {type(stock).__name__}"
             loading.append(f"pipeline.scheduler = {type(stock).__name__}({settings})")
 
     if lycoris:
         note = note.replace("needs diffusers alone", "needs diffusers and lycoris-lora alone")
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
-    given: dict[str, Any] = {"prompt": prompt}
-    sizes = [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
+    given: dict[str, Any] = {"prompt": model.convert_prompts_to_json([prompt])[0]}
     if sized := model.twinflow_model.family.prompt_has_size:
         imports.append("from diffusers.pipelines.cosmos import pipeline_cosmos3_omni")
         code, given = worded(model, prompt, **{name: int(value) for name, value in (size.split("=") for size in sizes)})
         loading += code
     arguments = [*(f"{name}={value!r}" for name, value in given.items()), asked, *_call_arguments(model), *sizes]
+    arguments += reader.arguments if reader else ()
     images, save = "images[0]", 'model_output.save("output.png")'
     if film := [] if sized else _film_arguments(model):
         images = "frames[0]"

@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
+from simpletuner_twinflow.host.drawing.own_steps import arguments_of_steps
 from simpletuner_twinflow.host.run import argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.families import FAMILIES
@@ -52,6 +53,7 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
         settled |= dict.fromkeys(STEPS & settled.keys(), steps)
         if "guidance_scale" in settled:
             settled["guidance_scale"] = sampling_guidance(model)
+        settled |= arguments_of_steps(model, steps)
         if (guider := getattr(model.pipeline, "guider", None)) is not None:
             guider.disable()  # a guider at scale 0 would follow no prompt at all
         return settled

@@ -110,6 +110,14 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     family = FAMILIES.get(str(config.get("model_family")))
     if ours and family is not None and family.makes_sound:
         dataset_rows += conflict_rows.SOUND_CONFLICTS
+    noises_anew = options.target_step_count > 1 and options.time_conditioning != "training_only"
+    if ours and family is not None and family.stepped_by != "scheduler" and noises_anew:
+        yield (
+            f"twinflow_target_step_count is {options.target_step_count} and twinflow_time_conditioning "
+            f"{shown(options.time_conditioning)} with model_family {shown(config['model_family'])}: such a model is "
+            "noised anew between its steps, and the family's pipeline, which makes its steps itself, cannot. Way out: "
+            'set twinflow_time_conditioning to "training_only", or twinflow_target_step_count to 1.'
+        )
     yield from _dataset_problems(config.get("data_backend_config"), dataset_rows)
     # A model that is neither a flow nor bridged has its line above.
     if ours and (flow or bridged) and (reason := unsupported_reason(config, flow=flow)):

@@ -2,45 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-
-class Refusal(NamedTuple):
-    """A value of a host key that a family cannot be trained with."""
-
-    key: str
-    value: str  # a regular expression for the whole value
-    reason: str
-    way_out: str
-    model_type: str | None = None  # refused with this one only
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """What the host's classes do not tell of a family."""
-
-    time_embedding: str  # submodule of the network; its output embeds the time
-    time_unit: int = 1000  # what the network calls the time of noise, 1 or 1000
-    rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
-    # Where time is 1 - t. "network": in network and pipeline, which the host's converter of times does not know.
-    # "batch": also in batch["sigmas"], which it knows.
-    invert_sigmas: Literal["no", "network", "batch"] = "no"
-    # Whether the host has time and batch["sigmas"] run towards the data in training alone: the network and its pipeline
-    # have the time 1 at noise, and that is what TwinFlow trains.
-    trained_backwards: bool = False
-    one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
-    prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
-    makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
-    whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
-    reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
-    text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
-    unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
-    prompt_length: int | None = None  # tokens of a prompt, where the host ignores its config
-    embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
-    network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
-    refusals: tuple[Refusal, ...] = ()
-
+from simpletuner_twinflow.host.settings.family import Family, Refusal
 
 FAMILIES = {
     "sd3": Family(time_embedding="time_text_embed.timestep_embedder"),
@@ -87,7 +51,16 @@ FAMILIES = {
     "flux3_image": Family(
         time_embedding="timestep_embedder",
         time_unit=1,
-        refusals=(Refusal("model_flavour", "klein", "its network has a target time of its own", 'use "klein-base"'),),
+        knows_target_time=True,
+        refusals=(
+            Refusal(
+                "twinflow_time_conditioning",
+                "signed_time|none",
+                "its network has a target time of its own, which its pipeline gives it and this leaves out of training",
+                'set it to "training_only"',
+                flavour="klein",
+            ),
+        ),
     ),
     "krea2": Family(time_embedding="time_embed", time_unit=1, prompt_length=512),
     "ernie": Family(time_embedding="time_embedding"),
@@ -114,6 +87,53 @@ FAMILIES = {
                 "signed_time",
                 "the host keeps its time above 0",
                 'set it to "training_only"',
+            ),
+        ),
+    ),
+    "ideogram": Family(
+        time_embedding="t_embedding",
+        time_unit=1,
+        stepped_by="call",
+        asked_in_shares=True,
+        unguided_scale=1.0,
+        prompt_length=2048,
+        refusals=(
+            Refusal("model_type", "full|None|", "the host cannot save its network", 'set it to "lora"'),
+            Refusal(
+                "lora_type",
+                "lycoris",
+                "its file would name the host's layers, which the network of diffusers has under other names",
+                'set it to "standard"',
+                model_type="lora",
+            ),
+        ),
+    ),
+    # Its blocks see this embedding of the time beside one with weights of its own.
+    "anima": Family(
+        time_embedding="core.time_embed.t_embedder",
+        time_unit=1,
+        chooses_sampler=True,
+        unguided_scale=1.0,
+        text_destinations={"t5xxl_ids": ("t5xxl_ids",), "t5xxl_weights": ("t5xxl_weights",)},
+    ),
+    # Its network knows no time: target time and sign join the tokens of the picture.
+    "zlab_i1": Family(
+        time_embedding="x_embedder",
+        stepped_by="even",
+        ignores_time=True,
+        refusals=(
+            Refusal(
+                "twinflow_time_conditioning",
+                "signed_time",
+                "its network makes nothing of the time that it is given",
+                'set it to "training_only"',
+            ),
+            Refusal(
+                "use_ema",
+                "True|true",
+                "the host averages a part of the network's weights, and fails when it saves the averages",
+                "train a LoRA, or set it to false and twinflow_allow_no_ema_teacher to true",
+                model_type="full",
             ),
         ),
     ),
@@ -170,38 +190,11 @@ REFUSED = {  # the host's other families, and why
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "minimaxmusic": "it has not been proven with music",
-    "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
-    "zlab_i1": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
-    "anima": "its pipeline steps with samplers of its own, so the few-step scheduler cannot take their place",
     "wan_s2v": "it has not been proven with speech",
     "infinitetalk": "it has not been proven with speech",
     "cosmos": "it predicts clean samples of another noise process",
     "heartmula": "it predicts tokens, not a flow",
 }
-
-
-class Assisted(NamedTuple):
-    """Flavours of a family that the host trains with a frozen adapter on, and draws with the adapter off."""
-
-    default_flavour: str  # of the family
-    paths: Mapping[str, str | None]  # flavour -> the adapter it has by default
-
-
-_Z_IMAGE = "ostris/zimage_turbo_training_adapter"
-ASSISTED = {
-    "boogu_image": Assisted("v0.1-turbo", {"v0.1-turbo": None, "v0.1-turbo-fp8": None}),
-    "ernie": Assisted("base", {"turbo": None}),
-    "flux": Assisted("krea", {"schnell": "ostris/FLUX.1-schnell-training-adapter"}),
-    "flux3_image": Assisted("klein-base", {"klein": "SimpleTuner/flux-3-klein-image-training-assistant"}),
-    "qwen_image": Assisted("v2.1", {"v2.0": None, "v2.1": "SimpleTuner/Qwen-Image-2.1-training-assistant-v3"}),
-    "z_image": Assisted("turbo-ostris-v2", {"turbo": _Z_IMAGE, "turbo-ostris-v2": _Z_IMAGE}),
-}
-# Measured in docs/families.md.
-ASSISTANT = (
-    "assistant_lora_path is {path!r} (the host's default for some flavours): a frozen adapter that is on in training "
-    "and off in drawing, so that the few-step model would be learnt on one network and drawn with another. "
-    "Set disable_assistant_lora to true, which trains the network that is drawn with, or use another model_flavour."
-)
 
 
 def predicts_flow(config: Mapping[str, Any]) -> bool:
@@ -232,23 +225,11 @@ def unsupported_reason(config: Mapping[str, Any], *, flow: bool) -> str | None:
     for refusal in (FAMILIES if flow else DIFFUSION_FAMILIES)[str(name)].refusals:
         if refusal.model_type not in (None, config.get("model_type", "full")):
             continue
+        if refusal.flavour not in (None, config.get("model_flavour")):
+            continue
         if re.fullmatch(refusal.value, str(config.get(refusal.key))):
             return (
                 f"{refusal.key} is {config.get(refusal.key)!r} with model_family {config['model_family']!r}, which "
                 f"TwinFlow does not train: {refusal.reason}. Way out: {refusal.way_out}."
             )
     return None
-
-
-def assistant_of(config: Mapping[str, Any]) -> str | None:
-    """The frozen adapter that the host would train this run with, if any."""
-    assisted = ASSISTED.get(str(config.get("model_family")))
-    disabled = str(config.get("disable_assistant_lora")).lower() in ("true", "1", "yes", "on")  # as given or parsed
-    if assisted is None or config.get("model_type") != "lora" or disabled:
-        return None
-    flavour = str(config.get("model_flavour") or "")
-    if not flavour and not config.get("pretrained_model_name_or_path"):
-        flavour = assisted.default_flavour
-    if flavour not in assisted.paths:
-        return None
-    return config.get("assistant_lora_path") or assisted.paths[flavour]

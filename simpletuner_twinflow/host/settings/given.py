@@ -15,9 +15,9 @@ from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import argument
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
+from simpletuner_twinflow.host.settings.assistants import assistant_of
 from simpletuner_twinflow.host.settings.conflict_rows import is_set
 from simpletuner_twinflow.host.settings.conflicts import conflicts
-from simpletuner_twinflow.host.settings.families import assistant_of
 from simpletuner_twinflow.options import NAME, PREFIX, TwinFlowOptions, from_text, misspelt
 
 KEYS = TwinFlowOptions.keys()

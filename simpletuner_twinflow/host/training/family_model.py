@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import options_of
-from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.settings.assistants import ASSISTANT
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.training.anima import AnimaTwinFlowScheduler
 from simpletuner_twinflow.host.training.batches import (
     DESTINATIONS,
     refuse_untrained,
@@ -28,7 +30,7 @@ from simpletuner_twinflow.method.time_conditioning import TimeConditioning
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS
 from simpletuner_twinflow.sampling.schedule import JUMPS, TrainedTimes, trained_times
-from simpletuner_twinflow.sampling.stock import stock_scheduler
+from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_scheduler_of_spaced_sigmas
 
 
 class FamilyModel:
@@ -165,7 +167,8 @@ class FamilyModel:
 
     def scheduler(self) -> SchedulerMixin:
         """The few-step sampler for this run's model, at times that the run's dtype can hold."""
-        return TwinFlowScheduler(**self.sampling_times)
+        kind = AnimaTwinFlowScheduler if self.family.chooses_sampler else TwinFlowScheduler
+        return kind(**self.sampling_times)
 
     @property
     def sampling_times(self) -> dict[str, Any]:
@@ -173,26 +176,32 @@ class FamilyModel:
         times: dict[str, Any] = {}
         if not self.steps_are_conditioned:
             times |= JUMPS
+        elif self.family.stepped_by == "even":
+            times["sigma_min"] = 0.0
         if self.family.invert_sigmas != "no":
             times |= {"invert_sigmas": True, "num_train_timesteps": 1}
-        if self.model.config.weight_dtype != torch.float32:
+        if self.model.config.weight_dtype != torch.float32 and not self.family.ignores_time:
             times["time_dtype"] = str(self.model.config.weight_dtype).removeprefix("torch.")
             if self.family.time_unit == 1:
                 times["time_unit"] = 1
         return times
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
-        """The stock diffusers scheduler closest to it, for this many steps; None where none is close."""
-        if self.family.invert_sigmas != "no":
+        """The stock diffusers scheduler closest to it, for this many steps; None where none is close, or asked for."""
+        if self.family.invert_sigmas != "no" or self.family.stepped_by == "even" or self.family.chooses_sampler:
             return None
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
         fresh_noise = not self.steps_are_conditioned
+        if self.family.stepped_by == "call":
+            return stock_scheduler_of_spaced_sigmas()
         return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=fresh_noise)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The family's own timesteps of the times t."""
         if self.family.invert_sigmas == "network":
             return 1 - t
+        if self.family.asked_in_shares:
+            return t
         if self.family.trained_backwards:
             return 1000 * t
         if self._reference_timesteps is None:

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from simpletuner_twinflow.errors import TwinFlowError
 from simpletuner_twinflow.host.seams import changed, set_on
-from simpletuner_twinflow.host.settings.families import Family
+from simpletuner_twinflow.host.settings.family import Family
 from simpletuner_twinflow.method.batch import ONE_STEP
 from simpletuner_twinflow.method.time_conditioning import (
     NegativeTimeEmbedding,
@@ -20,6 +20,7 @@ from simpletuner_twinflow.method.time_conditioning import (
 TARGET_TIME = "twinflow_target_time"  # batch key, and name of the module
 NEGATIVE_TIME = "twinflow_negative_time"  # name of the module
 SIGN = "twinflow_sign"  # batch key
+OWN_TARGET_TIME = "target_timestep"  # argument of the networks that know one
 TIME_CONDITIONING = (TARGET_TIME, NEGATIVE_TIME)  # the network's submodules that only training needs
 
 
@@ -31,7 +32,8 @@ def add_modules(network: nn.Module, family: Family, step_times: tuple[float, ...
     reference = next(network.parameters())
     # By what they have, not by class: quantised and streamed layers are no `nn.Linear`.
     layers = network.get_submodule(family.time_embedding).modules()
-    width = [int(layer.out_features) for layer in layers if hasattr(layer, "out_features")][-1]  # type: ignore[arg-type]
+    widths = [getattr(layer, "out_features", getattr(layer, "out_channels", None)) for layer in layers]
+    width = [int(found) for found in widths if found is not None][-1]
     target_time, negative_time = TargetTimeEmbedding(width, step_times), NegativeTimeEmbedding(width)
     for name, module in ((TARGET_TIME, target_time), (NEGATIVE_TIME, negative_time)):
         network.add_module(name, module.to(device=reference.device, dtype=reference.dtype))
@@ -60,11 +62,29 @@ def attach(model: Any, family: Family, sigma: Any, step_times: tuple[float, ...]
         if family.one_sample_a_pass:
             with each_sample_at(model, time_conditioning, times):
                 return predict(prepared_batch, *args, **kwargs)
+        if family.knows_target_time:
+            with time_conditioning.times(*times), own_target_time(network, times.r):
+                return predict(prepared_batch, *args, **kwargs)
         with time_conditioning.times(*times):
             return predict(prepared_batch, *args, **kwargs)
 
     set_on(model, "model_predict", model_predict)
     return time_conditioning
+
+
+@contextmanager
+def own_target_time(network: nn.Module, r: Tensor) -> Iterator[None]:
+    """Inside this block a network that knows a target time is given r, (B,), and not the time, as the host gives it."""
+
+    def with_target(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        known = kwargs.get(OWN_TARGET_TIME) is not None
+        return args, kwargs | ({OWN_TARGET_TIME: r} if known else {})
+
+    handle = network.register_forward_pre_hook(with_target, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

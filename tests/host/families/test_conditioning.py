@@ -58,9 +58,12 @@ def test_untrained_conditioning_leaves_the_pretrained_network_as_it_is(family, f
     adapter = family_model_of(model)
     batch = host_batch(model)
     t = adapter.sigma(batch)
-    there = adapter.at(batch, batch["noisy_latents"], t, t / 2, -torch.ones_like(t))
+    target = t if ZOO[family].own_target_time else t / 2  # the host asks a network that knows one at its time
+    there = adapter.at(batch, batch["noisy_latents"], t, target, -torch.ones_like(t))
     hosts = batch["timesteps"].float()
     asked = 1000 - hosts if adapter.family.trained_backwards else hosts
+    if not ZOO[family].thousandths_in_batch:
+        asked = hosts / 1000
     torch.testing.assert_close(there["timesteps"].float(), asked, rtol=1e-5, atol=0)
     there["timesteps"] = batch["timesteps"]
     assert torch.equal(adapter.model.model_predict(prepared_batch=dict(there))["model_prediction"].float(), expected)
@@ -83,6 +86,18 @@ def test_time_target_time_and_sign_reach_the_network(family, folder):
         for name, changed in changes.items():
             assert (changed - here).flatten(1).abs().amax(dim=1).min() > 1e-4, name
         assert torch.equal(velocity(adapter, batch, 0.8, 0.0), before), "r = 0 on positive time is the network's own"
+
+
+@pytest.mark.parametrize("family", [family for family, tiny in ZOO.items() if tiny.own_target_time])
+def test_network_that_knows_a_target_time_is_given_that_of_each_row(family, folder):
+    model = host_model(family, folder)
+    adapter = family_model_of(model)
+    batch = host_batch(model)
+    t, r = torch.tensor([0.9, 0.7, 0.5, 1.0]), torch.tensor([0.0, 0.3, 0.5, 0.25])
+    given = received(model, adapter.at(batch, batch["noisy_latents"], t, r, torch.ones_like(t)))
+    torch.testing.assert_close(given[ZOO[family].own_target_time].flatten(), r)
+    there = received(model, adapter.at_own_times(batch))
+    torch.testing.assert_close(there[ZOO[family].own_target_time].flatten(), adapter.sigma(batch), rtol=1e-5, atol=0)
 
 
 @families
@@ -127,7 +142,7 @@ def test_gradients_of_the_conditioning_are_the_same_with_gradient_checkpointing(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-@families
+@pytest.mark.parametrize("family", [family for family, tiny in ZOO.items() if tiny.made_anew])
 def test_network_made_anew_from_its_configuration_has_the_same_parameters(family, folder):
     """The host fills such a network with the averaged weights, one by one and in order, to save them."""
     model = host_model(family, folder)
@@ -168,7 +183,7 @@ def test_signed_time_is_one_negative_or_positive_timestep(family, folder):
         assert (velocity(adapter, batch, 0.8, 0.4) - velocity(adapter, batch, 0.8, 0.2)).abs().max() > 1e-4
 
 
-@families
+@pytest.mark.parametrize("family", [family for family, tiny in ZOO.items() if tiny.untimed])
 @torch.no_grad()
 def test_without_time_conditioning_only_the_time_reaches_the_network(family, folder):
     off = {"twinflow_time_conditioning": "none", "twinflow_adversarial_enabled": False}
@@ -177,7 +192,8 @@ def test_without_time_conditioning_only_the_time_reaches_the_network(family, fol
     batch = host_batch(model)
     assert adapter.time_conditioning_modules() == {}
     assert torch.equal(velocity(adapter, batch, 0.8, 0.4), velocity(adapter, batch, 0.8, 0.0))
-    assert (velocity(adapter, batch, 0.8, 0.4) - velocity(adapter, batch, 0.6, 0.4)).abs().max() > 1e-4
+    moved = (velocity(adapter, batch, 0.8, 0.4) - velocity(adapter, batch, 0.6, 0.4)).abs().max()
+    assert moved == 0 if ZOO[family].ignores_time else moved > 1e-4
 
 
 def test_no_time_conditioning_with_the_adversarial_branch_is_refused(folder):

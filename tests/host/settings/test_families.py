@@ -6,8 +6,8 @@ import pytest
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow import TwinFlowConfigError
+from simpletuner_twinflow.host.settings.assistants import ASSISTED
 from simpletuner_twinflow.host.settings.families import (
-    ASSISTED,
     DIFFUSION_FAMILIES,
     FAMILIES,
     REFUSED,
@@ -22,7 +22,6 @@ from testbed.host_models.zoo import ZOO, family_of
 pytestmark = pytest.mark.usefixtures("in_folder")
 VALUES = [
     ("flux", "flux_guidance_mode", "random-range", "constant"),
-    ("flux3_image", "model_flavour", "klein", "klein-base"),
     ("wan", "model_flavour", "i2v-14b-2.2-high", "one network"),
     ("wan", "model_flavour", "i2v-14b-2.2-low", "one network"),
     ("wan", "model_flavour", "animegen-t2v-high", "one network"),
@@ -30,7 +29,11 @@ VALUES = [
     ("cosmos3", "model_flavour", "super-i2v", "super"),
     ("cosmos3", "model_type", "full", "lycoris"),
     ("omnigen", "twinflow_time_conditioning", "signed_time", "training_only"),
+    ("zlab_i1", "twinflow_time_conditioning", "signed_time", "training_only"),
+    ("ideogram", "model_type", "full", "lora"),
 ]
+STEPS_ITSELF = sorted(name for name, family in FAMILIES.items() if family.stepped_by != "scheduler")
+UNTRAINED_TIME = {"twinflow_time_conditioning": "none", "twinflow_adversarial_enabled": False}
 
 
 def test_every_flow_family_of_the_host_is_trained_or_refused_for_a_reason():
@@ -74,6 +77,39 @@ def test_value_that_a_family_cannot_be_trained_with_is_refused(family, key, valu
         host_config(family, folder, **{key: value})
     for words in (f"{key} is '{value}'", family, way_out):
         assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("family", STEPS_ITSELF)
+def test_several_steps_with_fresh_noise_are_refused_of_a_pipeline_that_steps_by_itself(family, folder):
+    given, several = ZOO[family].config, {"twinflow_target_step_count": 2}
+    with pytest.raises(TwinFlowConfigError, match=f"twinflow_target_step_count is 2 .*{family}.*training_only"):
+        host_config(family, folder, **given | several | UNTRAINED_TIME)
+    host_config(family, folder, **given | several)
+    host_config(family, folder, **given | UNTRAINED_TIME)
+    host_config("sd3", folder, **several | UNTRAINED_TIME)
+
+
+@pytest.mark.parametrize("mode", ["signed_time", "none"])
+def test_network_that_knows_a_target_time_is_refused_where_none_is_trained(mode, folder):
+    given = {"twinflow_time_conditioning": mode, "twinflow_adversarial_enabled": mode != "none"}
+    with pytest.raises(TwinFlowConfigError, match=f"twinflow_time_conditioning is '{mode}' .*its pipeline gives it"):
+        host_config("flux3_image", folder, model_flavour="klein", **given)
+    host_config("flux3_image", folder, model_flavour="klein-base", **given)
+    host_config("flux3_image", folder, model_flavour="klein")
+
+
+@pytest.mark.parametrize("written", [True, "true"])
+def test_averages_of_i1_that_the_host_cannot_save_are_refused_in_a_full_fine_tune(written, folder):
+    given = {"model_family": "zlab_i1", "use_ema": written}
+    assert "use_ema is" in (unsupported_reason(given, flow=True) or "")
+    assert unsupported_reason(given | {"model_type": "lora"}, flow=True) is None
+    assert unsupported_reason(given | {"use_ema": False}, flow=True) is None
+
+
+def test_lycoris_of_ideogram_is_refused_and_an_adapter_is_not(folder):
+    with pytest.raises(TwinFlowConfigError, match=r"lora_type is 'lycoris' with model_family 'ideogram'.*\"standard\""):
+        host_config("ideogram", folder, model_type="lora", lora_type="lycoris")
+    host_config("ideogram", folder, model_type="lora")
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *DIFFUSION_FAMILIES])
