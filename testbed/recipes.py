@@ -65,6 +65,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "krea2": {},
     "hidream": {**SHORT_PROMPT},
     "ltxvideo": {**FILM, **SHORT_PROMPT},
+    # The host takes an encoder of prompts that it is not told of from the hub.
+    "ltxvideo2": {**FILM, "pretrained_gemma_model_name_or_path": MODEL},
     # Its network's two halves, without which the host takes them from the hub.
     "cosmos3": {
         "model_flavour": "nano",

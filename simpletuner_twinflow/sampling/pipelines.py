@@ -55,6 +55,8 @@ PIPELINES = {
     "Krea2Pipeline": UNIT,
     "LongCatImagePipeline": UNIT,
     "LongCatImageEditPipeline": UNIT_EDITS,
+    "LTX2Pipeline": PipelineKind(unguided_scale=1.0, video=True),
+    "LTX2ImageToVideoPipeline": PipelineKind(unguided_scale=1.0, video=True, needs_image=True),
     "LTXPipeline": VIDEO,
     "LTXImageToVideoPipeline": ANIMATES,
     "LTXConditionPipeline": VIDEO,
@@ -93,6 +95,7 @@ EVEN_SIGMAS = frozenset(
     for name in (
         *("Chroma", "ErnieImage", "Flux", "FluxKontext", "Flux2", "Flux2Klein", "Flux3Image", "HunyuanVideo15"),
         *("HunyuanVideo15ImageToVideo", "Krea2", "LongCatImage", "LongCatImageEdit", "LTX", "LTXImageToVideo"),
+        *("LTX2", "LTX2ImageToVideo"),
         *("Lumina2", "Lumina2Text2Img", "MageFlow", "QwenImage", "QwenImage21", "QwenImageEdit", "QwenImageEditPlus"),
         *("ZImage", "ZImageOmni"),
     )

@@ -6,6 +6,7 @@ given for the time t (t = 1 is noise), and whether it returns z - x (+1) or x - 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from testbed.pipelines import ltx2
 from testbed.pipelines.cosmos3 import cosmos3
 
 WORDS = 5  # tokens of a prompt
@@ -120,6 +122,28 @@ def parts_of_hunyuanvideo() -> dict[str, Any]:
     return {"guider": ClassifierFreeGuidance(guidance_scale=0.0)}
 
 
+def parts_of_ltxvideo2() -> dict[str, Any]:
+    """Its pipeline makes what the network is given of a prompt, and reads the latents' statistics."""
+    return {"connectors": _connectors(), "vae": ltx2.video_vae(), "audio_vae": ltx2.audio_vae()}
+
+
+@torch.no_grad()
+def connected(text: Mapping[str, Tensor]) -> Tensor:
+    """What LTX-Video 2's network is given of a prompt, (1, WORDS, width)."""
+    given: Tensor = _connectors()(text["prompt_embeds"], text["attention_masks"])[0]
+    return given
+
+
+def _connectors() -> Any:
+    """In the host's class."""
+    from simpletuner.helpers.models.ltxvideo2.connectors import LTX2TextConnectors
+
+    stock = ltx2.connectors()
+    hosts = LTX2TextConnectors.from_config(stock.config)
+    hosts.load_state_dict(stock.state_dict())
+    return hosts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tiny:
     """A family at tiny size."""
@@ -144,6 +168,9 @@ class Tiny:
     draws: bool = True  # whether its pipeline is in the suite
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
+    writes: Callable[[Path], None] = lambda folder: None  # what the host loads beside the network
+    # What the network is given as "encoder_hidden_states" of what is cached, where the model makes it anew.
+    given: Callable[[Mapping[str, Tensor]], Tensor] | None = None
 
 
 EMBEDS = {"prompt_embeds": (1, WORDS, 16), "attention_masks": "mask"}
@@ -158,6 +185,7 @@ def cached_text(text: Mapping[str, tuple[int, ...] | str | ReadPrompt], prompt: 
     made = {
         "mask": mask.unsqueeze(0),
         "row of mask": mask,
+        "mask on the right": mask.flip(0).unsqueeze(0),  # of a prompt padded on the left
         "float mask": mask.float().unsqueeze(0),
         "ids": torch.zeros(WORDS, 3),
     }

@@ -32,6 +32,7 @@ class Family:
     one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
     prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
+    beside_silence: bool = False  # whether its network is given sound in each pass: silence, noised as the video is
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
@@ -149,6 +150,10 @@ FAMILIES = {
     ),
 }
 
+FAMILIES["ltxvideo2"] = Family(
+    time_embedding="time_embed.emb.timestep_embedder", makes_sound=True, beside_silence=True, unguided_scale=1.0
+)
+
 # The host's second names of the same classes.
 FAMILIES |= {name.replace("_", "-"): FAMILIES[name] for name in ("kandinsky5_image", "kandinsky5_video")}
 
@@ -166,7 +171,6 @@ DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
 
 REFUSED = {  # the host's other families, and why
     "longcat_video": "its pipeline takes no prompt embeddings, so that validation could not draw with it",
-    "ltxvideo2": "it makes picture and sound at once, each with noise and a loss of its own",
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "minimaxmusic": "it has not been proven with music",
