@@ -166,6 +166,7 @@ class Tiny:
     signed_time: bool = True  # whether its time can be negative
     conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
     draws: bool = True  # whether its pipeline is in the suite
+    clean_first: bool = False  # whether its sample's tokens come after those of a picture without noise
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
     writes: Callable[[Path], None] = lambda folder: None  # what the host loads beside the network

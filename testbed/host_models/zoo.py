@@ -46,6 +46,7 @@ ZOO = PLAIN | {
             "conditioning_type": "reference_strict",
         },
         config={"pretrained_vae_model_name_or_path": "networks/ltxvideo2 reference"},
+        clean_first=True,
     ),
     "kandinsky5_video i2v": edited(
         "kandinsky5_video",

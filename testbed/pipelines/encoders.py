@@ -80,10 +80,10 @@ def gemma2() -> transformers.Gemma2Model:
 def gemma3(layers: int) -> transformers.Gemma3ForConditionalGeneration:
     """Gemma 3 with eyes. Args: layers: of the text part."""
     text = _DECODER | {"vocab_size": len(characters(*GEMMA_TOKENS)), "num_hidden_layers": layers, "sliding_window": 512}
-    vision = _VISION | {"num_hidden_layers": 1, "image_size": 28, "patch_size": 14}
+    vision = {"hidden_size": WIDTH, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
     config = transformers.Gemma3Config(
         text_config=text | {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2},
-        vision_config={name: vision[name] for name in vision if name not in ("depth", "num_heads", "out_hidden_size")},
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
     )
     return apart(transformers.Gemma3ForConditionalGeneration(config))
 
