@@ -26,6 +26,7 @@ from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.hub import FROM_HUB, put
 from testbed.pipelines import write
+from testbed.pipelines.ltx2 import connected
 from testbed.recipes import COMMON, FAMILIES, MODEL, TWINFLOW
 from testbed.stock import CONDITION, run_without_plugin_and_host
 from testbed.trainer import ROOT, cpu_environment, write_run
@@ -144,7 +145,8 @@ def prompt(passage: Passage) -> None:
     folder = passage.folder("twinflow")
     given = torch.load(folder / CONDITION)
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]
-    trained = [_embeddings(entry) for entry in cached]
+    connectors = passage.root / "models" / passage.name / "connectors"
+    trained = [connected(entry, connectors) if connectors.exists() else _embeddings(entry) for entry in cached]
     if not any(all(any(_same(*pair) for pair in product(forms, given)) for forms in prompt) for prompt in trained):
         shapes = [[tuple(tensor.squeeze().shape) for tensor in tensors] for tensors in (*trained[0], given)]
         raise StageError(f"trained with {shapes[:-1]}, the card's code with {shapes[-1]}")

@@ -17,6 +17,7 @@ from simpletuner_twinflow.host.run import active_options, argument, exported_wei
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.host.training.lycoris import lycoris_of
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.pipelines import without_further_guidance
 from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_settings,
     stock_settings,
@@ -184,6 +185,7 @@ def _call_arguments(model: Any) -> list[str]:
     config, host_class = model.config, model.PIPELINE_CLASSES[model.DEFAULT_PIPELINE_TYPE]
     accepted = inspect.signature(getattr(diffusers, host_class.__name__, host_class).__call__).parameters
     given = {"guidance_scale": sampling_guidance(model)}
+    given |= without_further_guidance(accepted)
     given |= {name: 1.0 for name in sorted(REAL_GUIDANCE & accepted.keys()) if accepted[name].default != 1.0}
     if length := model.twinflow_model.family.prompt_length or config.tokenizer_max_length:
         given["max_sequence_length"] = length
@@ -200,4 +202,7 @@ def _film_arguments(model: Any) -> list[str]:
         return []
     asked = model.update_pipeline_call_kwargs({"num_inference_steps": 1, "guidance_scale": 0.0})
     length = [f"{name}={value!r}" for name, value in asked.items() if name in ("num_frames", "frames") and value]
+    # A network that knows its frames' places in seconds is drawn with at the rate that it is trained at.
+    if "frame_rate" in asked:
+        length.append(f"frame_rate={asked['frame_rate']!r}")
     return [*length, "output_type='pil'"]
