@@ -33,6 +33,7 @@ class Family:
     prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
     beside_silence: bool = False  # whether its network is given sound in each pass: silence, noised as the video is
+    gives_frames: bool = False  # whether the host's keys give it parts of a video; see training/given_frames.py
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
@@ -151,7 +152,20 @@ FAMILIES = {
 }
 
 FAMILIES["ltxvideo2"] = Family(
-    time_embedding="time_embed.emb.timestep_embedder", makes_sound=True, beside_silence=True, unguided_scale=1.0
+    time_embedding="time_embed.emb.timestep_embedder",
+    makes_sound=True,
+    beside_silence=True,
+    gives_frames=True,
+    unguided_scale=1.0,
+    refusals=(
+        Refusal("validation_audio_only", "(?i)true|1|yes|on", "validation would draw no video", "set it to false"),
+        Refusal(
+            "ltx2_validation_pipeline_mode",
+            r"(?i)\s*spatial-upscale\s*",
+            "its second stage draws at sigmas that are not those that TwinFlow trains",
+            'set it to "trained-stage"',
+        ),
+    ),
 )
 
 # The host's second names of the same classes.
