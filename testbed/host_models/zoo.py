@@ -36,7 +36,7 @@ ZOO = PLAIN | {
         PLAIN["ltxvideo2"],
         network=PLAIN["ltxvideo2"].network
         | dict.fromkeys(("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod"), True),
-        config={"pretrained_vae_model_name_or_path": "networks/ltxvideo2 2.3"},
+        config=PLAIN["ltxvideo2"].config | {"pretrained_vae_model_name_or_path": "networks/ltxvideo2 2.3"},
     ),
     "ltxvideo2 reference": edited(
         "ltxvideo2",
@@ -45,7 +45,7 @@ ZOO = PLAIN | {
             "conditioning_latents": torch.full((rows, 128, 1, 2, 2), 0.3),
             "conditioning_type": "reference_strict",
         },
-        config={"pretrained_vae_model_name_or_path": "networks/ltxvideo2 reference"},
+        config=PLAIN["ltxvideo2"].config | {"pretrained_vae_model_name_or_path": "networks/ltxvideo2 reference"},
         clean_first=True,
     ),
     "kandinsky5_video i2v": edited(

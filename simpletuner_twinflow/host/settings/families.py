@@ -158,6 +158,12 @@ FAMILIES["ltxvideo2"] = Family(
     gives_frames=True,
     unguided_scale=1.0,
     refusals=(
+        Refusal(
+            "model_type",
+            "full|None|",
+            "the host trains its text connectors along, and keeps them in neither the EMA nor a checkpoint",
+            'set it to "lora"',
+        ),
         Refusal("validation_audio_only", "(?i)true|1|yes|on", "validation would draw no video", "set it to false"),
         Refusal(
             "ltx2_validation_pipeline_mode",
