@@ -108,7 +108,7 @@ def _row(name: str, family: Family, tiny: Tiny) -> str:
 
 def _refusals(family: Family) -> list[str]:
     return [
-        f"refuses {refusal.key} {refusal.value.removesuffix('|None|')}"
+        f"refuses {refusal.key} {refusal.value.removesuffix('|None|').removeprefix('(?i)')}"
         f"{f' with model_type {refusal.model_type}' if refusal.model_type else ''}: {refusal.reason}"
         for refusal in family.refusals
     ]
@@ -122,6 +122,12 @@ def _remarks(family: Family, tiny: Tiny) -> list[str]:
         remarks.append("the host trains it with the time backwards, TwinFlow with the time of its pipelines")
     if family.makes_sound:
         remarks.append("trains pictures and silent videos; sound in the datasets is refused, and in a batch raises")
+    if family.beside_silence:
+        remarks.append(
+            "its sound is the host's silence, noised as the video is; what it sounds like in a few steps is not trained"
+        )
+    if family.gives_frames:
+        remarks.append("what the host's keys give it without noise is left out of every term; validation gives nothing")
     if family.whole_batch:
         remarks.append("a sample's answer depends on its batch, so each of TwinFlow's passes is made on all of it")
     if not tiny.checkpointing:

@@ -124,24 +124,16 @@ def parts_of_hunyuanvideo() -> dict[str, Any]:
 
 def parts_of_ltxvideo2() -> dict[str, Any]:
     """Its pipeline makes what the network is given of a prompt, and reads the latents' statistics."""
-    return {"connectors": _connectors(), "vae": ltx2.video_vae(), "audio_vae": ltx2.audio_vae()}
+    from testbed.host_models.ltx2 import connectors
+
+    return {"connectors": connectors(), "vae": ltx2.video_vae(), "audio_vae": ltx2.audio_vae()}
 
 
-@torch.no_grad()
-def connected(text: Mapping[str, Tensor]) -> Tensor:
-    """What LTX-Video 2's network is given of a prompt, (1, WORDS, width)."""
-    given: Tensor = _connectors()(text["prompt_embeds"], text["attention_masks"])[0]
-    return given
+def connected_of_ltxvideo2(text: Mapping[str, Tensor]) -> Tensor:
+    """What its network is given of a prompt, (1, WORDS, width)."""
+    from testbed.host_models.ltx2 import connected
 
-
-def _connectors() -> Any:
-    """In the host's class."""
-    from simpletuner.helpers.models.ltxvideo2.connectors import LTX2TextConnectors
-
-    stock = ltx2.connectors()
-    hosts = LTX2TextConnectors.from_config(stock.config)
-    hosts.load_state_dict(stock.state_dict())
-    return hosts
+    return connected(text)[0]
 
 
 @dataclass(frozen=True, kw_only=True)

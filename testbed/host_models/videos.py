@@ -7,7 +7,7 @@ from testbed.host_models.tiny import (
     WORDS,
     ReadPrompt,
     Tiny,
-    connected,
+    connected_of_ltxvideo2,
     parts_of_cosmos3,
     parts_of_hunyuanvideo,
     parts_of_ltxvideo2,
@@ -101,7 +101,7 @@ VIDEOS = {
         config={"model_type": "lora", "pretrained_vae_model_name_or_path": "networks/ltxvideo2"},
         parts=parts_of_ltxvideo2,
         writes=ltx2.write_beside,
-        given=connected,
+        given=connected_of_ltxvideo2,
         call={"num_frames": 9},
     ),
     "hunyuanvideo": Tiny(

@@ -73,21 +73,6 @@ def connectors(registers: int | None = None) -> LTX2TextConnectors:
         )
 
 
-@torch.no_grad()
-def connected(cached: dict[str, Any], folder: Path) -> list[list[torch.Tensor]]:
-    """What the host's network is given of a prompt for the video and for the sound, each in its one form.
-
-    Args: cached: the host's entry of a prompt; folder: of the connectors.
-    """
-    from simpletuner.helpers.models.ltxvideo2.connectors import LTX2TextConnectors
-
-    hosts = LTX2TextConnectors.from_pretrained(folder)
-    states, mask = cached["prompt_embeds"], cached["attention_masks"]
-    states, mask = states.reshape(1, *states.shape[-2:]), mask.reshape(1, -1)
-    for_video, for_sound, _ = hosts(states.float(), (1 - mask.float()) * -1e6, additive_mask=True)
-    return [[for_video], [for_sound]]
-
-
 def video_vae() -> diffusers.AutoencoderKLLTX2Video:
     """32 pixels of an edge to a latent, 8 frames to a latent after the first."""
     return diffusers.AutoencoderKLLTX2Video(

@@ -67,6 +67,28 @@ FAMILIES = {
         time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}, prompt_length=300
     ),
     "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=128),
+    "ltxvideo2": Family(
+        time_embedding="time_embed.emb.timestep_embedder",
+        makes_sound=True,
+        beside_silence=True,
+        gives_frames=True,
+        unguided_scale=1.0,
+        refusals=(
+            Refusal(
+                "model_type",
+                "full|None|",
+                "the host trains its text connectors along, and keeps them in neither the EMA nor a checkpoint",
+                'set it to "lora"',
+            ),
+            Refusal("validation_audio_only", "(?i)true", "validation would draw no video", "set it to false"),
+            Refusal(
+                "ltx2_validation_pipeline_mode",
+                "spatial-upscale",
+                "its second stage draws at sigmas that are not those that TwinFlow trains",
+                'set it to "trained-stage"',
+            ),
+        ),
+    ),
     "auraflow": Family(time_embedding="time_step_proj", time_unit=1),
     # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.
     "chroma": Family(time_embedding="distilled_guidance_layer", time_unit=1),
@@ -150,29 +172,6 @@ FAMILIES = {
         ),
     ),
 }
-
-FAMILIES["ltxvideo2"] = Family(
-    time_embedding="time_embed.emb.timestep_embedder",
-    makes_sound=True,
-    beside_silence=True,
-    gives_frames=True,
-    unguided_scale=1.0,
-    refusals=(
-        Refusal(
-            "model_type",
-            "full|None|",
-            "the host trains its text connectors along, and keeps them in neither the EMA nor a checkpoint",
-            'set it to "lora"',
-        ),
-        Refusal("validation_audio_only", "(?i)true|1|yes|on", "validation would draw no video", "set it to false"),
-        Refusal(
-            "ltx2_validation_pipeline_mode",
-            r"(?i)\s*spatial-upscale\s*",
-            "its second stage draws at sigmas that are not those that TwinFlow trains",
-            'set it to "trained-stage"',
-        ),
-    ),
-)
 
 # The host's second names of the same classes.
 FAMILIES |= {name.replace("_", "-"): FAMILIES[name] for name in ("kandinsky5_image", "kandinsky5_video")}

@@ -86,7 +86,8 @@ def test_passes_on_some_rows_are_given_what_these_rows_are(folder):
     t = torch.full((3,), 0.6)
     x = batch["noise"][list(rows)]
     calls = received(
-        model, lambda: [passes(x, t, t, torch.ones(3), PromptRows(rows, unconditional=empty)) for empty in (False, True)]
+        model,
+        lambda: [passes(x, t, t, torch.ones(3), PromptRows(rows, unconditional=empty)) for empty in (False, True)],
     )
     for _, times in calls:
         assert torch.equal(times == 0, mask[list(rows)])
