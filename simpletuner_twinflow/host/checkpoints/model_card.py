@@ -26,6 +26,10 @@ from simpletuner_twinflow.sampling.stock import (
 
 NEEDS_PLUGIN = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
 STOCK_ALONE = "This needs diffusers alone, and draws the pictures of the run's validation, to rounding."
+OTHER_PROMPTS = (
+    "This needs diffusers alone. The pictures are not quite those of the run's validation: SimpleTuner normalises this "
+    "model's prompts once more than diffusers does."
+)
 ROUNDED_TIMES = (
     "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead asks the "
     "network off the sigmas that it was trained at."
@@ -139,7 +143,8 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
             lines = (f"    {name}={value!r},\n" for name, value in stock_diffusion_settings(stock).items())
             settings = "\n" + "".join(lines)
         else:
-            note, settings = STOCK_ALONE, stock_settings(stock)
+            note = OTHER_PROMPTS if normalises_prompts_twice(model) else STOCK_ALONE
+            settings = stock_settings(stock)
         if not full:  # a full model's pipeline brings its scheduler
             imports[1] += f", {type(stock).__name__}"
             loading.append(f"pipeline.scheduler = {type(stock).__name__}({settings})")
@@ -178,6 +183,15 @@ model_output = pipeline(
 
 {note}
 """
+
+
+def normalises_prompts_twice(model: Any) -> bool:
+    """Whether this is LTX-Video 2.3 or 2.5: their connectors normalise each token, and the host all of a prompt first.
+
+    With LTX-Video 2.0, whose connectors do what the host does, the second time changes nothing.
+    """
+    connectors = getattr(model, "connectors", None)
+    return connectors is not None and bool(connectors.config.per_modality_projections)
 
 
 def _call_arguments(model: Any) -> list[str]:
