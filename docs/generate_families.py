@@ -122,7 +122,7 @@ def _time(tiny: Tiny) -> str:
 
 def _refusals(family: Family) -> list[str]:
     return [
-        f"refuses {refusal.key} {refusal.value.removesuffix('|None|').removeprefix('True|')}"
+        f"refuses {refusal.key} {refusal.value.removesuffix('|None|').removeprefix('True|').removeprefix('(?i)')}"
         f"{f' with model_flavour {refusal.flavour}' if refusal.flavour else ''}"
         f"{f' with model_type {refusal.model_type}' if refusal.model_type else ''}: {refusal.reason}"
         for refusal in family.refusals
@@ -146,6 +146,12 @@ def _remarks(family: Family, tiny: Tiny) -> list[str]:
     if family.chooses_sampler:
         remarks.append("its pipeline has samplers of its own, and is asked for the one that its scheduler makes")
     remarks += [STEPS[family.stepped_by]] if family.stepped_by in STEPS else []
+    if family.beside_silence:
+        remarks.append(
+            "its sound is the host's silence, noised as the video is; what it sounds like in a few steps is not trained"
+        )
+    if family.gives_frames:
+        remarks.append("what the host's keys give it without noise is left out of every term; validation gives nothing")
     if family.whole_batch:
         remarks.append("a sample's answer depends on its batch, so each of TwinFlow's passes is made on all of it")
     if not tiny.checkpointing:

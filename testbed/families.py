@@ -150,7 +150,7 @@ def prompt(passage: Passage) -> None:
     folder = passage.folder("twinflow")
     given = [form for tensor in torch.load(folder / CONDITION) for form in _unpadded(tensor)]
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]
-    trained = [_embeddings(entry) for entry in cached]
+    trained = [_given(entry, passage.root / "models" / passage.name) for entry in cached]
     if not any(all(any(_same(*pair) for pair in product(forms, given)) for forms in prompt) for prompt in trained):
         shapes = [[tuple(tensor.squeeze().shape) for tensor in tensors] for tensors in (*trained[0], given)]
         raise StageError(f"trained with {shapes[:-1]}, the card's code with {shapes[-1]}")
@@ -159,6 +159,15 @@ def prompt(passage: Passage) -> None:
 def _cached(file: Path) -> dict[str, Any]:
     """What the host's cache holds of a prompt; it is compressed."""
     return torch.load(io.BytesIO(gzip.decompress(file.read_bytes())))
+
+
+def _given(entry: dict[str, Any], model: Path) -> list[list[torch.Tensor]]:
+    """What a network is given of a cached prompt, as `_embeddings` has it; LTX-Video 2 makes that anew in each pass."""
+    if not (connectors := model / "connectors").exists():
+        return _embeddings(entry)
+    from testbed.host_models.ltx2 import connected_in  # SimpleTuner, which takes a while to import
+
+    return connected_in(entry, connectors)
 
 
 def _embeddings(entry: dict[str, Any]) -> list[list[torch.Tensor]]:

@@ -67,6 +67,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "krea2": {},
     "hidream": {**SHORT_PROMPT},
     "ltxvideo": {**FILM, **SHORT_PROMPT},
+    # In float32 the host's validation gives its vocoder what the VAE of the sound makes, in that one's dtype.
+    "ltxvideo2": {**FILM, "vae_dtype": "fp32"},
     # Its network's two halves, without which the host takes them from the hub.
     "cosmos3": {
         "model_flavour": "nano",

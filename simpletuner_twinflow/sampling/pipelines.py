@@ -13,6 +13,17 @@ from simpletuner_twinflow.errors import TwinFlowError
 EMBEDDED_GUIDANCE = 1.0  # SimpleTuner's default of flux_guidance_value, for networks that embed the scale
 REAL_GUIDANCE = ("true_cfg_scale", "guidance_scale_real")  # beside an embedded scale; 1 is the prompt alone
 
+# Further kinds of guidance, which some pipelines have on by default, each at the value that leaves it out.
+FURTHER_GUIDANCE = {
+    "guidance_rescale": 0.0,
+    "stg_scale": 0.0,
+    "modality_scale": 1.0,
+    "audio_guidance_scale": 1.0,
+    "audio_guidance_rescale": 0.0,
+    "audio_stg_scale": 0.0,
+    "audio_modality_scale": 1.0,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineKind:
@@ -58,6 +69,8 @@ PIPELINES = {
     "Krea2Pipeline": UNIT,
     "LongCatImagePipeline": UNIT,
     "LongCatImageEditPipeline": UNIT_EDITS,
+    "LTX2Pipeline": PipelineKind(unguided_scale=1.0, video=True),
+    "LTX2ImageToVideoPipeline": PipelineKind(unguided_scale=1.0, video=True, needs_image=True),
     "LTXPipeline": VIDEO,
     "LTXImageToVideoPipeline": ANIMATES,
     "LTXConditionPipeline": VIDEO,
@@ -97,6 +110,7 @@ EVEN_SIGMAS = frozenset(
     for name in (
         *("Chroma", "ErnieImage", "Flux", "FluxKontext", "Flux2", "Flux2Klein", "Flux3Image", "HunyuanVideo15"),
         *("HunyuanVideo15ImageToVideo", "Krea2", "LongCatImage", "LongCatImageEdit", "LTX", "LTXImageToVideo"),
+        *("LTX2", "LTX2ImageToVideo"),
         *("Lumina2", "Lumina2Text2Img", "MageFlow", "QwenImage", "QwenImage21", "QwenImageEdit", "QwenImageEditPlus"),
         *("ZImage", "ZImageOmni"),
     )
@@ -114,6 +128,15 @@ def kind_of(class_name: str) -> PipelineKind:
             f"{class_name} is not a pipeline of a model family that TwinFlow trains, which are: {', '.join(PIPELINES)}."
         )
     return PIPELINES[class_name]
+
+
+def without_further_guidance(accepted: Mapping[str, inspect.Parameter]) -> dict[str, float]:
+    """The arguments that leave out the further kinds of guidance of a pipeline's call, where it has them on.
+
+    Args: accepted: the parameters of the call.
+    """
+    known = {name: value for name, value in FURTHER_GUIDANCE.items() if name in accepted}
+    return {name: value for name, value in known.items() if accepted[name].default not in (value, None)}
 
 
 def guidance_arguments(pipeline: Any, wanted: float | None) -> dict[str, float | None]:
@@ -138,6 +161,7 @@ def guidance_arguments(pipeline: Any, wanted: float | None) -> dict[str, float |
         settled["guidance_schedule"] = None  # a default that excludes a scale
     if real and not embeds and wanted is not None:
         return dict.fromkeys(real, wanted)
+    settled |= without_further_guidance(accepted)
     if "guidance_scale" in accepted and (embeds or not real):
         usual = EMBEDDED_GUIDANCE if embeds else kind.unguided_scale
         settled["guidance_scale"] = usual if wanted is None else wanted

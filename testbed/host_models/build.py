@@ -77,6 +77,7 @@ def family_model_of(model: Any) -> FamilyModel:
     family_model = family_model_for(model)
     family_model.attach_time_conditioning()
     family_model.train_time_conditioning()
+    model.before_accelerator_prepare()
     return family_model
 
 

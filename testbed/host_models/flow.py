@@ -71,4 +71,5 @@ def _written(model: Any, tiny: Tiny, pipeline: Path, folder: Path) -> Path:
         random_network(model, tiny.network, std=0.3).save_pretrained(subfolder)
         for part in ("scheduler", "tokenizer", "text_tokenizer"):
             shutil.copytree(pipeline / part, folder / part)
+        tiny.writes(folder)
     return folder

@@ -66,6 +66,9 @@ def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
     """Whether a network was given the empty prompt, of which every embedding must agree."""
     if tiny.reads_words:
         return not (given["input_ids"] > 1).any()
+    if tiny.given is not None:
+        empty = tiny.given(cached_text(tiny.text, "")).to(given["encoder_hidden_states"].dtype)
+        return torch.allclose(given["encoder_hidden_states"], empty, rtol=1e-3, atol=1e-4)
     found = list(tensors({name: value for name, value in given.items() if name not in (tiny.hidden, tiny.timestep)}))
     empty = {
         name: any((tensor.float() == next(iter(tensors(value))).flatten()[0]).any() for tensor in found)

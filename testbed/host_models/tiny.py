@@ -18,6 +18,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from testbed.pipelines import ltx2
 from testbed.pipelines.cosmos3 import cosmos3
 
 WORDS = 5  # tokens of a prompt
@@ -121,6 +122,20 @@ def parts_of_hunyuanvideo() -> dict[str, Any]:
     return {"guider": ClassifierFreeGuidance(guidance_scale=0.0)}
 
 
+def parts_of_ltxvideo2() -> dict[str, Any]:
+    """Its pipeline makes what the network is given of a prompt, and reads the latents' statistics."""
+    from testbed.host_models.ltx2 import connectors
+
+    return {"connectors": connectors(), "vae": ltx2.video_vae(), "audio_vae": ltx2.audio_vae()}
+
+
+def connected_of_ltxvideo2(text: Mapping[str, Tensor]) -> Tensor:
+    """What its network is given of a prompt, (1, WORDS, width)."""
+    from testbed.host_models.ltx2 import connected
+
+    return connected(text)[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tiny:
     """A family at tiny size."""
@@ -151,8 +166,12 @@ class Tiny:
     made_anew: bool = True  # whether its class makes a network of a configuration
     thousandths_in_batch: bool = True  # whether TwinFlow gives the host a batch's times as the host has them
     draws: bool = True  # whether its pipeline is in the suite
+    clean_first: bool = False  # whether its sample's tokens come after those of a picture without noise
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
+    writes: Callable[[Path], None] = lambda folder: None  # what the host loads beside the network
+    # What the network is given as "encoder_hidden_states" of what is cached, where the model makes it anew.
+    given: Callable[[Mapping[str, Tensor]], Tensor] | None = None
 
 
 EMBEDS = {"prompt_embeds": (1, WORDS, 16), "attention_masks": "mask"}
@@ -167,6 +186,7 @@ def cached_text(text: Mapping[str, tuple[int, ...] | str | ReadPrompt], prompt: 
     made = {
         "mask": mask.unsqueeze(0),
         "row of mask": mask,
+        "mask on the right": mask.flip(0).unsqueeze(0),  # of a prompt padded on the left
         "float mask": mask.float().unsqueeze(0),
         "ids": torch.zeros(WORDS, 3),
         "words": torch.arange(1, WORDS + 1, dtype=torch.int32).unsqueeze(0),

@@ -7,11 +7,14 @@ from testbed.host_models.tiny import (
     WORDS,
     ReadPrompt,
     Tiny,
+    connected_of_ltxvideo2,
     parts_of_cosmos3,
     parts_of_hunyuanvideo,
+    parts_of_ltxvideo2,
     thousandths,
     vae_of_wan,
 )
+from testbed.pipelines import ltx2
 from testbed.pipelines.cosmos3 import CHANNELS, NETWORK
 
 VIDEOS = {
@@ -89,6 +92,17 @@ VIDEOS = {
         latents=(128, 2, 2, 2),
         text=EMBEDS,
         time=thousandths,
+    ),
+    "ltxvideo2": Tiny(
+        network=ltx2.NETWORK,
+        latents=(128, 2, 2, 2),
+        text={"prompt_embeds": (1, WORDS, ltx2.TEXT_WIDTH), "attention_masks": "mask on the right"},
+        time=thousandths,
+        config={"model_type": "lora", "pretrained_vae_model_name_or_path": "networks/ltxvideo2"},
+        parts=parts_of_ltxvideo2,
+        writes=ltx2.write_beside,
+        given=connected_of_ltxvideo2,
+        call={"num_frames": 9},
     ),
     "hunyuanvideo": Tiny(
         network={

@@ -40,6 +40,23 @@ ZOO = PLAIN | {
     "longcat_image edit": edited(
         "longcat_image", "edit", lambda rows: {"conditioning_latents": torch.full((rows, 16, 8, 8), 0.3)}
     ),
+    # LTX-Video 2.3 and 2.5: their prompts are modulated by the time, too.
+    "ltxvideo2 2.3": replace(
+        PLAIN["ltxvideo2"],
+        network=PLAIN["ltxvideo2"].network
+        | dict.fromkeys(("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod"), True),
+        config=PLAIN["ltxvideo2"].config | {"pretrained_vae_model_name_or_path": "networks/ltxvideo2 2.3"},
+    ),
+    "ltxvideo2 reference": edited(
+        "ltxvideo2",
+        None,
+        lambda rows: {
+            "conditioning_latents": torch.full((rows, 128, 1, 2, 2), 0.3),
+            "conditioning_type": "reference_strict",
+        },
+        config=PLAIN["ltxvideo2"].config | {"pretrained_vae_model_name_or_path": "networks/ltxvideo2 reference"},
+        clean_first=True,
+    ),
     "kandinsky5_video i2v": edited(
         "kandinsky5_video",
         None,

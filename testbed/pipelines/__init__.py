@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from testbed.pipelines import anima, cosmos3, diffusion, hosts, ideogram, image, qwen, video
+from testbed.pipelines import anima, cosmos3, diffusion, hosts, ideogram, image, ltx2, qwen, video
 
 SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
 
@@ -32,6 +32,7 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "krea2": qwen.krea2,
     "hidream": image.hidream,
     "ltxvideo": video.ltxvideo,
+    "ltxvideo2": ltx2.ltx2,
     "cosmos3": cosmos3.cosmos3,
     "anima": anima.Anima,
     "ideogram": ideogram.ideogram,

@@ -90,6 +90,17 @@ def t5gemma() -> transformers.T5GemmaModel:
     return apart(transformers.T5GemmaModel(transformers.T5GemmaConfig(encoder=half, decoder=half)))
 
 
+def gemma3(layers: int) -> transformers.Gemma3ForConditionalGeneration:
+    """Gemma 3 with eyes. Args: layers: of the text part."""
+    text = _DECODER | {"vocab_size": len(characters(*GEMMA_TOKENS)), "num_hidden_layers": layers, "sliding_window": 512}
+    vision = {"hidden_size": WIDTH, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = transformers.Gemma3Config(
+        text_config=text | {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2},
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
+    )
+    return apart(transformers.Gemma3ForConditionalGeneration(config))
+
+
 def llama() -> transformers.LlamaForCausalLM:
     """Llama."""
     config = transformers.LlamaConfig(

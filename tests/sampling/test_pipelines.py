@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from simpletuner_twinflow import TwinFlowError
-from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS, PIPELINES, guidance_arguments, kind_of
+from simpletuner_twinflow.sampling.pipelines import (
+    EVEN_SIGMAS,
+    PIPELINES,
+    guidance_arguments,
+    kind_of,
+    without_further_guidance,
+)
 
 
 def pipeline(name, *parameters, **config):
@@ -97,3 +103,17 @@ def test_pipelines_of_even_sigmas_are_those_whose_call_works_them_out(name):
 
 def test_pipelines_of_even_sigmas_are_in_the_table():
     assert ORDINARY > EVEN_SIGMAS
+
+
+def test_all_guidance_that_a_pipeline_has_on_by_default_is_left_out():
+    """By the pipeline's own account of what it does. One that has none on is asked for nothing."""
+    made = diffusers.LTX2Pipeline.__new__(diffusers.LTX2Pipeline)
+    given = guidance_arguments(made, None)
+    for name, value in given.items():
+        setattr(made, f"_{name}", value)
+    kinds = ("do_classifier_free_guidance", "do_spatio_temporal_guidance", "do_modality_isolation_guidance")
+    assert not any(getattr(made, kind) for kind in kinds)
+    assert given["guidance_rescale"] == given["audio_guidance_rescale"] == 0
+    call = inspect.signature(diffusers.StableDiffusionXLPipeline.__call__).parameters
+    assert "guidance_rescale" in call
+    assert without_further_guidance(call) == {}

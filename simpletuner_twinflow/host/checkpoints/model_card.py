@@ -19,6 +19,7 @@ from simpletuner_twinflow.host.run import active_options, argument, exported_wei
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.host.training.lycoris import lycoris_of
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
+from simpletuner_twinflow.sampling.pipelines import without_further_guidance
 from simpletuner_twinflow.sampling.stock import (
     stock_diffusion_settings,
     stock_settings,
@@ -27,6 +28,10 @@ from simpletuner_twinflow.sampling.stock import (
 
 NEEDS_PLUGIN = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
 STOCK_ALONE = "This needs diffusers alone, and draws the pictures of the run's validation, to rounding."
+OTHER_PROMPTS = (
+    "This needs diffusers alone. The pictures are not quite those of the run's validation: SimpleTuner normalises this "
+    "model's prompts once more than diffusers does."
+)
 ROUNDED_TIMES = (
     "This needs diffusers alone. The timesteps are the validation's, rounded; `num_inference_steps` instead asks the "
     "network off the sigmas that it was trained at."
@@ -153,7 +158,8 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
             lines = (f"    {name}={value!r},\n" for name, value in stock_diffusion_settings(stock).items())
             settings = "\n" + "".join(lines)
         else:
-            note, settings = STOCK_ALONE, stock_settings(stock)
+            note = OTHER_PROMPTS if normalises_prompts_twice(model) else STOCK_ALONE
+            settings = stock_settings(stock)
         if not full:  # a full model's pipeline brings its scheduler
             place = next(place for place, line in enumerate(imports) if line.startswith("from diffusers import"))
             imports[place] += f", {type(stock).__name__}"
@@ -195,11 +201,21 @@ model_output = pipeline(
 """
 
 
+def normalises_prompts_twice(model: Any) -> bool:
+    """Whether this is LTX-Video 2.3 or 2.5: their connectors normalise each token, and the host all of a prompt first.
+
+    With LTX-Video 2.0, whose connectors do what the host does, the second time changes nothing.
+    """
+    connectors = getattr(model, "connectors", None)
+    return connectors is not None and bool(connectors.config.per_modality_projections)
+
+
 def _call_arguments(model: Any) -> list[str]:
     """Guidance and prompt as in training, as far as the pipeline takes them: stock diffusers', else the host's."""
     config, host_class = model.config, model.PIPELINE_CLASSES[model.DEFAULT_PIPELINE_TYPE]
     accepted = inspect.signature(getattr(diffusers, host_class.__name__, host_class).__call__).parameters
     given = {"guidance_scale": sampling_guidance(model)}
+    given |= without_further_guidance(accepted)
     given |= {name: 1.0 for name in sorted(REAL_GUIDANCE & accepted.keys()) if accepted[name].default != 1.0}
     if length := model.twinflow_model.family.prompt_length or config.tokenizer_max_length:
         given["max_sequence_length"] = length
@@ -216,4 +232,7 @@ def _film_arguments(model: Any) -> list[str]:
         return []
     asked = model.update_pipeline_call_kwargs({"num_inference_steps": 1, "guidance_scale": 0.0})
     length = [f"{name}={value!r}" for name, value in asked.items() if name in ("num_frames", "frames") and value]
+    # A network that knows its frames' places in seconds is drawn with at the rate that it is trained at.
+    if "frame_rate" in asked:
+        length.append(f"frame_rate={asked['frame_rate']!r}")
     return [*length, "output_type='pil'"]

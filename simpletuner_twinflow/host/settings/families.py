@@ -29,6 +29,28 @@ FAMILIES = {
         time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}, prompt_length=300
     ),
     "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=128),
+    "ltxvideo2": Family(
+        time_embedding="time_embed.emb.timestep_embedder",
+        makes_sound=True,
+        beside_silence=True,
+        gives_frames=True,
+        unguided_scale=1.0,
+        refusals=(
+            Refusal(
+                "model_type",
+                "full|None|",
+                "the host trains its text connectors along, and keeps them in neither the EMA nor a checkpoint",
+                'set it to "lora"',
+            ),
+            Refusal("validation_audio_only", "(?i)true", "validation would draw no video", "set it to false"),
+            Refusal(
+                "ltx2_validation_pipeline_mode",
+                "spatial-upscale",
+                "its second stage draws at sigmas that are not those that TwinFlow trains",
+                'set it to "trained-stage"',
+            ),
+        ),
+    ),
     "auraflow": Family(time_embedding="time_step_proj", time_unit=1),
     # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.
     "chroma": Family(time_embedding="distilled_guidance_layer", time_unit=1),
@@ -186,7 +208,6 @@ DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
 
 REFUSED = {  # the host's other families, and why
     "longcat_video": "its pipeline takes no prompt embeddings, so that validation could not draw with it",
-    "ltxvideo2": "it makes picture and sound at once, each with noise and a loss of its own",
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "minimaxmusic": "it has not been proven with music",

@@ -41,6 +41,8 @@ class Family:
     one_sample_a_pass: bool = False  # whether the host gives its network the samples of a batch one by one
     prompt_has_size: bool = False  # whether a prompt is encoded for the size of its picture; see training/cosmos3.py
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
+    beside_silence: bool = False  # whether its network is given sound in each pass: silence, noised as the video is
+    gives_frames: bool = False  # whether the host's keys give it parts of a video; see training/given_frames.py
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py

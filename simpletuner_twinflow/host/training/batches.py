@@ -11,6 +11,7 @@ from simpletuner_twinflow.method.transfer import on_device, row_index
 
 EMPTY_PROMPT = "twinflow_empty_prompt"  # batch key: the text encoders' output for the empty prompt, repeated per row
 TEXT = "text_encoder_output"  # the host's batch key: the same for the rows' own prompts
+SOUND = ("audio_latent_batch", "audio_latents")  # the host's batch keys: of the dataset, and as the network takes it
 SIZES = ("batch_time_ids", "time_ids")  # of the image; the host keeps them with the text
 
 # Where the host's `prepare_batch` puts each entry of the text encoders' output; "a.b" is key b of the dict a.
@@ -54,15 +55,18 @@ def without_words(batch: Mapping[str, Any]) -> dict[str, Any]:
     return dict(batch) | {"prompts": [""] * len(batch["prompts"])}
 
 
-def refuse_untrained(batch: Mapping[str, Any]) -> None:
+def refuse_untrained(batch: Mapping[str, Any], *, beside_silence: bool = False) -> None:
     """Raise where a prepared host batch has what TwinFlow would leave out of its losses.
+
+    Args: beside_silence: whether the host puts silence in the place of sound, where there is none.
 
     Raises:
         TwinFlowError: it holds sound, or a mask of the loss.
     """
-    if batch.get("audio_latents") is not None:
+    keys = SOUND[:1] if beside_silence else SOUND
+    if found := [key for key in keys if batch.get(key) is not None]:
         raise TwinFlowError(
-            "The batch has audio_latents, and TwinFlow trains no sound: no dataset of this run may have any. "
+            f"The batch has {' and '.join(found)}, and TwinFlow trains no sound: no dataset of this run may have any. "
             'Set "auto_split" in each dataset\'s "audio" to false, and remove audio datasets and s2v_datasets.'
         )
     if batch.get("vision_loss_mask") is not None:

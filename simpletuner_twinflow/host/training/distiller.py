@@ -17,6 +17,7 @@ from simpletuner_twinflow.host.settings.data_config import has_regularisation
 from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
+from simpletuner_twinflow.host.training.given_frames import GIVEN, with_given_frames
 from simpletuner_twinflow.host.training.loss_mask import loss_mask, probability_of
 from simpletuner_twinflow.host.training.meter import WindowMeter
 from simpletuner_twinflow.host.training.sharded import is_fsdp2
@@ -102,6 +103,8 @@ class TwinFlowDistiller(DistillationBase):
         self._micro_batch = self._micro_batch + 1 if window == self._window else 0
         self._window = window
         stream = _stream_seed(self._seed, self._rank, window, self._micro_batch)
+        if self.family_model.family.gives_frames:
+            batch = with_given_frames(model, batch, stream + 3)
         x, z, t = batch["latents"].float(), batch["noise"].float(), self.family_model.sigma(batch)
         window_rows = config.train_batch_size * config.gradient_accumulation_steps
         roles = (Role.near,) * x.shape[0]
@@ -144,6 +147,8 @@ class TwinFlowDistiller(DistillationBase):
         student, teacher = replay_rng(student_rng)(passes), routes.repeated(self._teacher(passes, student_rng))
         generator = _generator(stream + 1, device)
         mask = loss_mask(prepared_batch, probability_of(self.trainer.config), _generator(stream + 2, "cpu"))
+        if (given := prepared_batch.get(GIVEN)) is not None:
+            mask = given["weights"]
         if is_regularisation(prepared_batch):
             parent = None if self._parent is None else _lent(passes, student_rng, self._parent.lend)
             losses = regularisation_losses(rows, prediction, self.options, parent, weights=mask)

@@ -24,7 +24,7 @@ from simpletuner_twinflow.host.training.lycoris import lycoris_of, train_beside
 from simpletuner_twinflow.host.training.time_conditioning import SIGN, TARGET_TIME, TIME_CONDITIONING, attach, hidden
 from simpletuner_twinflow.method.batch import ONE_STEP
 from simpletuner_twinflow.method.batch_layout import on_whole_batch
-from simpletuner_twinflow.method.flow import per_sample
+from simpletuner_twinflow.method.flow import interpolate, per_sample
 from simpletuner_twinflow.method.objective import PromptRows
 from simpletuner_twinflow.method.time_conditioning import TimeConditioning
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
@@ -105,7 +105,7 @@ class FamilyModel:
         Raises:
             TwinFlowError: The batch holds what TwinFlow would leave out of its losses.
         """
-        refuse_untrained(batch)
+        refuse_untrained(batch, beside_silence=self.family.beside_silence)
         sigmas = per_sample(1 - t if self._sigmas_are_of_data else t, like=x_t)
         if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
             sigmas = sigmas.expand_as(x_t)
@@ -116,15 +116,25 @@ class FamilyModel:
             "sigmas": sigmas,
             "timesteps": self._timesteps(time, batch),
         }
+        if self.family.beside_silence:
+            changes |= self._silence(batch, t, changes["timesteps"])
         return dict(batch) | changes | self._time_keys(r, sign)
+
+    def _silence(self, batch: Mapping[str, Any], t: Tensor, timesteps: Tensor) -> dict[str, Any]:
+        """The batch keys of the sound that goes beside the video, at its times: the host's silence and its noise."""
+        silence, noise = batch["audio_latents"], batch["audio_noise"]  # (B, channels, length, mel bins)
+        noised = interpolate(silence, noise, t).x_t.to(batch["audio_noisy_latents"].dtype)
+        return {"audio_noisy_latents": noised, "audio_timesteps": timesteps}
 
     def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the host batch for the velocity at r = t and the batch's own times."""
-        refuse_untrained(batch)
+        refuse_untrained(batch, beside_silence=self.family.beside_silence)
         t = self.sigma(batch)
         there = dict(batch) | self._time_keys(t, torch.ones_like(t))
         if self.time_conditioning_mode == "signed_time":
             there["timesteps"] = self._timesteps(t / 2, batch)
+            if self.family.beside_silence:
+                there["audio_timesteps"] = there["timesteps"]
         elif self.family.trained_backwards:
             there["timesteps"] = self._timesteps(t, batch)
         return there

@@ -100,6 +100,27 @@ def read_negative_prompts(module: ModuleType) -> None:
 
 
 @uses(
+    Seam("LTXVideo2.post_model_load_setup", ("self",)),
+    Seam("LTXVideo2.before_accelerator_prepare", ("self",), Touch.read),
+    lost="a LyCORIS adapts LTX-Video 2's text connectors too, which nothing but SimpleTuner can load",
+)
+def keep_connectors_apart(module: ModuleType) -> None:
+    """Keep LTX-Video 2's text connectors out of its network where a LyCORIS is made, as the host does afterwards.
+
+    It would adapt them too; a PEFT adapter leaves them out by the host's own list.
+    """
+
+    def set_up(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> None:
+        wrapped(*args, **kwargs)
+        if model.config.model_type == "lora" and str(model.config.lora_type).lower() == "lycoris":
+            model.before_accelerator_prepare()
+            model.connectors.requires_grad_(False)
+            log_mending("a LyCORIS leaves the text connectors of %s alone", model.config.model_family)
+
+    wrap_active(module, "LTXVideo2.post_model_load_setup", set_up)
+
+
+@uses(
     Seam("Trainer.train", ("self",)),
     Seam("Tensor.pin_memory", touch=Touch.given, module="torch"),
     lost="a run on a machine without an accelerator ends at its first batch",

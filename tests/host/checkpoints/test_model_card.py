@@ -3,17 +3,26 @@
 import ast
 import inspect
 import re
+from types import SimpleNamespace
 
 import diffusers
 import pytest
+import torch
 from PIL import Image
+from simpletuner.helpers.models.ltxvideo2.connectors import LTX2TextConnectors
+from simpletuner.helpers.models.ltxvideo2.pipeline_ltx2 import LTX2Pipeline
 from simpletuner.helpers.publishing import metadata
 from simpletuner.helpers.training.state_tracker import StateTracker
 
+from simpletuner_twinflow.host.checkpoints.model_card import normalises_prompts_twice
 from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_settings
 from testbed.host_models.demo import BASE, demo_model
 from testbed.host_models.trainer import host_trainer
 
+CONNECTORS = {f"{kind}_connector_num_learnable_registers": None for kind in ("video", "audio")}
+CONNECTORS |= {f"{kind}_connector_num_attention_heads": 2 for kind in ("video", "audio")}
+CONNECTORS |= {f"{kind}_connector_attention_head_dim": 4 for kind in ("video", "audio")}
+CONNECTORS |= {"caption_channels": 8, "text_proj_in_factor": 3, "video_hidden_dim": 8, "audio_hidden_dim": 8}
 OURS = "generator=torch.Generator().manual_seed("  # in our code alone
 
 
@@ -98,3 +107,15 @@ def test_card_of_another_run_is_the_hosts(card):
 def test_card_shows_a_film_whose_frame_rate_is_a_text_as_the_hosts_parser_makes_it(card):
     film = [Image.new("RGB", (8, 8), colour) for colour in ("black", "white", "black")]
     assert "url: ./assets/image_0_0.gif" in card("pipeline", images={"a_3": [film]}, framerate="24")
+
+
+@pytest.mark.parametrize(("per_modality", "further"), [(False, False), (True, True)], ids=["2.0", "2.3"])
+@torch.no_grad()
+def test_prompts_are_normalised_twice_to_any_effect_by_connectors_of_each_modality_alone(per_modality, further):
+    """The host's own packing of the text encoder's states, before its connectors and left out."""
+    hosts = LTX2TextConnectors(**CONNECTORS, per_modality_projections=per_modality)
+    states, mask = torch.randn(1, 6, 8, 3) + torch.arange(3), torch.ones(1, 6)
+    packed = LTX2Pipeline._pack_text_embeds(states, mask.sum(dim=1), "cpu")
+    once, twice = (hosts(given, mask, padding_side="left")[0] for given in (states.flatten(2), packed))
+    assert torch.allclose(once, twice, atol=1e-4) != further
+    assert normalises_prompts_twice(SimpleNamespace(connectors=hosts)) == further

@@ -176,7 +176,9 @@ def test_signed_time_is_one_negative_or_positive_timestep(family, folder):
     t, r = torch.tensor([0.9, 0.7, 0.5, 1.0]), torch.tensor([0.0, 0.3, 0.5, 0.0])
     sign = torch.tensor([1.0, -1.0, -1.0, 1.0])
     given = received(model, adapter.at(batch, batch["noisy_latents"], t, r, sign))
-    time = ZOO[family].time(given[ZOO[family].timestep].float().reshape(len(t), -1)[:, 0])
+    tiny = ZOO[family]
+    token = -1 if tiny.clean_first else 0
+    time = tiny.time(given[tiny.timestep].float().reshape(len(t), -1)[:, token])
     torch.testing.assert_close(time, sign * (t - r / 2), rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         assert (velocity(adapter, batch, 0.8, 0.4) - velocity(adapter, batch, 0.8, 0.4, -1)).abs().max() > 1e-4

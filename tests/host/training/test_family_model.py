@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import LCMScheduler
 
-from simpletuner_twinflow import TwinFlowConfigError, TwinFlowDiffusionScheduler, TwinFlowScheduler
+from simpletuner_twinflow import TwinFlowConfigError, TwinFlowDiffusionScheduler, TwinFlowError, TwinFlowScheduler
 from simpletuner_twinflow.host.training.diffusion_model import DiffusionFamilyModel, family_model_for
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.method.objective import PromptRows
@@ -127,3 +127,26 @@ def test_sampler_of_an_epsilon_model_draws_fresh_noise_too(folder):
     assert family_model.steps_are_conditioned is False
     assert type(family_model.scheduler()) is TwinFlowDiffusionScheduler
     assert type(family_model.stock_scheduler(2)) is LCMScheduler  # whose every step but the last noises anew
+
+
+@pytest.mark.parametrize("mode", ["training_only", "signed_time"])
+def test_silence_beside_a_video_is_noised_to_its_time_and_said_to_be(mode, folder):
+    """Silence is 0 in the host's latents of sound, so that t times its noise is left of it."""
+    model = host_model("ltxvideo2", folder, twinflow_time_conditioning=mode)
+    family_model, batch = family_model_of(model), host_batch(model)
+    assert not batch["audio_latents"].any()
+    there = family_model.at(batch, batch["noisy_latents"], T, R, SIGN)
+    torch.testing.assert_close(there["audio_noisy_latents"], batch["audio_noise"] * T.reshape(-1, 1, 1, 1))
+    time = T if mode == "training_only" else SIGN * (T - R / 2)
+    torch.testing.assert_close(there["audio_timesteps"], 1000 * time)
+    assert torch.equal(there["audio_timesteps"], there["timesteps"])
+    own = family_model.at_own_times(batch)
+    assert torch.equal(own["audio_timesteps"], own["timesteps"])
+
+
+def test_sound_beside_a_video_is_not_trained_on_in_silence(folder):
+    model = host_model("ltxvideo2", folder)
+    family_model, batch = family_model_of(model), host_batch(model)
+    batch |= {"audio_latent_batch": torch.zeros_like(batch["audio_latents"])}
+    with pytest.raises(TwinFlowError, match="audio_latent_batch"):
+        family_model.at(batch, batch["noisy_latents"], T, R, SIGN)

@@ -11,7 +11,7 @@ from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow.host.training.mended import MENDED, NO_SCHEDULER
 from testbed.host_models import diffusion
-from testbed.host_models.flow import host_model
+from testbed.host_models.flow import host_batch, host_model
 from testbed.host_models.tiny import cached_text
 from testbed.host_models.zoo import ZOO
 
@@ -48,6 +48,17 @@ def test_pipeline_that_the_host_makes_without_optional_parts_does_without_in_a_t
     assert "is made without feature_extractor, safety_checker" in caplog.text
     with pytest.raises(TypeError, match="safety_checker"):  # the class is as it was
         encoding_pipeline("sd1x", folder, enabled=False, made=made)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_lycoris_of_ltxvideo2_leaves_its_text_connectors_alone(enabled, folder):
+    """In the network they would be adapted too; the pass that a batch is trained on uses them wherever they are."""
+    lycoris = {"lora_type": "lycoris", "lycoris_config": "lycoris.json"}
+    model = host_model("ltxvideo2", folder, twinflow_enabled=enabled, **lycoris)
+    adapted = [name for name, _ in model.model.named_modules() if name.startswith("connectors")]
+    assert bool(adapted) != enabled
+    assert not enabled or not any(weight.requires_grad for weight in model.connectors.parameters())
+    model.model_predict(prepared_batch=host_batch(model))
 
 
 def test_every_mended_family_is_one_that_the_host_has():
