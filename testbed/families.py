@@ -26,8 +26,9 @@ from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.hub import FROM_HUB, put
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, MODEL, TWINFLOW
+from testbed.recipes import COMMON, FAMILIES, MODEL, SINGS, TWINFLOW
 from testbed.stock import CONDITION, run_without_plugin_and_host
+from testbed.tones import write_tones
 from testbed.trainer import ROOT, cpu_environment, write_run
 
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
@@ -82,7 +83,8 @@ class Passage:
         folder = self.folder(run)
         if "resume_from_checkpoint" not in changes:
             shutil.rmtree(folder, ignore_errors=True)
-        write_run(folder, self.config(**changes), self.root / "digits")
+        sound = self.name.split()[0] in SINGS
+        write_run(folder, self.config(**changes), self.root / ("tones" if sound else "digits"), sound=sound)
         log = folder / "log.txt"
         if code := self.server.start(folder, log, {}, LIMIT).result():
             raise StageError(f"exit {code}: {_last_error(log.read_text(encoding='utf-8', errors='replace'))}")
@@ -233,6 +235,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
     root = given.folder.resolve()
     write_digits(root / "digits", limit=16)
+    write_tones(root / "tones")
     own = {"PYTHONPATH": str(ROOT / "testbed/cpu"), "HF_HOME": str(root / "hub")}
     server = ForkServer(os.environ | cpu_environment() | own, root / "server.txt")
     failed = 0

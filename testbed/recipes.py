@@ -44,6 +44,7 @@ DIFF2FLOW: dict[str, Any] = {"diff2flow_enabled": True, "twinflow_allow_diff2flo
 MODEL = "{model}"  # stands for the pipeline's folder
 SHORT_PROMPT: dict[str, Any] = {"tokenizer_max_length": 77}
 FILM: dict[str, Any] = {"validation_num_video_frames": 9}
+SOUND: dict[str, Any] = {"validation_audio_duration": 1.0}  # seconds; whose data are songs
 # By name of the pipeline; the first word is the host's family, a second the flavour.
 FAMILIES: dict[str, dict[str, Any]] = {
     "sd3": {"model_flavour": "medium", "tokenizer_max_length": 8},
@@ -75,8 +76,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "lora_type": "lycoris",
         "lycoris_config": f"{MODEL}/lycoris.json",
     },
+    # Its encoder of sound is published apart from the pipeline.
+    "minimaxmusic": {**SOUND, "pretrained_vae_model_name_or_path": MODEL, "validation_lyrics": "la la"},
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
     "pixart": DIFF2FLOW | {"model_type": "full"},
 }
+SINGS = frozenset({"minimaxmusic"})  # families that are trained on songs
 IN_CI = ("sana", "wan", "qwen_image")

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from torch import nn
 
-from testbed.pipelines import cosmos3, diffusion, image, qwen, video
+from testbed.pipelines import cosmos3, diffusion, image, music, qwen, video
 
 SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
 
@@ -33,6 +33,7 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "hidream": image.hidream,
     "ltxvideo": video.ltxvideo,
     "cosmos3": cosmos3.cosmos3,
+    "minimaxmusic": music.minimaxmusic,
     "sd1x": diffusion.sd1x,
     "sdxl": diffusion.sdxl,
     "pixart": diffusion.pixart,
@@ -44,6 +45,10 @@ def write(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     pipeline = BUILDERS[name]()
     awaken(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer)
+    if isinstance(pipeline, ModularPipeline):
+        pipeline.save_pretrained(str(folder), overwrite_modular_index=True)
+        music.write_encoder(folder)
+        return folder
     pipeline.save_pretrained(folder)
     if name == "cosmos3":
         cosmos3.write_parts(folder)
