@@ -44,7 +44,11 @@ DIFF2FLOW: dict[str, Any] = {"diff2flow_enabled": True, "twinflow_allow_diff2flo
 MODEL = "{model}"  # stands for the pipeline's folder
 SHORT_PROMPT: dict[str, Any] = {"tokenizer_max_length": 77}
 FILM: dict[str, Any] = {"validation_num_video_frames": 9}
-SOUND: dict[str, Any] = {"validation_audio_duration": 1.0}  # seconds; whose data are songs
+SOUND: dict[str, Any] = {  # of a family whose data are songs; seconds
+    "validation_prompt": "a low tone",
+    "validation_lyrics": "la la",
+    "validation_audio_duration": 1.0,
+}
 # By name of the pipeline; the first word is the host's family, a second the flavour.
 FAMILIES: dict[str, dict[str, Any]] = {
     "sd3": {"model_flavour": "medium", "tokenizer_max_length": 8},
@@ -77,7 +81,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "lycoris_config": f"{MODEL}/lycoris.json",
     },
     # Its encoder of sound is published apart from the pipeline.
-    "minimaxmusic": {**SOUND, "pretrained_vae_model_name_or_path": MODEL, "validation_lyrics": "la la"},
+    "minimaxmusic": {**SOUND, "pretrained_vae_model_name_or_path": MODEL},
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
     "pixart": DIFF2FLOW | {"model_type": "full"},

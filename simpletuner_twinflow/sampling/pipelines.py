@@ -24,6 +24,7 @@ class PipelineKind:
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that they are trained with
     unguided_scale: float = 0.0  # the guidance scale at which it follows the prompt alone
     video: bool = False  # whether it makes frames
+    song: bool = False  # whether it makes sound
     needs_image: bool = False  # whether it edits or animates a picture
 
 
@@ -61,6 +62,7 @@ PIPELINES = {
     "Lumina2Pipeline": UNIT,
     "Lumina2Text2ImgPipeline": UNIT,
     "MageFlowPipeline": UNIT,
+    "MiniMaxMusic3ModularPipeline": PipelineKind(invert_sigmas=True, time_unit=1, unguided_scale=1.0, song=True),
     "MOSSImagePipeline": PipelineKind(unguided_scale=1.0),
     "OmniGenPipeline": PipelineKind(invert_sigmas=True, time_unit=1, unguided_scale=1.0),
     "QwenImagePipeline": UNIT,
@@ -91,6 +93,7 @@ PIPELINES = {
 EVEN_SIGMAS = frozenset(
     f"{name}Pipeline"
     for name in (
+        "MiniMaxMusic3Modular",
         *("Chroma", "ErnieImage", "Flux", "FluxKontext", "Flux2", "Flux2Klein", "Flux3Image", "HunyuanVideo15"),
         *("HunyuanVideo15ImageToVideo", "Krea2", "LongCatImage", "LongCatImageEdit", "LTX", "LTXImageToVideo"),
         *("Lumina2", "Lumina2Text2Img", "MageFlow", "QwenImage", "QwenImage21", "QwenImageEdit", "QwenImageEditPlus"),

@@ -38,21 +38,24 @@ def minimaxmusic() -> Any:
             num_key_value_heads=1,
             head_dim=8,
             max_position_embeddings=4096,
-            tie_word_embeddings=True,
         )
     )
+    depth_decoder = diffusers.MiniMaxMusic3RVQDepthDecoder(
+        hidden_size=WIDTH,
+        num_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        audio_vocab_size=64,
+        num_codebooks=CODEBOOKS,
+    )
+    with torch.no_grad():  # so sure of each token that the same words make the same tokens, whatever is drawn
+        for head in (language_model.lm_head, *depth_decoder.audio_heads):
+            head.weight *= 10_000
     pipeline = diffusers.MiniMaxMusic3Blocks().init_pipeline()
     pipeline.update_components(
         tokenizer=music_tokenizer(),
         language_model=language_model,
-        rvq_depth_decoder=diffusers.MiniMaxMusic3RVQDepthDecoder(
-            hidden_size=WIDTH,
-            num_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            audio_vocab_size=64,
-            num_codebooks=CODEBOOKS,
-        ),
+        rvq_depth_decoder=depth_decoder,
         condition_encoder=diffusers.MiniMaxMusic3ConditionEncoder(
             condition_hidden_dim=WIDTH, num_condition_layers=CODEBOOKS, out_dim=WIDTH, output_hop_length=HOP
         ),

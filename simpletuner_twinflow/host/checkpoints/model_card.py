@@ -11,6 +11,7 @@ from diffusers import LCMScheduler
 
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
+from simpletuner_twinflow.host.checkpoints.song_card import song_example
 from simpletuner_twinflow.host.drawing.cosmos3 import worded
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
 from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of
@@ -38,6 +39,8 @@ ROUNDED_TIMES = (
     Seam("ModelFoundation.VALIDATION_SCHEDULER_NAME", touch=Touch.given, module=MODELS),
     Seam("ImageModelFoundation.custom_model_card_training_mode_info", ("args",), Touch.in_block, MODELS),
     Seam("ImageModelFoundation.custom_model_card_code_example", ("repo_id",), Touch.in_block, MODELS),
+    Seam("AudioModelFoundation.custom_model_card_training_mode_info", touch=Touch.given, module=MODELS),
+    Seam("AudioModelFoundation.custom_model_card_code_example", touch=Touch.given, module=MODELS),
     Seam("ModelFoundation.update_pipeline_call_kwargs", ("pipeline_kwargs",), Touch.read, MODELS),
     Seam("VideoModelFoundation", touch=Touch.read, module=MODELS),
     Seam("StateTracker.get_hf_username", touch=Touch.read, module=STATE),
@@ -78,7 +81,8 @@ def describe_twinflow(module: ModuleType) -> None:
 
 
 def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
-    options, family_info = options_of(model.config), model.custom_model_card_training_mode_info
+    options = options_of(model.config)
+    family_info = getattr(model, "custom_model_card_training_mode_info", lambda config: "")  # not each has it
     exported = "EMA" if exported_weights(model.config) == "ema" else "student"
 
     def info(config: Any) -> str:
@@ -109,6 +113,8 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     config, steps = model.config, options_of(model.config).target_step_count
     full, seed = config.model_type == "full", config.validation_seed or config.seed or 42
     base = metadata._model_card_base_model(config) if config.push_to_hub else config.pretrained_model_name_or_path
+    if model.twinflow_model.family.sings:
+        return song_example(model, base, source)
     dtype = str(config.weight_dtype).removeprefix("torch.")
     imports = ["import torch", "from diffusers import DiffusionPipeline"]
     loading = [f"pipeline = DiffusionPipeline.from_pretrained({source if full else base!r}, torch_dtype=torch.{dtype})"]

@@ -41,6 +41,7 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
     for name, value in (family.network_config if family else {}).items():
         if name not in network.config:
             network.register_to_config(**{name: value})
+    guiders: list[Any] = []
     update, steps = model.update_pipeline_call_kwargs, options_of(model.config).target_step_count
 
     def update_pipeline_call_kwargs(pipeline_kwargs: dict) -> dict:
@@ -54,10 +55,13 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
             settled["guidance_scale"] = sampling_guidance(model)
         if (guider := getattr(model.pipeline, "guider", None)) is not None:
             guider.disable()  # a guider at scale 0 would follow no prompt at all
+            guiders.append(guider)
         return settled
 
     with changed(model, update_pipeline_call_kwargs=update_pipeline_call_kwargs):
         yield
+    for guider in guiders:  # which some pipelines share with the base model's benchmark
+        guider.enable()
 
 
 def sampling_guidance(model: Any) -> float:

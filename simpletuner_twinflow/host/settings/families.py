@@ -23,8 +23,7 @@ class Family:
     time_embedding: str  # submodule of the network; its output embeds the time
     time_unit: int = 1000  # what the network calls the time of noise, 1 or 1000
     rows_first: bool = False  # whether the time embedding sees a batch's rows and then fixed times of the network's own
-    # Where time is 1 - t. "network": in network and pipeline, which the host's converter of times does not know.
-    # "batch": also in batch["sigmas"], which it knows.
+    # Where time is 1 - t. "network": in network and pipeline, not in batch["sigmas"]; "batch": there too.
     invert_sigmas: Literal["no", "network", "batch"] = "no"
     # Whether the host has time and batch["sigmas"] run towards the data in training alone: the network and its pipeline
     # have the time 1 at noise, and that is what TwinFlow trains.
@@ -34,6 +33,10 @@ class Family:
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
+    # Batch keys that are all zeros without a prompt, in training and in the pipeline's guidance, in the place of what the
+    # text encoder makes of the empty prompt.
+    zeros_without_prompt: tuple[str, ...] = ()
+    sings: bool = False  # whether it makes music, of which there are no pictures to show
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
     prompt_length: int | None = None  # tokens of a prompt, where the host ignores its config
@@ -117,6 +120,29 @@ FAMILIES = {
             ),
         ),
     ),
+    # Its prompts are what a language model sings to them, encoded sample by sample.
+    "minimaxmusic": Family(
+        time_embedding="time_embed",
+        time_unit=1,
+        invert_sigmas="network",
+        zeros_without_prompt=("encoder_hidden_states",),
+        sings=True,
+        unguided_scale=1.0,
+        refusals=(
+            Refusal(
+                "minimax_music_train_component",
+                "language_model",
+                "its language model predicts tokens, not a flow",
+                'set it to "transformer"',
+            ),
+            Refusal(
+                "twinflow_time_conditioning",
+                "signed_time",
+                "the host takes a time beyond 0 to 1 for thousandths",
+                'set it to "training_only"',
+            ),
+        ),
+    ),
     "cosmos3": Family(
         time_embedding="time_embedder",
         trained_backwards=True,
@@ -169,7 +195,6 @@ REFUSED = {  # the host's other families, and why
     "ltxvideo2": "it makes picture and sound at once, each with noise and a loss of its own",
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
     "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
-    "minimaxmusic": "it has not been proven with music",
     "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "zlab_i1": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "anima": "its pipeline steps with samplers of its own, so the few-step scheduler cannot take their place",

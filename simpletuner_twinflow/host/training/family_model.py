@@ -16,6 +16,7 @@ from simpletuner_twinflow.host.training.batches import (
     refuse_untrained,
     select_rows,
     unconditional,
+    without_condition,
     without_words,
 )
 from simpletuner_twinflow.host.training.lycoris import lycoris_of, train_beside
@@ -28,7 +29,7 @@ from simpletuner_twinflow.method.time_conditioning import TimeConditioning
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS
 from simpletuner_twinflow.sampling.schedule import JUMPS, TrainedTimes, trained_times
-from simpletuner_twinflow.sampling.stock import stock_scheduler
+from simpletuner_twinflow.sampling.stock import inverted_scheduler, stock_scheduler
 
 
 class FamilyModel:
@@ -131,6 +132,12 @@ class FamilyModel:
         """The batch keys that the modules of the time conditioning read; r and sign (B,)."""
         return {} if self.time_conditioning is None else {TARGET_TIME: r, SIGN: sign}
 
+    def without_prompts(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the host batch with the empty prompt for each row's, as the family's guidance has it."""
+        if keys := self.family.zeros_without_prompt:
+            return without_condition(batch, keys)
+        return without_words(batch) if self.family.reads_words else unconditional(batch, self.text_destinations)
+
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""
 
@@ -138,8 +145,7 @@ class FamilyModel:
         def predict(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, prompts: PromptRows) -> Tensor:
             rows = select_rows(batch, prompts.rows)
             if prompts.unconditional:
-                words = self.family.reads_words
-                rows = without_words(rows) if words else unconditional(rows, self.text_destinations)
+                rows = self.without_prompts(rows)
             there = self.at(rows, x_t, t, r, sign)
             return self.velocity(self.model.model_predict(prepared_batch=dict(there)), there)
 
@@ -183,10 +189,10 @@ class FamilyModel:
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The stock diffusers scheduler closest to it, for this many steps; None where none is close."""
-        if self.family.invert_sigmas != "no":
-            return None
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
         fresh_noise = not self.steps_are_conditioned
+        if self.family.invert_sigmas != "no":
+            return None if pipeline not in EVEN_SIGMAS or (fresh_noise and steps > 1) else inverted_scheduler()
         return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=fresh_noise)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
