@@ -34,6 +34,7 @@ def host_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, *
     vars(model.config).update(tiny.checked)
     model.config.pretrained_model_name_or_path = str(_written(model, tiny, folder, folder / "networks" / name))
     model.load_model()
+    tiny.complete(model)
     model.tiny = tiny
     return model
 

@@ -64,6 +64,8 @@ def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
     """Whether a network was given the empty prompt, of which every embedding must agree."""
     if tiny.reads_words:
         return not (given["input_ids"] > 1).any()
+    if tiny.empty_is_zero:
+        return not given[tiny.empty_is_zero].any()
     found = list(tensors({name: value for name, value in given.items() if name not in (tiny.hidden, tiny.timestep)}))
     empty = {
         name: any((tensor.float() == next(iter(tensors(value))).flatten()[0]).any() for tensor in found)

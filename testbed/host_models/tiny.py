@@ -143,6 +143,11 @@ class Tiny:
     conditions: Callable[[int], dict[str, Any]] = lambda rows: {}  # what else is in a batch
     draws: bool = True  # whether its pipeline is in the suite
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
+    empty_is_zero: str | None = None  # the network's input that is all zeros without a prompt
+    # Makes the pipeline of a host's model and a scheduler, where the class does not say of what it is made.
+    pipeline: Callable[[Any, Any], Any] | None = None
+    complete: Callable[[Any], None] = lambda model: None  # gives a host's model what it loads beside its network
+    output: dict[str, Any] = field(default_factory=lambda: {"output_type": "latent"})  # what asks for latents
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
 
 

@@ -1,5 +1,6 @@
 """MiniMax Music 3, complete and tiny, with random weights."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,28 @@ def minimaxmusic() -> Any:
         tokenizer=music_tokenizer(),
         language_model=language_model,
         rvq_depth_decoder=depth_decoder,
-        condition_encoder=diffusers.MiniMaxMusic3ConditionEncoder(
-            condition_hidden_dim=WIDTH, num_condition_layers=CODEBOOKS, out_dim=WIDTH, output_hop_length=HOP
-        ),
+        condition_encoder=condition_encoder(),
         transformer=diffusers.MiniMaxMusic3Transformer1DModel(**NETWORK),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, invert_sigmas=True),
-        vocoder=diffusers.MiniMaxMusic3Vocoder(
-            latent_channels=CHANNELS, decoder_input_dim=16, decoder_hidden_dim=32, upsampling_ratios=RATES
-        ),
+        vocoder=vocoder(),
     )
     return pipeline
+
+
+def condition_encoder() -> diffusers.MiniMaxMusic3ConditionEncoder:
+    """Fits the language model's hidden states to the latents."""
+    return diffusers.MiniMaxMusic3ConditionEncoder(
+        condition_hidden_dim=WIDTH, num_condition_layers=CODEBOOKS, out_dim=WIDTH, output_hop_length=HOP
+    )
+
+
+def vocoder() -> diffusers.MiniMaxMusic3Vocoder:
+    """Makes sound of latents."""
+    with warnings.catch_warnings():  # torch's, of the way in which diffusers normalises its weights
+        warnings.simplefilter("ignore", FutureWarning)
+        return diffusers.MiniMaxMusic3Vocoder(
+            latent_channels=CHANNELS, decoder_input_dim=16, decoder_hidden_dim=32, upsampling_ratios=RATES
+        )
 
 
 def write_encoder(folder: Path) -> None:

@@ -54,6 +54,7 @@ def asked(model: Any, run: Callable[[], Any]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(given, embedded, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Unexpected input:UserWarning")  # of a modular pipeline
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("family", [name for name, tiny in ZOO.items() if tiny.draws])
 def test_network_is_trained_at_the_times_it_is_sampled_at(family, steps, folder):
