@@ -83,8 +83,11 @@ class Passage:
         folder = self.folder(run)
         if "resume_from_checkpoint" not in changes:
             shutil.rmtree(folder, ignore_errors=True)
-        sound = self.name.split()[0] in SINGS
-        write_run(folder, self.config(**changes), self.root / ("tones" if sound else "digits"), sound=sound)
+        samples = self.root / "digits"
+        if sound := self.name in SINGS:
+            samples = self.root / "tones" / self.name  # its own: the host writes there what it knows of them
+            write_tones(samples)
+        write_run(folder, self.config(**changes), samples, sound=sound)
         log = folder / "log.txt"
         if code := self.server.start(folder, log, {}, LIMIT).result():
             raise StageError(f"exit {code}: {_last_error(log.read_text(encoding='utf-8', errors='replace'))}")
@@ -235,7 +238,6 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
     root = given.folder.resolve()
     write_digits(root / "digits", limit=16)
-    write_tones(root / "tones")
     own = {"PYTHONPATH": str(ROOT / "testbed/cpu"), "HF_HOME": str(root / "hub")}
     server = ForkServer(os.environ | cpu_environment() | own, root / "server.txt")
     failed = 0

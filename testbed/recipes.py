@@ -82,9 +82,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     # Its encoder of sound is published apart from the pipeline.
     "minimaxmusic": {**SOUND, "pretrained_vae_model_name_or_path": MODEL},
+    # SimpleTuner pads no prompt of it, so that those of a batch must be as long.
+    "ace_step": {
+        **SOUND,
+        "model_flavour": "base",
+        "tokenizer_max_length": 16,
+        "caption_dropout_probability": 0.0,
+    },
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
     "pixart": DIFF2FLOW | {"model_type": "full"},
 }
-SINGS = frozenset({"minimaxmusic"})  # families that are trained on songs
+SINGS = frozenset({"minimaxmusic", "ace_step"})  # families that are trained on songs
 IN_CI = ("sana", "wan", "qwen_image")

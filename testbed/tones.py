@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 RATE = 44_100  # samples a second
-PITCHES = {"low": 110, "middle": 220, "high": 440}
+PITCHES = {"low": 110, "mid": 220, "top": 440}  # of as many tokens each: SimpleTuner pads no prompt of ACE-Step
 
 
 def write_tones(folder: Path, limit: int = 12, seconds: float = 0.5) -> int:

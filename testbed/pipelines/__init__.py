@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, ModularPipeline
 from torch import nn
 
-from testbed.pipelines import cosmos3, diffusion, image, music, qwen, video
+from testbed.pipelines import ace_step, cosmos3, diffusion, image, music, qwen, video
 
 SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
 
@@ -33,6 +33,7 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "hidream": image.hidream,
     "ltxvideo": video.ltxvideo,
     "cosmos3": cosmos3.cosmos3,
+    "ace_step": ace_step.AceStep,
     "minimaxmusic": music.minimaxmusic,
     "sd1x": diffusion.sd1x,
     "sdxl": diffusion.sdxl,

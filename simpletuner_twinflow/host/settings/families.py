@@ -141,6 +141,12 @@ FAMILIES = {
                 "the host takes a time beyond 0 to 1 for thousandths",
                 'set it to "training_only"',
             ),
+            Refusal(
+                "model_type",
+                "full|None|",
+                "its pipeline is a modular one, which TwinFlow cannot export in stock classes",
+                'set it to "lora"',
+            ),
         ),
     ),
     "cosmos3": Family(
