@@ -26,7 +26,7 @@ from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.hub import FROM_HUB, put
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, MODEL, SINGS, TWINFLOW
+from testbed.recipes import COMMON, FAMILIES, MODEL, SINGS, TWINFLOW, WITHOUT_STOCK
 from testbed.stock import CONDITION, run_without_plugin_and_host
 from testbed.tones import write_tones
 from testbed.trainer import ROOT, cpu_environment, write_run
@@ -134,7 +134,11 @@ def card(passage: Passage) -> None:
     file = (output / "pipeline" if (output / "pipeline").exists() else output) / "README.md"
     if not file.exists():
         raise StageError("no model card")
-    code = re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)[0]
+    code, *_ = [*re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL), None]
+    if (code is None) != (passage.name in WITHOUT_STOCK):
+        raise StageError("no code" if code is None else "code that stock diffusers cannot run")
+    if code is None:
+        return
     for drawn in folder.glob("output.*"):
         drawn.unlink()
     result = run_without_plugin_and_host(code, folder, note_condition=True)
@@ -146,6 +150,8 @@ def card(passage: Passage) -> None:
 
 def prompt(passage: Passage) -> None:
     """What the card's code gave the network as the prompt is what the run was trained with."""
+    if passage.name in WITHOUT_STOCK:
+        return  # its card has no code
     folder = passage.folder("twinflow")
     given = torch.load(folder / CONDITION)
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]

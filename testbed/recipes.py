@@ -94,4 +94,5 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "pixart": DIFF2FLOW | {"model_type": "full"},
 }
 SINGS = frozenset({"minimaxmusic", "ace_step"})  # families that are trained on songs
+WITHOUT_STOCK = frozenset({"ace_step"})  # of which stock diffusers has no pipeline
 IN_CI = ("sana", "wan", "qwen_image")

@@ -10,7 +10,7 @@ PITCHES = {"low": 110, "mid": 220, "top": 440}  # of as many tokens each: Simple
 
 
 def write_tones(folder: Path, limit: int = 12, seconds: float = 0.5) -> int:
-    """Write `NNNN.wav`, in stereo, and its caption `NNNN.txt` for each song.
+    """Write `NNNN.wav`, in stereo, its caption `NNNN.txt` and its words `NNNN.lyrics` for each song.
 
     Args:
         folder: made if missing.
@@ -30,5 +30,6 @@ def write_tones(folder: Path, limit: int = 12, seconds: float = 0.5) -> int:
             file.setsampwidth(2)
             file.setframerate(RATE)
             file.writeframes((both * 32_767).clip(-32_768, 32_767).astype("<i2").tobytes())
+        (folder / f"{number:04d}.lyrics").write_text("la la\n" * (number % 3), encoding="utf-8")
         (folder / f"{number:04d}.txt").write_text(f"a {name} tone\n", encoding="utf-8")
     return limit

@@ -35,6 +35,7 @@ EMBEDS_GUIDANCE = PipelineKind(time_unit=1, embeds_guidance=True)
 DIFFUSION, DIFFUSION_EDITS = PipelineKind(diffusion=True), PipelineKind(diffusion=True, needs_image=True)
 
 PIPELINES = {
+    "ACEStepPipeline": PipelineKind(song=True),
     "AuraFlowPipeline": UNIT,
     "Cosmos3OmniPipeline": PipelineKind(unguided_scale=1.0, video=True),
     "BooguImagePipeline": PipelineKind(invert_sigmas=True, time_unit=1),

@@ -20,6 +20,14 @@ inject_adapter_in_model(config, pipeline.transformer)
 set_peft_model_state_dict(pipeline.transformer, weights)"""
 
 
+WORDS = """
+Its LoRA is of ACE-Step 1's `ace_step_transformer`, and stock diffusers has no pipeline for that. SimpleTuner's
+`ACEStepPipeline` makes songs with it, at `guidance_scale=0.0` and in Euler steps at the sigmas {sigmas}. The scheduler
+that the pipeline makes for itself has others; with `pip install simpletuner-twinflow` SimpleTuner's validation has
+these.
+"""
+
+
 def song_example(model: Any, base: str, source: str) -> str:
     """Code and the note below it.
 
@@ -29,6 +37,9 @@ def song_example(model: Any, base: str, source: str) -> str:
         source: folder or repository of what the run exports.
     """
     config, steps = model.config, options_of(model.config).target_step_count
+    if config.model_family != "minimaxmusic":
+        times = model.twinflow_model.scheduler().step_times(steps)
+        return WORDS.format(sigmas=", ".join(f"{time:.4g}" for time in (*times, 0.0)))
     comfyui = str(config.lora_format or "").lower() == "comfyui"
     dtype = str(config.weight_dtype).removeprefix("torch.")
     imports = {"import torch", "from scipy.io import wavfile"}

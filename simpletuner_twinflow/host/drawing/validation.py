@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
+from simpletuner_twinflow.host.drawing.ace_step import PIPELINE, own_scheduler
 from simpletuner_twinflow.host.run import argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.families import FAMILIES
@@ -83,6 +84,7 @@ def sampling_guidance(model: Any) -> float:
     Seam("ModelFoundation.update_pipeline_call_kwargs", ("pipeline_kwargs",), Touch.in_block, MODELS),
     Seam("ModelFoundation.model_predict", ("prepared_batch",), Touch.in_block, MODELS),
     Seam("ConfigMixin.register_to_config", touch=Touch.read, module="diffusers.configuration_utils"),
+    Seam("FlowMatchEulerDiscreteScheduler", touch=Touch.in_block, module=PIPELINE),
     Seam("config.twinflow_enabled", touch=Touch.in_block),
 )
 def attach_to_validation(module: ModuleType) -> None:
@@ -97,7 +99,7 @@ def attach_to_validation(module: ModuleType) -> None:
 
     def run_validations(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
         if argument(args, kwargs, "validation_type", 1) != "base_model":
-            with settled_pipeline_calls(validation.model):
+            with settled_pipeline_calls(validation.model), own_scheduler(validation.model):
                 return wrapped(*args, **kwargs)
         # The host reads this flag for the scheduler, the steps and the guidance of every validation.
         with changed(validation.config, twinflow_enabled=False):

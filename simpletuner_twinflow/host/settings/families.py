@@ -36,6 +36,8 @@ class Family:
     # Batch keys that are all zeros without a prompt, in training and in the pipeline's guidance, in the place of what the
     # text encoder makes of the empty prompt.
     zeros_without_prompt: tuple[str, ...] = ()
+    predicts_data: bool = False  # whether the host makes a clean sample of the velocity, x_t - sigma v
+    masks_loss: bool = False  # whether the host's own loss leaves out what fills a song up to its batch's length
     sings: bool = False  # whether it makes music, of which there are no pictures to show
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
@@ -120,6 +122,21 @@ FAMILIES = {
             ),
         ),
     ),
+    "ace_step": Family(
+        time_embedding="timestep_embedder",
+        zeros_without_prompt=("encoder_hidden_states", "speaker_embeds", "lyric_token_ids"),
+        predicts_data=True,
+        masks_loss=True,
+        sings=True,
+        refusals=(
+            Refusal(
+                "model_flavour",
+                "v15-(turbo|base|sft)",
+                "its code comes from the model's repository, and makes its songs in a loop of its own",
+                'use "base", which is ACE-Step 1',
+            ),
+        ),
+    ),
     # Its prompts are what a language model sings to them, encoded sample by sample.
     "minimaxmusic": Family(
         time_embedding="time_embed",
@@ -200,7 +217,6 @@ REFUSED = {  # the host's other families, and why
     "longcat_video": "its pipeline takes no prompt embeddings, so that validation could not draw with it",
     "ltxvideo2": "it makes picture and sound at once, each with noise and a loss of its own",
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
-    "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
     "ideogram": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "zlab_i1": "its pipeline steps by itself, so the few-step scheduler cannot take its place",
     "anima": "its pipeline steps with samplers of its own, so the few-step scheduler cannot take their place",

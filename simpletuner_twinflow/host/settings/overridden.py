@@ -88,6 +88,13 @@ def _of_songs(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[s
             f"twinflow_quality_sheet is {options.quality_sheet}: without effect, since model_family {name} makes "
             "songs, of which there are no pictures. The few-step quality is measured in the songs' latents."
         )
+    weight = as_number(config.get("ace_step_ssl_loss_weight"))
+    if config["model_family"] == "ace_step" and weight != 0:
+        yield (
+            f"ace_step_ssl_loss_weight is {shown(config.get('ace_step_ssl_loss_weight'))}: without effect, since these "
+            "losses compare hidden states with features of the songs, and TwinFlow's rows are at other times, some of "
+            "generated songs. TwinFlow leaves them out."
+        )
     drawn = not is_set(config.get("validation_disable")) and is_set(config.get("use_ema"))
     if drawn and config.get("ema_validation") in (None, "comparison"):
         yield (

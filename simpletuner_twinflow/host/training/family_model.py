@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.families import ASSISTANT, DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.training.ace_step import VELOCITY, predict_velocity
 from simpletuner_twinflow.host.training.batches import (
     DESTINATIONS,
     refuse_untrained,
@@ -52,6 +53,8 @@ class FamilyModel:
         """
         if self.model.assistant_lora_loaded:
             raise TwinFlowConfigError(ASSISTANT.format(path=self.model.config.assistant_lora_path))
+        if self.family.predicts_data:
+            predict_velocity(self.model)
         if self.time_conditioning_mode == "training_only":
             times = self.step_times if self.steps_are_conditioned else ONE_STEP
             self.time_conditioning = attach(self.model, self.family, self.sigma, times)
@@ -96,6 +99,8 @@ class FamilyModel:
 
     def velocity(self, output: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         """The average velocity, data to noise, of a family's output on this batch; float32."""
+        if self.family.predicts_data:  # at sigma 1: see `ace_step.predict_velocity`
+            return batch["noisy_latents"].float() - output["model_prediction"].float()
         return self.model.prediction_to_noiseward_flow(output["model_prediction"]).float()
 
     def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
@@ -110,11 +115,13 @@ class FamilyModel:
             sigmas = sigmas.expand_as(x_t)
         # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` calls the network at t - r / 2.
         time = sign * (t - r / 2) if self.time_conditioning_mode == "signed_time" else t
-        changes = {
+        changes: dict[str, Any] = {
             "noisy_latents": x_t.to(batch["noisy_latents"].dtype),
             "sigmas": sigmas,
             "timesteps": self._timesteps(time, batch),
         }
+        if self.family.predicts_data:
+            changes[VELOCITY] = True
         return dict(batch) | changes | self._time_keys(r, sign)
 
     def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
