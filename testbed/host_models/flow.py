@@ -29,6 +29,7 @@ def host_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, *
         changes: to the config.
     """
     tiny = ZOO[name]
+    tiny.shrink()
     flavour = {"model_flavour": tiny.flavour} if tiny.flavour else {}
     model = model_of(host_config(family_of(name), folder, **flavour | tiny.config | changes), dtype, flow=True)
     vars(model.config).update(tiny.checked)
@@ -44,7 +45,8 @@ def host_batch(
 ) -> dict[str, Any]:
     """A batch of these prompts, see `collated_batch`. Args: model: of `host_model`."""
     tiny = model.tiny
-    return collated_batch(model, tiny.text, prompts, tiny.latents, seed=seed, latent=latent, conditions=tiny.conditions)
+    given = {"seed": seed, "latent": latent, "conditions": tiny.conditions, "state": tiny.state}
+    return collated_batch(model, tiny.text, prompts, tiny.latents, **given)
 
 
 def pipeline_folder(folder: Path) -> Path:

@@ -18,7 +18,7 @@ def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted
     From x_t = (1 - t) c + t z follows z - c = (x_t - c) / t at every target time, in whatever order a family lays the
     elements out. The host's network runs too, so its input is what it takes and the output is of its shape.
     """
-    real = network.forward
+    real = getattr(network, tiny.predicts)
 
     @wraps(real)
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -40,7 +40,7 @@ def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted
 
         return replaced(output, given[tiny.hidden], t, exact)
 
-    network.forward = forward
+    setattr(network, tiny.predicts, forward)
 
 
 def replaced(output: Any, x: Any, t: Tensor, exact: Callable[[Any, Tensor, Tensor], Tensor]) -> Any:
@@ -65,7 +65,7 @@ def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
     if tiny.reads_words:
         return not (given["input_ids"] > 1).any()
     if tiny.empty_is_zero:
-        return not given[tiny.empty_is_zero].any()
+        return not next(given[name] for name in tiny.empty_is_zero if name in given).any()
     found = list(tensors({name: value for name, value in given.items() if name not in (tiny.hidden, tiny.timestep)}))
     empty = {
         name: any((tensor.float() == next(iter(tensors(value))).flatten()[0]).any() for tensor in found)

@@ -32,13 +32,14 @@ class CalledWithOmega:
 @contextmanager
 def own_scheduler(model: Any) -> Iterator[None]:
     """Inside this block ACE-Step's pipeline makes the few-step scheduler of this model's run; others are left alone."""
-    if model.config.model_family != "ace_step":
+    family_model = getattr(model, "twinflow_model", None)
+    if family_model is None or not family_model.family.makes_scheduler:
         yield
         return
     from simpletuner.helpers.models.ace_step import pipeline
 
     def made(**settings: Any) -> CalledWithOmega:
-        return CalledWithOmega(model.twinflow_model.scheduler())
+        return CalledWithOmega(family_model.scheduler())
 
     with changed(pipeline, FlowMatchEulerDiscreteScheduler=made):
         yield

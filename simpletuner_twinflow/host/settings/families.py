@@ -38,6 +38,7 @@ class Family:
     zeros_without_prompt: tuple[str, ...] = ()
     predicts_data: bool = False  # whether the host makes a clean sample of the velocity, x_t - sigma v
     masks_loss: bool = False  # whether the host's own loss leaves out what fills a song up to its batch's length
+    makes_scheduler: bool = False  # whether its pipeline makes a scheduler in each call, whatever it has been given
     sings: bool = False  # whether it makes music, of which there are no pictures to show
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
@@ -127,6 +128,7 @@ FAMILIES = {
         zeros_without_prompt=("encoder_hidden_states", "speaker_embeds", "lyric_token_ids"),
         predicts_data=True,
         masks_loss=True,
+        makes_scheduler=True,
         sings=True,
         refusals=(
             Refusal(

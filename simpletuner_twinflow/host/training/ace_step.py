@@ -56,16 +56,24 @@ def complete_batches(module: ModuleType) -> None:
 @uses(
     Seam("ACEStep.get_pipeline", ("pipeline_type",)),
     Seam("ACEStep.load_vae", ("self",), Touch.read),
-    lost="a validation of ace_step makes no song unless keep_vae_loaded is true",
+    Seam("ACEStepPipeline.dtype", touch=Touch.on_run, module="simpletuner.helpers.models.ace_step.pipeline"),
+    lost="a validation of ace_step makes no song unless keep_vae_loaded is true and mixed_precision bf16",
 )
 def keep_decoder(module: ModuleType) -> None:
-    """Let the host's pipeline make sound where the run has unloaded the decoder; the host makes it without one."""
+    """Let the host's pipeline make sound: with the decoder that the run has unloaded, and in the run's own dtype.
+
+    The host makes it without a decoder, and with latents in bfloat16 whatever the networks are in.
+    """
 
     def get_pipeline(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> Any:
         if getattr(model, "vae", None) is None:
             log_mending("ace_step's pipeline gets its decoder of sound back")
             model.load_vae()
-        return wrapped(*args, **kwargs)
+        pipeline = wrapped(*args, **kwargs)
+        if pipeline.dtype != model.config.weight_dtype:
+            log_mending("ace_step's pipeline makes its latents in %s, as the network is", model.config.weight_dtype)
+            set_on(pipeline, "dtype", model.config.weight_dtype)
+        return pipeline
 
     wrap_active(module, "ACEStep.get_pipeline", get_pipeline)
 

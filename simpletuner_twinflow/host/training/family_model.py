@@ -198,6 +198,8 @@ class FamilyModel:
         """The stock diffusers scheduler closest to it, for this many steps; None where none is close."""
         pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
         fresh_noise = not self.steps_are_conditioned
+        if self.family.makes_scheduler:
+            return None
         if self.family.invert_sigmas != "no":
             return None if pipeline not in EVEN_SIGMAS or (fresh_noise and steps > 1) else inverted_scheduler()
         return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=fresh_noise)

@@ -10,6 +10,7 @@ import torch
 from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training.validation import Validation
 
+from simpletuner_twinflow.host.drawing.ace_step import own_scheduler
 from simpletuner_twinflow.host.drawing.validation import settled_pipeline_calls
 from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from testbed.host_models.build import family_model_of
@@ -58,11 +59,12 @@ def draw(model, scheduler=None):
     decoded = []
     if getattr(pipeline, "vae", None) is not None:
         pipeline.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(args[0]))
-    with settled_pipeline_calls(model), torch.no_grad():
+    model.twinflow_model = family_model_for(model)
+    with settled_pipeline_calls(model), own_scheduler(model), torch.no_grad():
         given = model.update_pipeline_call_kwargs(given) | tiny.call
         given = Validation._filter_pipeline_kwargs_for_call(None, pipeline, given)
         drawn = pipeline(**given | tiny.output | {"generator": torch.Generator().manual_seed(0)})
-    return decoded[0] if decoded else drawn[0]
+    return decoded[0] if decoded else tiny.latents_of(drawn)
 
 
 @pytest.mark.filterwarnings("ignore:Unexpected input:UserWarning")  # of a modular pipeline
