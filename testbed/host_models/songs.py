@@ -106,6 +106,7 @@ SONGS = {
         text={"prompt_embeds": (1, WORDS, CODEBOOKS * WIDTH)},
         time=data_share,
         direction=-1,
+        config={"model_type": "lora"},
         signed_time=False,
         empty_is_zero=("encoder_hidden_states",),
         pipeline=music_pipeline,
