@@ -75,7 +75,9 @@ def encodes_nothing_as_zeros(model: Any) -> None:
     network = model.model
     encode = network.encode
 
-    def marked(encoder_text_hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def marked(
+        encoder_text_hidden_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         hidden, mask = encode(encoder_text_hidden_states, *args, **kwargs)
         known = encoder_text_hidden_states.flatten(1).any(dim=1)
         return hidden * known.reshape(-1, 1, 1), mask
@@ -90,6 +92,7 @@ SONGS = {
         text={"prompt_embeds": (1, WORDS, 16), "attention_masks": "mask"},
         time=thousandths,
         flavour="base",
+        config={"model_type": "lora"},
         empty_is_zero=("encoder_text_hidden_states", "encoder_hidden_states"),
         predicts="decode",
         shrink=small_lyrics_encoder,

@@ -51,9 +51,7 @@ class AceStep:
             decoder_act_fns="silu",
             scaling_factor=1.0,
         )
-        self.vocoder = ADaMoSHiFiGANV1(
-            depths=[1, 1, 1, 1], dims=[8, 8, 8, 8], num_mels=8, upsample_initial_channel=128
-        )
+        self.vocoder = ADaMoSHiFiGANV1(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8], num_mels=8, upsample_initial_channel=128)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write each to the folder of its name in ACE-Step's repository."""

@@ -5,21 +5,20 @@ from typing import Any
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
 from simpletuner_twinflow.host.run import options_of
+from simpletuner_twinflow.host.training.lycoris import lycoris_of
 from simpletuner_twinflow.sampling.stock import inverted_settings
 
 NEEDS_HOST = "This needs SimpleTuner, whose pipeline reads a LoRA in ComfyUI's format."
-ALONE = "This needs diffusers and PEFT alone, and makes the song of the run's validation, to rounding."
+ALONE = "This needs diffusers alone, and makes the song of the run's validation, to rounding."
 NEEDS_PLUGIN = "This needs `pip install simpletuner-twinflow`: stock diffusers has no scheduler close to it."
 FROM_HOST = "simpletuner.helpers.models.minimaxmusic"
-READ = """with safe_open({file}, "pt") as adapter:
-    header = json.loads(adapter.metadata()["lora_adapter_metadata"])
-    weights = {{name.removeprefix("transformer."): adapter.get_tensor(name) for name in adapter.keys()}}
-settings = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_rslora", "use_dora")
-config = LoraConfig(**{{name: header[f"transformer.{{name}}"] for name in settings}})
-inject_adapter_in_model(config, pipeline.transformer)
-set_peft_model_state_dict(pipeline.transformer, weights)"""
-
-
+# The file holds the whole change of each layer: see adapter_file.py.
+READ = """adapter = load_file({file})
+for name in [name for name in adapter if name.endswith(".lora_A.weight")]:
+    layer = pipeline.transformer.get_submodule(name.removeprefix("transformer.").removesuffix(".lora_A.weight"))
+    layer.weight.data += (adapter[name.replace("lora_A", "lora_B")] @ adapter[name]).to(layer.weight)"""
+READ_LYCORIS = """adapter, _ = create_lycoris_from_weights(1.0, {file}, pipeline.transformer)
+adapter.merge_to()"""
 WORDS = """
 Its LoRA is of ACE-Step 1's `ace_step_transformer`, and stock diffusers has no pipeline for that. SimpleTuner's
 `ACEStepPipeline` makes songs with it, at `guidance_scale=0.0` and in Euler steps at the sigmas {sigmas}. The scheduler
@@ -40,7 +39,8 @@ def song_example(model: Any, base: str, source: str) -> str:
     if config.model_family != "minimaxmusic":
         times = model.twinflow_model.scheduler().step_times(steps)
         return WORDS.format(sigmas=", ".join(f"{time:.4g}" for time in (*times, 0.0)))
-    comfyui = str(config.lora_format or "").lower() == "comfyui"
+    lycoris = lycoris_of(model) is not None
+    comfyui = not lycoris and str(config.lora_format or "").lower() == "comfyui"
     dtype = str(config.weight_dtype).removeprefix("torch.")
     imports = {"import torch", "from scipy.io import wavfile"}
     if comfyui:
@@ -63,10 +63,14 @@ def song_example(model: Any, base: str, source: str) -> str:
             f'pipeline.load_lora_weights({file}, lora_format="comfyui")',
         ]
     else:
-        imports |= {"import json", "from safetensors import safe_open"}
-        imports |= {"from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict"}
-        code += [READ.format(file=file)]
+        reader = (
+            "from lycoris import create_lycoris_from_weights" if lycoris else "from safetensors.torch import load_file"
+        )
+        imports |= {reader}
+        code += [(READ_LYCORIS if lycoris else READ).format(file=file)]
     note = NEEDS_HOST if comfyui else ALONE
+    if lycoris:
+        note = note.replace("diffusers alone", "diffusers and lycoris-lora alone")
     if (stock := stock_scheduler_of(model)) is not None:
         imports |= {"from diffusers import FlowMatchEulerDiscreteScheduler"}
         made = f"FlowMatchEulerDiscreteScheduler({inverted_settings(stock)})"
@@ -90,7 +94,7 @@ def song_example(model: Any, base: str, source: str) -> str:
     ]
     return f"""
 ```python
-{"\n".join(_sorted(imports))}
+{"\n".join(sorted(imports, key=lambda line: (not line.startswith("import "), line)))}
 
 {"\n".join(code)}
 
@@ -102,10 +106,3 @@ wavfile.write("output.wav", pipeline.sampling_rate, song.T)
 
 {note}
 """
-
-
-def _sorted(imports: set[str]) -> list[str]:
-    """Plain imports first, a blank line after those of the standard library."""
-    standard = sorted(line for line in imports if line == "import json")
-    others = sorted(imports - {*standard}, key=lambda line: (not line.startswith("import "), line))
-    return [*standard, *([""] if standard else []), *others]

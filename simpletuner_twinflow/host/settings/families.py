@@ -33,8 +33,8 @@ class Family:
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
-    # Batch keys that are all zeros without a prompt, in training and in the pipeline's guidance, in the place of what the
-    # text encoder makes of the empty prompt.
+    # Batch keys that are all zeros without a prompt, in training and in the pipeline's guidance. The text encoder is not
+    # asked for the empty prompt then.
     zeros_without_prompt: tuple[str, ...] = ()
     predicts_data: bool = False  # whether the host makes a clean sample of the velocity, x_t - sigma v
     masks_loss: bool = False  # whether the host's own loss leaves out what fills a song up to its batch's length
@@ -134,8 +134,15 @@ FAMILIES = {
             Refusal(
                 "model_flavour",
                 "v15-(turbo|base|sft)",
-                "its code comes from the model's repository, and makes its songs in a loop of its own",
+                "its songs are made in a loop of the model repository's own code, whose steps the few-step scheduler "
+                "cannot take",
                 'use "base", which is ACE-Step 1',
+            ),
+            Refusal(
+                "model_type",
+                "full|None|",
+                "the host cannot save a full fine-tune of it, since its pipeline has no method for that",
+                'set it to "lora"',
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""ACE-Step in a TwinFlow run: what the host leaves out of its batches, its clean prediction, and how it starts at all."""
+"""ACE-Step in a TwinFlow run: what the host leaves out of its batches, its clean prediction, and its faults mended."""
 
 from collections.abc import Callable, Mapping
 from types import ModuleType

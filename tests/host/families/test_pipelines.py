@@ -1,7 +1,12 @@
 """The table by which the command line draws agrees with what the families are trained as."""
 
 import pytest
-from simpletuner.helpers.models.common import AudioModelFoundation, ImageModelFoundation, PipelineTypes, VideoModelFoundation
+from simpletuner.helpers.models.common import (
+    AudioModelFoundation,
+    ImageModelFoundation,
+    PipelineTypes,
+    VideoModelFoundation,
+)
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
