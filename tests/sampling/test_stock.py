@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import retrieve_timesteps
 
 from simpletuner_twinflow import TwinFlowScheduler
-from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_settings
+from simpletuner_twinflow.sampling.stock import inverted_scheduler, inverted_settings, stock_scheduler, stock_settings
 from tests.sampling.loop import FLOW
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +96,23 @@ def test_it_draws_the_samplers_picture_and_touches_no_random_stream(steps, even_
     stock = drawn(stock_scheduler(steps, even_sigmas=even_sigmas), steps, even_sigmas, start)
     torch.testing.assert_close(stock, drawn(TwinFlowScheduler(), steps, even_sigmas, start), rtol=0, atol=1e-5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_inverted_one_has_the_samplers_sigmas_towards_the_data_at_any_number_of_steps(steps, tmp_path):
+    """In a pipeline that hands over even sigmas and whose time is 1 at the data."""
+    even = [1 - step / steps for step in range(steps)]
+    names = {"FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler}
+    made = inverted_scheduler()
+    stock = reloaded(eval(f"FlowMatchEulerDiscreteScheduler({inverted_settings(made)})", names), tmp_path)
+    ours = TwinFlowScheduler(invert_sigmas=True, num_train_timesteps=1)
+    x, velocity = torch.randn(1, 4, 5), torch.randn(1, 4, 5)
+    drawn = []
+    for scheduler in (stock, ours):
+        scheduler.set_timesteps(sigmas=even)
+        sample = x
+        for time in scheduler.timesteps:
+            sample = scheduler.step(velocity * (1 + time), time, sample, return_dict=False)[0]
+        drawn.append(sample)
+    torch.testing.assert_close(stock.timesteps, ours.timesteps)
+    torch.testing.assert_close(*drawn)

@@ -33,8 +33,7 @@ class Family:
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
-    # Batch keys that are all zeros without a prompt, in training and in the pipeline's guidance. The text encoder is not
-    # asked for the empty prompt then.
+    # Batch keys that are zeros without a prompt, in training and in its pipeline's guidance: there is no empty prompt.
     zeros_without_prompt: tuple[str, ...] = ()
     predicts_data: bool = False  # whether the host makes a clean sample of the velocity, x_t - sigma v
     masks_loss: bool = False  # whether the host's own loss leaves out what fills a song up to its batch's length

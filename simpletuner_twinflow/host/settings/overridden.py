@@ -88,12 +88,11 @@ def _of_songs(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[s
             f"twinflow_quality_sheet is {options.quality_sheet}: without effect, since model_family {name} makes "
             "songs, of which there are no pictures. The few-step quality is measured in the songs' latents."
         )
-    weight = as_number(config.get("ace_step_ssl_loss_weight"))
-    if config["model_family"] == "ace_step" and weight != 0:
+    if config["model_family"] == "ace_step":
         yield (
-            f"ace_step_ssl_loss_weight is {shown(config.get('ace_step_ssl_loss_weight'))}: without effect, since these "
-            "losses compare hidden states with features of the songs, and TwinFlow's rows are at other times, some of "
-            "generated songs. TwinFlow leaves them out."
+            "model_family is \"ace_step\": SimpleTuner's losses against features of MERT and mHuBERT are left out. They "
+            "compare hidden states with those of the songs, and TwinFlow's rows are at other times, some of generated "
+            "songs."
         )
     drawn = not is_set(config.get("validation_disable")) and is_set(config.get("use_ema"))
     if drawn and config.get("ema_validation") in (None, "comparison"):

@@ -24,7 +24,7 @@ def find_languages(module: ModuleType) -> None:
     """Let the host's model be made with a py3langid that reads its own file by another name than the host asks for."""
 
     def init(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> None:
-        from py3langid.langid import LanguageIdentifier
+        from py3langid.langid import LanguageIdentifier  # type: ignore[import-untyped]  # the host brings it
 
         active = active_options(argument(args, kwargs, "config", 0)) is not None
         if not active or hasattr(LanguageIdentifier, "from_pickled_model"):

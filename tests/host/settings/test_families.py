@@ -29,6 +29,11 @@ VALUES = [
     ("omnigen", "model_type", "lora", "full"),
     ("cosmos3", "model_flavour", "super-i2v", "super"),
     ("cosmos3", "model_type", "full", "lycoris"),
+    ("ace_step", "model_flavour", "v15-base", "ACE-Step 1"),
+    ("ace_step", "model_type", "full", "lora"),
+    ("minimaxmusic", "minimax_music_train_component", "language_model", "transformer"),
+    ("minimaxmusic", "model_type", "full", "lora"),
+    ("minimaxmusic", "twinflow_time_conditioning", "signed_time", "training_only"),
     ("omnigen", "twinflow_time_conditioning", "signed_time", "training_only"),
 ]
 
