@@ -90,9 +90,8 @@ def _of_songs(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[s
         )
     if config["model_family"] == "ace_step":
         yield (
-            "model_family is \"ace_step\": SimpleTuner's losses against features of MERT and mHuBERT are left out. They "
-            "compare hidden states with those of the songs, and TwinFlow's rows are at other times, some of generated "
-            "songs."
+            'model_family is "ace_step": the losses against features of MERT and mHuBERT are left out. They compare '
+            "hidden states with those of the songs, and TwinFlow's rows are at other times, some of generated songs."
         )
     drawn = not is_set(config.get("validation_disable")) and is_set(config.get("use_ema"))
     if drawn and config.get("ema_validation") in (None, "comparison"):
