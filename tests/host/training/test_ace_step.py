@@ -9,7 +9,7 @@ from py3langid.langid import LanguageIdentifier
 
 from simpletuner_twinflow.host.training.ace_step import SSL, VELOCITY, song_weights
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
-from simpletuner_twinflow.host.training.distiller import is_regularisation
+from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller, is_regularisation
 from simpletuner_twinflow.method.losses import squared_error
 from testbed.host_models.build import family_model_of
 from testbed.host_models.flow import PROMPTS, host_batch, host_model
@@ -107,3 +107,11 @@ def test_model_is_made_with_a_py3langid_that_has_another_name_for_its_reader(fol
         host_model("ace_step", folder)
     assert "Mending SimpleTuner: ace_step finds the languages" in caplog.text
     assert not hasattr(LanguageIdentifier, "from_pickled_model")
+
+
+def test_the_distiller_weighs_each_term_by_it(folder):
+    model = host_model("ace_step", folder)
+    batch = lengths(host_batch(model), 6, 3, 1, 2)
+    distiller = TwinFlowDistiller.__new__(TwinFlowDistiller)
+    distiller.family_model = family_model_of(model)
+    assert distiller._mask(batch, 0).equal(song_weights(batch))
