@@ -138,6 +138,12 @@ FAMILIES = {
                 'use "base", which is ACE-Step 1',
             ),
             Refusal(
+                "pretrained_model_name_or_path",
+                r"(?i:.*(ace-step1\.5|acestep-v15-).*)",
+                "it is ACE-Step 1.5, whose songs are made in a loop of the model repository's own code",
+                "use ACE-Step 1",
+            ),
+            Refusal(
                 "model_type",
                 "full|None|",
                 "the host cannot save a full fine-tune of it, since its pipeline has no method for that",

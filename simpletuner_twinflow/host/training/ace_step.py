@@ -18,7 +18,7 @@ SSL = "ssl_hidden_states"  # batch key: features of the whole songs, for losses 
 @uses(
     Seam("ACEStep.__init__", ("config",)),
     Seam("LanguageIdentifier.from_pickled_model", touch=Touch.given, module="py3langid.langid"),
-    lost="a run of ace_step ends where py3langid is of version 0.3 or later",
+    lost="a run of ace_step ends where py3langid is of version 0.4",
 )
 def find_languages(module: ModuleType) -> None:
     """Let the host's model be made with a py3langid that reads its own file by another name than the host asks for."""

@@ -31,6 +31,8 @@ VALUES = [
     ("cosmos3", "model_type", "full", "lycoris"),
     ("ace_step", "model_flavour", "v15-base", "ACE-Step 1"),
     ("ace_step", "model_type", "full", "lora"),
+    ("ace_step", "pretrained_model_name_or_path", "ACE-Step/Ace-Step1.5", "use ACE-Step 1"),
+    ("ace_step", "pretrained_model_name_or_path", "models/acestep-v15-base", "use ACE-Step 1"),
     ("minimaxmusic", "minimax_music_train_component", "language_model", "transformer"),
     ("minimaxmusic", "model_type", "full", "lora"),
     ("minimaxmusic", "twinflow_time_conditioning", "signed_time", "training_only"),
