@@ -26,8 +26,9 @@ from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.hub import fill, stock_home
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, MODEL, PRELUDES, READ_BY_HOST, TWINFLOW
+from testbed.recipes import COMMON, FAMILIES, MODEL, PRELUDES, READ_BY_HOST, SINGS, TWINFLOW, WITHOUT_STOCK
 from testbed.stock import CONDITION, run_without_plugin_and_host
+from testbed.tones import write_tones
 from testbed.trainer import ROOT, cpu_environment, write_run
 
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
@@ -82,7 +83,11 @@ class Passage:
         folder = self.folder(run)
         if "resume_from_checkpoint" not in changes:
             shutil.rmtree(folder, ignore_errors=True)
-        write_run(folder, self.config(**changes), self.root / "digits")
+        samples = self.root / "digits"
+        if sound := self.name in SINGS:
+            samples = self.root / "tones" / self.name  # its own: the host writes there what it knows of them
+            write_tones(samples)
+        write_run(folder, self.config(**changes), samples, sound=sound)
         log = folder / "log.txt"
         if code := self.server.start(folder, log, {}, LIMIT, prelude=PRELUDES.get(self.name, "")).result():
             raise StageError(f"exit {code}: {_last_error(log.read_text(encoding='utf-8', errors='replace'))}")
@@ -132,7 +137,11 @@ def card(passage: Passage) -> None:
     file = (output / "pipeline" if (output / "pipeline").exists() else output) / "README.md"
     if not file.exists():
         raise StageError("no model card")
-    code = re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)[0]
+    code, *_ = [*re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL), None]
+    if (code is None) != (passage.name in WITHOUT_STOCK):
+        raise StageError("no code" if code is None else "code that stock diffusers cannot run")
+    if code is None:
+        return
     for drawn in folder.glob("output.*"):
         drawn.unlink()
     host, home = passage.name in READ_BY_HOST, passage.root / "hub"
@@ -147,6 +156,8 @@ def card(passage: Passage) -> None:
 
 def prompt(passage: Passage) -> None:
     """What the card's code gave the network as the prompt is what the run was trained with."""
+    if passage.name in WITHOUT_STOCK:
+        return  # its card has no code
     folder = passage.folder("twinflow")
     given = [form for tensor in torch.load(folder / CONDITION) for form in _unpadded(tensor)]
     cached = [_cached(file) for file in sorted(folder.glob("cache/text/*.pt"))]

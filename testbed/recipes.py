@@ -46,6 +46,11 @@ DIFF2FLOW: dict[str, Any] = {"diff2flow_enabled": True, "twinflow_allow_diff2flo
 MODEL = "{model}"  # stands for the pipeline's folder
 SHORT_PROMPT: dict[str, Any] = {"tokenizer_max_length": 77}
 FILM: dict[str, Any] = {"validation_num_video_frames": 9}
+SOUND: dict[str, Any] = {  # of a family whose data are songs; seconds
+    "validation_prompt": "a low tone",
+    "validation_lyrics": "la la",
+    "validation_audio_duration": 1.0,
+}
 # By name of the pipeline; the first word is the host's family, a second the flavour.
 FAMILIES: dict[str, dict[str, Any]] = {
     "sd3": {"model_flavour": "medium", "tokenizer_max_length": 8},
@@ -87,10 +92,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "text_embed_full_cache": True,  # without it another repository projects the prompts
     },
     "zlab_i1": {"pretrained_vae_model_name_or_path": MODEL, "flow_schedule_shift": 0},
+    # Its encoder of sound is published apart from the pipeline.
+    "minimaxmusic": {**SOUND, "pretrained_vae_model_name_or_path": MODEL},
+    # SimpleTuner pads no prompt of it, so that those of a batch must be as long.
+    "ace_step": {
+        **SOUND,
+        "model_flavour": "base",
+        "tokenizer_max_length": 16,
+        "caption_dropout_probability": 0.0,
+    },
     "sd1x": DIFF2FLOW,
     "sdxl": DIFF2FLOW | {"pretrained_vae_model_name_or_path": MODEL},
     "pixart": DIFF2FLOW | {"model_type": "full"},
 }
 PRELUDES = {"ideogram": "testbed.pipelines.ideogram:shrink"}  # what is called in a run's process before the host starts
 READ_BY_HOST = ("zlab_i1", "anima", "flux3_image klein")  # whose pipeline diffusers does not have
+SINGS = frozenset({"minimaxmusic", "ace_step"})  # families that are trained on songs
+WITHOUT_STOCK = frozenset({"ace_step"})  # of which stock diffusers has no pipeline
 IN_CI = ("sana", "wan", "qwen_image")

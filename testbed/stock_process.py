@@ -13,7 +13,9 @@ if os.environ.get("TESTBED_WITH_HOST") != "1":
 
 
 def note_first_inputs(file: str) -> None:
-    """Have the next pipeline's network write all tensors that it is given first."""
+    """Have the next pipeline's network write all tensors that it is given first; where it has one, what encodes those
+    of the prompt for it.
+    """
     import diffusers
     import torch
 
@@ -24,19 +26,22 @@ def note_first_inputs(file: str) -> None:
             for item in value.values() if isinstance(value, dict) else value:
                 yield from tensors(item)
 
-    move = diffusers.DiffusionPipeline.to
+    def noting(move: Any) -> Any:
+        @wraps(move)
+        def to(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+            def note(network: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+                torch.save(list(tensors([args, kwargs])), file)
+                handle.remove()
 
-    @wraps(move)
-    def to(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
-        def note(network: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-            torch.save(list(tensors([args, kwargs])), file)
-            handle.remove()
+            parts = (getattr(pipeline, name, None) for name in ("condition_encoder", "unet", "transformer"))
+            network = next(part for part in parts if part is not None)
+            handle = network.register_forward_pre_hook(note, with_kwargs=True)
+            return move(pipeline, *args, **kwargs)
 
-        network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
-        handle = network.register_forward_pre_hook(note, with_kwargs=True)
-        return move(pipeline, *args, **kwargs)
+        return to
 
-    diffusers.DiffusionPipeline.to = to
+    for kind in (diffusers.DiffusionPipeline, diffusers.ModularPipeline):
+        kind.to = noting(kind.to)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,27 @@ def datasets(images: Path) -> list[dict[str, Any]]:
     return [image_set, text]
 
 
-def write_run(folder: Path, config: dict[str, Any], images: Path) -> None:
-    """Lay out a run's folder: `config/config.json` and `config/data.json`."""
+def sound_datasets(songs: Path) -> list[dict[str, Any]]:
+    """The host's data config for a folder of songs with captions beside them, in stereo at 44,100 samples a second."""
+    song_set, text = datasets(songs)
+    of_pictures = ("crop", "resolution", "resolution_type", "minimum_image_size")
+    kept = {key: value for key, value in song_set.items() if key not in of_pictures}
+    audio = {"bucket_strategy": "duration", "duration_interval": 0.5, "sample_rate": 44_100, "channels": 2}
+    return [kept | {"id": "tones", "dataset_type": "audio", "audio": audio}, text]
+
+
+def write_run(folder: Path, config: dict[str, Any], samples: Path, *, sound: bool = False) -> None:
+    """Lay out a run's folder: `config/config.json` and `config/data.json`.
+
+    Args:
+        folder: made if missing.
+        config: the run's keys.
+        samples: a folder of images, or of songs.
+        sound: which of them.
+    """
+    data = sound_datasets(samples) if sound else datasets(samples)
     (folder / "config").mkdir(parents=True, exist_ok=True)
-    (folder / "config/data.json").write_text(json.dumps(datasets(images), indent=1), encoding="utf-8")
+    (folder / "config/data.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     (folder / "config/config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 

@@ -52,6 +52,7 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "features": "quality/test_measures.py",
     "latents": "host/drawing/test_quality.py",
     "lycoris_file": "runs/test_lycoris.py",
+    "sounding": "host/settings/test_families.py",
     "sources": "host/settings/test_doctor.py",
 }
 

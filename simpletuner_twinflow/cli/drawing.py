@@ -124,6 +124,8 @@ def is_video(pipeline: Any) -> bool:
 def _drawable(class_name: str, frames: int | None) -> PipelineKind:
     """What is known of a pipeline's class. Raises: TwinFlowError: it cannot draw from a prompt alone."""
     kind = kind_of(class_name)
+    if kind.song:
+        raise TwinFlowError(f"{class_name} makes songs, and sample draws: the code in the model card makes one.")
     if not hasattr(diffusers, class_name):
         raise TwinFlowError(
             f"diffusers {diffusers.__version__} has no {class_name}: drawing with it needs SimpleTuner."

@@ -35,6 +35,7 @@ class PipelineKind:
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that they are trained with
     unguided_scale: float = 0.0  # the guidance scale at which it follows the prompt alone
     video: bool = False  # whether it makes frames
+    song: bool = False  # whether it makes sound
     needs_image: bool = False  # whether it edits or animates a picture
     spaces_sigmas: bool = False  # whether it hands its scheduler sigmas in a spacing of its own
 
@@ -46,6 +47,7 @@ EMBEDS_GUIDANCE = PipelineKind(time_unit=1, embeds_guidance=True)
 DIFFUSION, DIFFUSION_EDITS = PipelineKind(diffusion=True), PipelineKind(diffusion=True, needs_image=True)
 
 PIPELINES = {
+    "ACEStepPipeline": PipelineKind(song=True),
     "AnimaPipeline": PipelineKind(time_unit=1, unguided_scale=1.0),
     "AuraFlowPipeline": UNIT,
     "Cosmos3OmniPipeline": PipelineKind(unguided_scale=1.0, video=True),
@@ -77,6 +79,7 @@ PIPELINES = {
     "Lumina2Pipeline": UNIT,
     "Lumina2Text2ImgPipeline": UNIT,
     "MageFlowPipeline": UNIT,
+    "MiniMaxMusic3ModularPipeline": PipelineKind(invert_sigmas=True, time_unit=1, unguided_scale=1.0, song=True),
     "MOSSImagePipeline": PipelineKind(unguided_scale=1.0),
     "OmniGenPipeline": PipelineKind(invert_sigmas=True, time_unit=1, unguided_scale=1.0),
     "QwenImagePipeline": UNIT,
@@ -108,6 +111,7 @@ PIPELINES = {
 EVEN_SIGMAS = frozenset(
     f"{name}Pipeline"
     for name in (
+        "MiniMaxMusic3Modular",
         *("Chroma", "ErnieImage", "Flux", "FluxKontext", "Flux2", "Flux2Klein", "Flux3Image", "HunyuanVideo15"),
         *("HunyuanVideo15ImageToVideo", "Krea2", "LongCatImage", "LongCatImageEdit", "LTX", "LTXImageToVideo"),
         *("LTX2", "LTX2ImageToVideo"),

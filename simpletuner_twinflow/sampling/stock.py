@@ -78,6 +78,24 @@ def mean_of_spacing(steps: int, pixels: int) -> float:
     return mean - 0.5 * math.log(pixels / SPACED_SIZE)
 
 
+def inverted_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """A stock scheduler with the sampler's sigmas for a pipeline whose time is 1 at the data.
+
+    The pipeline hands over even sigmas, and any number of steps has its own sigmas; its Euler steps are the sampler's
+    where that draws no noise between them.
+    """
+    made: FlowMatchEulerDiscreteScheduler = FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=1, invert_sigmas=True, use_karras_sigmas=True
+    )
+    return made
+
+
+def inverted_settings(scheduler: FlowMatchEulerDiscreteScheduler) -> str:
+    """The arguments of `inverted_scheduler`, as code."""
+    names = ("num_train_timesteps", "invert_sigmas", "use_karras_sigmas")
+    return ", ".join(f"{name}={scheduler.config[name]!r}" for name in names)
+
+
 def stock_settings(scheduler: FlowMatchEulerDiscreteScheduler) -> str:
     """The arguments of `stock_scheduler`, as code."""
     shift = f", shift={scheduler.shift!r}" if scheduler.shift != 1 else ""

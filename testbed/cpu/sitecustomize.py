@@ -1,5 +1,7 @@
-"""Put on PYTHONPATH by the demo and the tests, for machines without an accelerator."""
+"""Put on PYTHONPATH by the demo and the tests, for machines without an accelerator, or without FFmpeg."""
 
 import pin_memory
+import read_songs
 
 pin_memory.keep_unpinned()
+read_songs.without_ffmpeg()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -90,6 +90,7 @@ def collated_batch(
     seed: int,
     latent: float | None,
     conditions: Callable[[int], dict[str, Any]],
+    state: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """A batch as the host's collator and the model's own `prepare_batch` make it.
 
@@ -101,6 +102,7 @@ def collated_batch(
         seed: of latents, noise and times.
         latent: the value of every latent; None for random ones.
         conditions: what else is in a batch of so many samples; entries of `batch_time_ids` are also the text's.
+        state: of the trainer, beside what all families read.
     """
     cache = Cache(text)
     StateTracker.set_default_text_embed_cache(cache)
@@ -127,4 +129,4 @@ def collated_batch(
         "is_i2v_data": False,
         EMPTY_PROMPT: encoded(("",) * len(prompts)),
     } | others
-    return model.prepare_batch(batch, state={"global_step": 0, "args": vars(model.config)})
+    return model.prepare_batch(batch, state={"global_step": 0, "args": vars(model.config)} | dict(state))

@@ -30,11 +30,13 @@ def host_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, *
         changes: to the config.
     """
     tiny = ZOO[name]
+    tiny.shrink()
     flavour = {"model_flavour": tiny.flavour} if tiny.flavour else {}
     model = model_of(host_config(family_of(name), folder, **flavour | tiny.config | changes), dtype, flow=True)
     vars(model.config).update(tiny.checked)
     model.config.pretrained_model_name_or_path = str(_written(model, tiny, folder, folder / "networks" / name))
     model.load_model()
+    tiny.complete(model)
     model.tiny = tiny
     return model
 
@@ -44,7 +46,8 @@ def host_batch(
 ) -> dict[str, Any]:
     """A batch of these prompts, see `collated_batch`. Args: model: of `host_model`."""
     tiny = model.tiny
-    return collated_batch(model, tiny.text, prompts, tiny.latents, seed=seed, latent=latent, conditions=tiny.conditions)
+    given = {"seed": seed, "latent": latent, "conditions": tiny.conditions, "state": tiny.state}
+    return collated_batch(model, tiny.text, prompts, tiny.latents, **given)
 
 
 def pipeline_folder(folder: Path) -> Path:

@@ -24,7 +24,7 @@ def write(folder: Path) -> None:
     file.with_name(f"{ideogram.WEIGHTS}.index.json").write_text(f'{{"weight_map": {{{names}}}}}', encoding="utf-8")
 
 
-def pipeline(model: Any) -> Any:
+def pipeline(model: Any, _scheduler: Any) -> Any:
     """The host's pipeline around a model's network, with an auto-encoder and no text encoder."""
     from simpletuner.helpers.models.ideogram.autoencoder import AutoEncoder, AutoEncoderParams
     from simpletuner.helpers.models.ideogram.pipeline import Ideogram4Pipeline, Ideogram4PipelineConfig

@@ -20,7 +20,8 @@ def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted
 
     Args: drawn: whether a pipeline asks it, which gives some networks another time than training does.
     """
-    real, time = network.forward, tiny.drawn_time if drawn and tiny.drawn_time else tiny.time
+    real = getattr(network, tiny.predicts)
+    time = tiny.drawn_time if drawn and tiny.drawn_time else tiny.time
 
     @wraps(real)
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -42,7 +43,7 @@ def install(network: torch.nn.Module, tiny: Tiny, *, prompted: float, unprompted
 
         return replaced(output, given[tiny.hidden], t, exact)
 
-    network.forward = forward
+    setattr(network, tiny.predicts, forward)
 
 
 def replaced(output: Any, x: Any, t: Tensor, exact: Callable[[Any, Tensor, Tensor], Tensor]) -> Any:
@@ -69,6 +70,8 @@ def is_empty_prompt(tiny: Tiny, given: dict[str, Any]) -> bool:
     if tiny.given is not None:
         empty = tiny.given(cached_text(tiny.text, "")).to(given["encoder_hidden_states"].dtype)
         return torch.allclose(given["encoder_hidden_states"], empty, rtol=1e-3, atol=1e-4)
+    if tiny.empty_is_zero:
+        return not next(given[name] for name in tiny.empty_is_zero if name in given).any()
     found = list(tensors({name: value for name, value in given.items() if name not in (tiny.hidden, tiny.timestep)}))
     empty = {
         name: any((tensor.float() == next(iter(tensors(value))).flatten()[0]).any() for tensor in found)

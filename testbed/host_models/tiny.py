@@ -168,6 +168,15 @@ class Tiny:
     draws: bool = True  # whether its pipeline is in the suite
     clean_first: bool = False  # whether its sample's tokens come after those of a picture without noise
     checkpointing: bool = True  # whether the host's own gradient checkpointing works
+    empty_is_zero: tuple[str, ...] = ()  # the network's input that is all zeros without a prompt, by its names
+    predicts: str = "forward"  # the network's method that predicts, in training and in the pipeline
+    shrink: Callable[[], None] = lambda: None  # makes small what the network's class fixes
+    # Makes the pipeline of a host's model and a scheduler, where the class does not say of what it is made.
+    pipeline: Callable[[Any, Any], Any] | None = None
+    complete: Callable[[Any], None] = lambda model: None  # gives a host's model what it loads beside its network
+    output: dict[str, Any] = field(default_factory=lambda: {"output_type": "latent"})  # what asks for latents
+    latents_of: Callable[[Any], Any] = lambda drawn: drawn[0]  # in what the pipeline returns
+    state: dict[str, Any] = field(default_factory=dict)  # of the trainer, as the family's batches are made
     call: dict[str, Any] = field(default_factory=dict)  # of the pipeline, where a tiny network asks for it
     writes: Callable[[Path], None] = lambda folder: None  # what the host loads beside the network
     # What the network is given as "encoder_hidden_states" of what is cached, where the model makes it anew.

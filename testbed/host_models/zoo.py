@@ -8,10 +8,11 @@ import torch
 
 from testbed.host_models.mmdit import MMDIT
 from testbed.host_models.pictures import PICTURES
+from testbed.host_models.songs import SONGS
 from testbed.host_models.tiny import Tiny
 from testbed.host_models.videos import VIDEOS
 
-PLAIN = PICTURES | MMDIT | VIDEOS
+PLAIN = PICTURES | MMDIT | VIDEOS | SONGS
 
 
 def edited(name: str, flavour: str | None, conditions: Callable[[int], dict[str, Any]], **changes: Any) -> Tiny:

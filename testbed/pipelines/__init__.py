@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from torch import nn
 
-from testbed.pipelines import anima, cosmos3, diffusion, hosts, ideogram, image, ltx2, qwen, video
+from testbed.pipelines import ace_step, anima, cosmos3, diffusion, hosts, ideogram, image, ltx2, music, qwen, video
 
 SD3 = Path(__file__).parents[2] / "demo/base"  # trained, as its VAE must be
 
@@ -38,6 +38,8 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "ideogram": ideogram.ideogram,
     "flux3_image klein": hosts.flux3_klein,
     "zlab_i1": hosts.zlab_i1,
+    "ace_step": ace_step.AceStep,
+    "minimaxmusic": music.minimaxmusic,
     "sd1x": diffusion.sd1x,
     "sdxl": diffusion.sdxl,
     "pixart": diffusion.pixart,
@@ -49,6 +51,10 @@ def write(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     pipeline = BUILDERS[name]()
     awaken(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer)
+    if isinstance(pipeline, ModularPipeline):
+        pipeline.save_pretrained(str(folder), overwrite_modular_index=True)
+        music.write_encoder(folder)
+        return folder
     pipeline.save_pretrained(folder)
     for part in pipeline.config:  # those that have a default in its class are left out
         made = getattr(pipeline, part, None)

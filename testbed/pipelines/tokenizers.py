@@ -14,6 +14,10 @@ QWEN_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+MUSIC_TOKENS = (
+    *("<|caption_start|>", "<|caption_end|>", "<|lyrics_start|>", "<|lyrics_end|>"),
+    *("<|audio_start|>", "<|audio_end|>"),
+)
 QWEN_IDS = {name: 256 + place for place, name in enumerate(QWEN_TOKENS)}  # after the 256 bytes
 QWEN_VOCABULARY = 256 + len(QWEN_TOKENS)
 GEMMA_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
@@ -35,6 +39,13 @@ def qwen_tokenizer(length: int = 1024) -> Qwen2Tokenizer:
     )
     tokenizer.chat_template = CHAT
     return tokenizer
+
+
+def music_tokenizer() -> Qwen2Tokenizer:
+    """Bytes, and the special tokens around a caption and its lyrics."""
+    vocabulary = {token: place for place, token in enumerate([*_byte_characters(), *QWEN_TOKENS, *MUSIC_TOKENS])}
+    special = [*QWEN_TOKENS[1:], *MUSIC_TOKENS]
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=1024, additional_special_tokens=special)
 
 
 def qwen_processor() -> Qwen3VLProcessor:

@@ -74,6 +74,7 @@ def test_lycoris_adapter_of_another_model_is_refused(tmp_path, capsys):
     [
         ("WanImageToVideoPipeline", [], "WanImageToVideoPipeline draws from a picture"),
         ("BooguImagePipeline", [], "has no BooguImagePipeline: drawing with it needs SimpleTuner"),
+        ("ACEStepPipeline", [], "ACEStepPipeline makes songs"),
         ("StableAudioPipeline", [], "StableAudioPipeline is not a pipeline of a model family that TwinFlow trains"),
         ("FluxPipeline", ["--frames", "5"], "--frames 5: FluxPipeline makes still pictures"),
     ],

@@ -12,6 +12,8 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import r
 
 from simpletuner_twinflow import TwinFlowScheduler
 from simpletuner_twinflow.sampling.stock import (
+    inverted_scheduler,
+    inverted_settings,
     mean_of_spacing,
     stock_scheduler,
     stock_scheduler_of_spaced_sigmas,
@@ -119,3 +121,23 @@ def test_scheduler_that_shifts_once_has_the_samplers_sigmas(steps):
     made.sigma_max, made.sigma_min = 1.0, 0.001  # as SimpleTuner's subclass for Anima leaves them
     made.set_timesteps(steps)
     assert made.sigmas.tolist() == pytest.approx(TwinFlowScheduler().settings.sigmas(steps), abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_inverted_one_has_the_samplers_sigmas_towards_the_data_at_any_number_of_steps(steps, tmp_path):
+    """In a pipeline that hands over even sigmas and whose time is 1 at the data."""
+    even = [1 - step / steps for step in range(steps)]
+    names = {"FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler}
+    made = inverted_scheduler()
+    stock = reloaded(eval(f"FlowMatchEulerDiscreteScheduler({inverted_settings(made)})", names), tmp_path)
+    ours = TwinFlowScheduler(invert_sigmas=True, num_train_timesteps=1)
+    x, velocity = torch.randn(1, 4, 5), torch.randn(1, 4, 5)
+    drawn = []
+    for scheduler in (stock, ours):
+        scheduler.set_timesteps(sigmas=even)
+        sample = x
+        for time in scheduler.timesteps:
+            sample = scheduler.step(velocity * (1 + time), time, sample, return_dict=False)[0]
+        drawn.append(sample)
+    torch.testing.assert_close(stock.timesteps, ours.timesteps)
+    torch.testing.assert_close(*drawn)

@@ -13,6 +13,7 @@ from diffusers import LCMScheduler
 from simpletuner_twinflow.host.checkpoints.card_reader import reader_of
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
+from simpletuner_twinflow.host.checkpoints.song_card import song_example
 from simpletuner_twinflow.host.drawing.cosmos3 import worded
 from simpletuner_twinflow.host.drawing.validation import REAL_GUIDANCE, sampling_guidance
 from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of
@@ -45,6 +46,8 @@ ROUNDED_TIMES = (
     Seam("ModelFoundation.VALIDATION_SCHEDULER_NAME", touch=Touch.given, module=MODELS),
     Seam("ImageModelFoundation.custom_model_card_training_mode_info", ("args",), Touch.in_block, MODELS),
     Seam("ImageModelFoundation.custom_model_card_code_example", ("repo_id",), Touch.in_block, MODELS),
+    Seam("AudioModelFoundation.custom_model_card_training_mode_info", touch=Touch.given, module=MODELS),
+    Seam("AudioModelFoundation.custom_model_card_code_example", touch=Touch.given, module=MODELS),
     Seam("ModelFoundation.update_pipeline_call_kwargs", ("pipeline_kwargs",), Touch.read, MODELS),
     Seam("ModelFoundation.convert_prompts_to_json", ("text_batch",), Touch.read, MODELS),
     Seam("VideoModelFoundation", touch=Touch.read, module=MODELS),
@@ -92,7 +95,8 @@ def _sampler_of(model: Any) -> str:
 
 
 def _with_summary(model: Any, final: bool) -> Callable[[Any], str]:
-    options, family_info = options_of(model.config), model.custom_model_card_training_mode_info
+    options = options_of(model.config)
+    family_info = getattr(model, "custom_model_card_training_mode_info", lambda config: "")  # not each has it
     exported = "EMA" if exported_weights(model.config) == "ema" else "student"
 
     def info(config: Any) -> str:
@@ -123,6 +127,8 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     config, steps = model.config, options_of(model.config).target_step_count
     full, seed = config.model_type == "full", config.validation_seed or config.seed or 42
     base = metadata._model_card_base_model(config) if config.push_to_hub else config.pretrained_model_name_or_path
+    if model.twinflow_model.family.sings:
+        return song_example(model, base, source)
     dtype = str(config.weight_dtype).removeprefix("torch.")
     sizes = [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
     read, pixels = source if full else base, math.prod(int(size.split("=")[1]) for size in sizes)

@@ -119,6 +119,8 @@ class QualityMeasure:
         distiller = trainer.distiller
         self._trainer, self._accelerator = trainer, trainer.accelerator
         self._model, self._options = distiller.family_model, distiller.options
+        if self._model.family.sings:  # of which there is no picture; the run has said so
+            self._options = self._options.changed(quality_sheet=0)
         self._seed = int(trainer.config.seed or 0) + 1_000_003 * int(self._accelerator.process_index)
         self.rows = KeptRows(math.ceil(self._options.quality_samples / self._accelerator.num_processes))
         self.budget = Budget(

@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
+from simpletuner_twinflow.host.drawing.ace_step import PIPELINE, own_scheduler
 from simpletuner_twinflow.host.drawing.own_steps import arguments_of_steps
 from simpletuner_twinflow.host.run import argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, changed, set_on, uses, wrap
@@ -42,6 +43,7 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
     for name, value in (family.network_config if family else {}).items():
         if name not in network.config:
             network.register_to_config(**{name: value})
+    guiders: list[Any] = []
     update, steps = model.update_pipeline_call_kwargs, options_of(model.config).target_step_count
 
     def update_pipeline_call_kwargs(pipeline_kwargs: dict) -> dict:
@@ -56,10 +58,13 @@ def settled_pipeline_calls(model: Any) -> Iterator[None]:
         settled |= arguments_of_steps(model, steps)
         if (guider := getattr(model.pipeline, "guider", None)) is not None:
             guider.disable()  # a guider at scale 0 would follow no prompt at all
+            guiders.append(guider)
         return settled
 
     with changed(model, update_pipeline_call_kwargs=update_pipeline_call_kwargs):
         yield
+    for guider in guiders:  # which some pipelines share with the base model's benchmark
+        guider.enable()
 
 
 def sampling_guidance(model: Any) -> float:
@@ -81,6 +86,7 @@ def sampling_guidance(model: Any) -> float:
     Seam("ModelFoundation.update_pipeline_call_kwargs", ("pipeline_kwargs",), Touch.in_block, MODELS),
     Seam("ModelFoundation.model_predict", ("prepared_batch",), Touch.in_block, MODELS),
     Seam("ConfigMixin.register_to_config", touch=Touch.read, module="diffusers.configuration_utils"),
+    Seam("FlowMatchEulerDiscreteScheduler", touch=Touch.in_block, module=PIPELINE),
     Seam("config.twinflow_enabled", touch=Touch.in_block),
 )
 def attach_to_validation(module: ModuleType) -> None:
@@ -95,7 +101,7 @@ def attach_to_validation(module: ModuleType) -> None:
 
     def run_validations(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
         if argument(args, kwargs, "validation_type", 1) != "base_model":
-            with settled_pipeline_calls(validation.model):
+            with settled_pipeline_calls(validation.model), own_scheduler(validation.model):
                 return wrapped(*args, **kwargs)
         # The host reads this flag for the scheduler, the steps and the guidance of every validation.
         with changed(validation.config, twinflow_enabled=False):

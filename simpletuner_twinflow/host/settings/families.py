@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from simpletuner_twinflow.host.settings.family import Family, Refusal
+from simpletuner_twinflow.host.settings.sounding import SOUNDING
 
-FAMILIES = {
+FAMILIES = SOUNDING | {
     "sd3": Family(time_embedding="time_text_embed.timestep_embedder"),
     "flux": Family(
         time_embedding="time_text_embed.timestep_embedder",
@@ -29,28 +30,6 @@ FAMILIES = {
         time_embedding="time_embed.emb.timestep_embedder", network_config={"timestep_scale": 1.0}, prompt_length=300
     ),
     "ltxvideo": Family(time_embedding="time_embed.emb.timestep_embedder", prompt_length=128),
-    "ltxvideo2": Family(
-        time_embedding="time_embed.emb.timestep_embedder",
-        makes_sound=True,
-        beside_silence=True,
-        gives_frames=True,
-        unguided_scale=1.0,
-        refusals=(
-            Refusal(
-                "model_type",
-                "full|None|",
-                "the host trains its text connectors along, and keeps them in neither the EMA nor a checkpoint",
-                'set it to "lora"',
-            ),
-            Refusal("validation_audio_only", "(?i)true", "validation would draw no video", "set it to false"),
-            Refusal(
-                "ltx2_validation_pipeline_mode",
-                "spatial-upscale",
-                "its second stage draws at sigmas that are not those that TwinFlow trains",
-                'set it to "trained-stage"',
-            ),
-        ),
-    ),
     "auraflow": Family(time_embedding="time_step_proj", time_unit=1),
     # Chroma has no time embedding of its own: the guidance layer makes every block's modulation from the bare time.
     "chroma": Family(time_embedding="distilled_guidance_layer", time_unit=1),
@@ -159,36 +138,6 @@ FAMILIES = {
             ),
         ),
     ),
-    "cosmos3": Family(
-        time_embedding="time_embedder",
-        trained_backwards=True,
-        one_sample_a_pass=True,
-        prompt_has_size=True,
-        makes_sound=True,
-        unguided_scale=1.0,
-        refusals=(
-            Refusal(
-                "model_flavour",
-                "super-i2v",
-                "its first frame is a picture without noise that its loss leaves out, and a masked loss is not part of "
-                "TwinFlow's losses",
-                'use "super"',
-            ),
-            Refusal(
-                "model_type",
-                "full|None|",
-                "the host trains the half of its network that draws, and no pipeline can be made of that half",
-                'set it to "lora", with lora_type "lycoris"',
-            ),
-            Refusal(
-                "lora_type",
-                "standard|None|",
-                "the host cannot save a PEFT adapter of it, since its pipeline has no method for that",
-                'set it to "lycoris", with a lycoris_config',
-                model_type="lora",
-            ),
-        ),
-    ),
 }
 
 # The host's second names of the same classes.
@@ -209,8 +158,6 @@ DIFFUSION_FAMILIES = {  # families that predict epsilon or v, by diff2flow
 REFUSED = {  # the host's other families, and why
     "longcat_video": "its pipeline takes no prompt embeddings, so that validation could not draw with it",
     "minimaxh3": "it makes picture and sound at once, each with noise and a loss of its own",
-    "ace_step": "its loss is masked by song length, and a masked loss is not part of TwinFlow's losses",
-    "minimaxmusic": "it has not been proven with music",
     "wan_s2v": "it has not been proven with speech",
     "infinitetalk": "it has not been proven with speech",
     "cosmos": "it predicts clean samples of another noise process",

@@ -45,6 +45,12 @@ class Family:
     gives_frames: bool = False  # whether the host's keys give it parts of a video; see training/given_frames.py
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
+    # Batch keys that are zeros without a prompt, in training and in its pipeline's guidance: there is no empty prompt.
+    zeros_without_prompt: tuple[str, ...] = ()
+    predicts_data: bool = False  # whether the host makes a clean sample of the velocity, x_t - sigma v
+    masks_loss: bool = False  # whether the host's own loss leaves out what fills a song up to its batch's length
+    makes_scheduler: bool = False  # whether its pipeline makes a scheduler in each call, whatever it has been given
+    sings: bool = False  # whether it makes music, of which there are no pictures to show
     text_destinations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see training/batches.py
     unguided_scale: float = 0.0  # the pipeline's guidance scale at which it follows the prompt alone
     prompt_length: int | None = None  # tokens of a prompt, where the host ignores its config

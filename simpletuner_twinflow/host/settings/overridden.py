@@ -5,6 +5,7 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_positive, is_set
+from simpletuner_twinflow.host.settings.families import FAMILIES
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.options import TwinFlowOptions
 
@@ -45,6 +46,9 @@ def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[
                 f"twinflow_time_sampling is {shown(options.time_sampling)}, from which the trained times come. "
                 f"Overridden: {', '.join(replaced)}."
             )
+    family = FAMILIES.get(str(config.get("model_family")))
+    if family is not None and family.sings:
+        yield from _of_songs(config, options)
     if is_set(config.get("diff2flow_loss")):
         yield "diff2flow_loss is true: without effect, since TwinFlow's terms compare velocities in any case."
     if is_set(config.get("hidream_use_load_balancing_loss")):
@@ -73,4 +77,25 @@ def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[
             'twinflow_guidance_reference is "ema" and caption_dropout_probability 0: guidance is measured against '
             "the teacher's empty prompt, which is then never trained and drifts. Set caption_dropout_probability to "
             '0.1, the default, or twinflow_guidance_reference to "base".'
+        )
+
+
+def _of_songs(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[str]:
+    """What a run on songs does otherwise than one on pictures."""
+    name = shown(config["model_family"])
+    if options.quality_samples > 0 and options.quality_sheet > 0:
+        yield (
+            f"twinflow_quality_sheet is {options.quality_sheet}: without effect, since model_family {name} makes "
+            "songs, of which there are no pictures. The few-step quality is measured in the songs' latents."
+        )
+    if config["model_family"] == "ace_step":
+        yield (
+            'model_family is "ace_step": the losses against features of MERT and mHuBERT are left out. They compare '
+            "hidden states with those of the songs, and TwinFlow's rows are at other times, some of generated songs."
+        )
+    drawn = not is_set(config.get("validation_disable")) and is_set(config.get("use_ema"))
+    if drawn and config.get("ema_validation") in (None, "comparison"):
+        yield (
+            'ema_validation is "comparison": of a song SimpleTuner keeps the student\'s alone, and the run exports '
+            'the EMA unless twinflow_export_weights is "student". Set ema_validation to "ema_only" to hear that.'
         )

@@ -50,6 +50,11 @@ def unconditional(batch: Mapping[str, Any], destinations: Mapping[str, Sequence[
     return swapped
 
 
+def without_condition(batch: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """A copy of the host batch with zeros at these keys, for a family whose guidance leaves its prompt out so."""
+    return dict(batch) | {key: batch[key] * 0 for key in keys}
+
+
 def without_words(batch: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the host batch with empty prompts, for a family that reads the words when it predicts."""
     return dict(batch) | {"prompts": [""] * len(batch["prompts"])}

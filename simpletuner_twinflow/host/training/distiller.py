@@ -14,6 +14,7 @@ from torch import Tensor
 
 from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.settings.data_config import has_regularisation
+from simpletuner_twinflow.host.training.ace_step import song_weights
 from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
@@ -146,9 +147,7 @@ class TwinFlowDistiller(DistillationBase):
         passes = self.family_model.predict_with(prepared_batch)
         student, teacher = replay_rng(student_rng)(passes), routes.repeated(self._teacher(passes, student_rng))
         generator = _generator(stream + 1, device)
-        mask = loss_mask(prepared_batch, probability_of(self.trainer.config), _generator(stream + 2, "cpu"))
-        if (given := prepared_batch.get(GIVEN)) is not None:
-            mask = given["weights"]
+        mask = self._mask(prepared_batch, stream + 2)
         if is_regularisation(prepared_batch):
             parent = None if self._parent is None else _lent(passes, student_rng, self._parent.lend)
             losses = regularisation_losses(rows, prediction, self.options, parent, weights=mask)
@@ -169,6 +168,14 @@ class TwinFlowDistiller(DistillationBase):
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
         whole, logs = auxiliary_loss(self.trainer.model, output, prepared_batch, rows, losses.total)
         return whole, losses.total, logs
+
+    def _mask(self, batch: Mapping[str, Any], stream: int) -> Tensor | None:
+        """The weights that the host's own loss gives the parts of a batch's samples, see `loss_mask`."""
+        if (given := batch.get(GIVEN)) is not None:
+            return given["weights"]
+        if self.family_model.family.masks_loss:
+            return song_weights(batch)
+        return loss_mask(batch, probability_of(self.trainer.config), _generator(stream, "cpu"))
 
     def on_save_checkpoint(self, step: int, ckpt_dir: str) -> None:
         """Save what the host does not."""

@@ -12,12 +12,14 @@ from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.assistants import ASSISTANT
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.training.ace_step import VELOCITY, predict_velocity
 from simpletuner_twinflow.host.training.anima import AnimaTwinFlowScheduler
 from simpletuner_twinflow.host.training.batches import (
     DESTINATIONS,
     refuse_untrained,
     select_rows,
     unconditional,
+    without_condition,
     without_words,
 )
 from simpletuner_twinflow.host.training.lycoris import lycoris_of, train_beside
@@ -30,7 +32,7 @@ from simpletuner_twinflow.method.time_conditioning import TimeConditioning
 from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
 from simpletuner_twinflow.sampling.pipelines import EVEN_SIGMAS
 from simpletuner_twinflow.sampling.schedule import JUMPS, TrainedTimes, trained_times
-from simpletuner_twinflow.sampling.stock import stock_scheduler, stock_scheduler_of_spaced_sigmas
+from simpletuner_twinflow.sampling.stock import inverted_scheduler, stock_scheduler, stock_scheduler_of_spaced_sigmas
 
 
 class FamilyModel:
@@ -53,6 +55,8 @@ class FamilyModel:
         """
         if self.model.assistant_lora_loaded:
             raise TwinFlowConfigError(ASSISTANT.format(path=self.model.config.assistant_lora_path))
+        if self.family.predicts_data:
+            predict_velocity(self.model)
         if self.time_conditioning_mode == "training_only":
             times = self.step_times if self.steps_are_conditioned else ONE_STEP
             self.time_conditioning = attach(self.model, self.family, self.sigma, times)
@@ -97,6 +101,8 @@ class FamilyModel:
 
     def velocity(self, output: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         """The average velocity, data to noise, of a family's output on this batch; float32."""
+        if self.family.predicts_data:  # at sigma 1: see `ace_step.predict_velocity`
+            return batch["noisy_latents"].float() - output["model_prediction"].float()
         return self.model.prediction_to_noiseward_flow(output["model_prediction"]).float()
 
     def at(self, batch: Mapping[str, Any], x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor) -> dict[str, Any]:
@@ -111,13 +117,15 @@ class FamilyModel:
             sigmas = sigmas.expand_as(x_t)
         # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` calls the network at t - r / 2.
         time = sign * (t - r / 2) if self.time_conditioning_mode == "signed_time" else t
-        changes = {
+        changes: dict[str, Any] = {
             "noisy_latents": x_t.to(batch["noisy_latents"].dtype),
             "sigmas": sigmas,
             "timesteps": self._timesteps(time, batch),
         }
         if self.family.beside_silence:
             changes |= self._silence(batch, t, changes["timesteps"])
+        if self.family.predicts_data:
+            changes[VELOCITY] = True
         return dict(batch) | changes | self._time_keys(r, sign)
 
     def _silence(self, batch: Mapping[str, Any], t: Tensor, timesteps: Tensor) -> dict[str, Any]:
@@ -143,6 +151,12 @@ class FamilyModel:
         """The batch keys that the modules of the time conditioning read; r and sign (B,)."""
         return {} if self.time_conditioning is None else {TARGET_TIME: r, SIGN: sign}
 
+    def without_prompts(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the host batch with the empty prompt for each row's, as the family's guidance has it."""
+        if keys := self.family.zeros_without_prompt:
+            return without_condition(batch, keys)
+        return without_words(batch) if self.family.reads_words else unconditional(batch, self.text_destinations)
+
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""
 
@@ -150,8 +164,7 @@ class FamilyModel:
         def predict(x_t: Tensor, t: Tensor, r: Tensor, sign: Tensor, prompts: PromptRows) -> Tensor:
             rows = select_rows(batch, prompts.rows)
             if prompts.unconditional:
-                words = self.family.reads_words
-                rows = without_words(rows) if words else unconditional(rows, self.text_destinations)
+                rows = self.without_prompts(rows)
             there = self.at(rows, x_t, t, r, sign)
             return self.velocity(self.model.model_predict(prepared_batch=dict(there)), there)
 
@@ -198,12 +211,14 @@ class FamilyModel:
 
     def stock_scheduler(self, steps: int) -> SchedulerMixin | None:
         """The stock diffusers scheduler closest to it, for this many steps; None where none is close, or asked for."""
-        if self.family.invert_sigmas != "no" or self.family.stepped_by == "even" or self.family.chooses_sampler:
-            return None
-        pipeline = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__
+        pipeline, family = self.model.PIPELINE_CLASSES[self.model.DEFAULT_PIPELINE_TYPE].__name__, self.family
         fresh_noise = not self.steps_are_conditioned
-        if self.family.stepped_by == "call":
+        if family.makes_scheduler or family.stepped_by == "even" or family.chooses_sampler:
+            return None
+        if family.stepped_by == "call":
             return stock_scheduler_of_spaced_sigmas()
+        if family.invert_sigmas != "no":
+            return None if pipeline not in EVEN_SIGMAS or (fresh_noise and steps > 1) else inverted_scheduler()
         return stock_scheduler(steps, even_sigmas=pipeline in EVEN_SIGMAS, fresh_noise=fresh_noise)
 
     def _timesteps(self, t: Tensor, batch: Mapping[str, Any]) -> Tensor:

@@ -12,6 +12,8 @@ from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses
 
 NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"
 MENDED = {  # family -> what the host alone cannot do with it
+    "ace_step": "asks py3langid for a way to read its file that version 0.4 has no more, and ends; its validation "
+    "has no decoder of sound unless keep_vae_loaded is true",
     "sana": NO_SCHEDULER,
     "sanavideo": f"{NO_SCHEDULER}; its validation draws nothing",
     "ltxvideo": NO_SCHEDULER,

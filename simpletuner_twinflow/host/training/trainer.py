@@ -7,6 +7,7 @@ from typing import Any
 
 from simpletuner_twinflow.host.run import active_options, argument, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, set_on, uses, wrap
+from simpletuner_twinflow.host.settings.families import FAMILIES
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
 
@@ -104,12 +105,19 @@ def hold_back_host_implementation(module: ModuleType) -> None:
     wrap_active(module, "ModelFoundation.pretrained_load_args", pretrained_load_args)
 
 
+def encodes_empty_prompt(config: Any) -> bool:
+    """Whether the text encoder is asked for the empty prompt in the run's family; some have zeros in its place."""
+    family = FAMILIES.get(config.model_family)
+    return family is None or not family.zeros_without_prompt
+
+
 def _requirements(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> set[str]:
     """The host's requirements of a batch, and the empty prompt's embeddings when guidance is trained in."""
     from simpletuner.helpers.training.state_tracker import StateTracker
 
-    options = active_options(StateTracker.get_args())
-    guided = options is not None and options.scale > 1
+    config = StateTracker.get_args()
+    options = active_options(config)
+    guided = options is not None and options.scale > 1 and encodes_empty_prompt(config)
     return wrapped(*args, **kwargs) | ({UNCONDITIONAL} if guided else set())
 
 

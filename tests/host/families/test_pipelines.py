@@ -1,7 +1,12 @@
 """The table by which the command line draws agrees with what the families are trained as."""
 
 import pytest
-from simpletuner.helpers.models.common import ImageModelFoundation, PipelineTypes, VideoModelFoundation
+from simpletuner.helpers.models.common import (
+    AudioModelFoundation,
+    ImageModelFoundation,
+    PipelineTypes,
+    VideoModelFoundation,
+)
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
@@ -26,10 +31,11 @@ def test_every_pipeline_of_a_trained_family_is_drawn_with_as_it_is_trained(name)
         assert row.diffusion == (name in DIFFUSION_FAMILIES)
         assert row.embeds_guidance == family.embeds_guidance
         assert row.unguided_scale == family.unguided_scale
+        assert row.song == family.sings == issubclass(model, AudioModelFoundation)
         assert row.video == issubclass(model, VideoModelFoundation)
         assert row.needs_image == (class_name != found.get(PipelineTypes.TEXT2IMG)), kind
 
 
-def test_families_are_pictures_or_videos():
+def test_families_are_pictures_videos_or_songs():
     for name in TRAINED:
-        assert issubclass(CLASSES[name], ImageModelFoundation | VideoModelFoundation), name
+        assert issubclass(CLASSES[name], ImageModelFoundation | VideoModelFoundation | AudioModelFoundation), name

@@ -10,6 +10,7 @@ import torch
 from simpletuner.helpers.models.common import PipelineTypes
 from simpletuner.helpers.training.validation import Validation
 
+from simpletuner_twinflow.host.drawing.ace_step import own_scheduler
 from simpletuner_twinflow.host.drawing.validation import settled_pipeline_calls
 from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from testbed.host_models.build import family_model_of
@@ -23,11 +24,11 @@ POINT = 0.7
 
 def pipeline_of(model, scheduler):
     """The family's text-to-image (or video) pipeline without the parts that latents and embeddings make unnecessary."""
-    pipeline_class = model.PIPELINE_CLASSES[PipelineTypes.TEXT2IMG]
     tiny = model.tiny
     if tiny.pipeline is not None:
-        model.pipeline = tiny.pipeline(model)
+        model.pipeline = tiny.pipeline(model, scheduler)
         return model.pipeline
+    pipeline_class = model.PIPELINE_CLASSES[PipelineTypes.TEXT2IMG]
     names = [
         name
         for name, argument in inspect.signature(pipeline_class.__init__).parameters.items()
@@ -56,18 +57,20 @@ def draw(model, scheduler=None):
     }
     if model.uses_validation_negative_prompt():
         given |= model.convert_negative_text_embed_for_pipeline(text_embedding=cached_text(tiny.text, ""))
-    with settled_pipeline_calls(model):
-        given = model.update_pipeline_call_kwargs(given) | tiny.call
-    given |= {"output_type": "latent", "generator": torch.Generator().manual_seed(0)}
-    given = Validation._filter_pipeline_kwargs_for_call(None, pipeline, given)
     decoded = []
     if (vae := getattr(pipeline, "vae", getattr(pipeline, "autoencoder", None))) is not None:
         vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(args[0]))
-    with torch.no_grad():
-        drawn = pipeline(**given)
-    return decoded[0] if decoded else drawn[0]
+    model.twinflow_model = family_model_for(model)
+    with settled_pipeline_calls(model), own_scheduler(model), torch.no_grad():
+        given = model.update_pipeline_call_kwargs(given) | tiny.call | tiny.output
+        given = Validation._filter_pipeline_kwargs_for_call(None, pipeline, given)
+        if "output_type" not in tiny.output:  # a modular pipeline names none of what it takes
+            given |= tiny.output
+        drawn = pipeline(**given | {"generator": torch.Generator().manual_seed(0)})
+    return decoded[0] if decoded else tiny.latents_of(drawn)
 
 
+@pytest.mark.filterwarnings("ignore:Unexpected input:UserWarning")  # of a modular pipeline
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("family", [name for name, tiny in ZOO.items() if tiny.draws])
 def test_exact_network_draws_its_data_in_any_number_of_steps(family, steps, folder):

@@ -9,6 +9,7 @@ from testbed.host_models.flow import host_model
 from testbed.host_models.zoo import ZOO
 
 WITHOUT = {
+    "ace_step",
     "flux3_image",
     "flux3_image klein",
     "moss_image",

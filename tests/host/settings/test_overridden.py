@@ -35,6 +35,18 @@ def first_rank(monkeypatch):
             {"twinflow_time_sampling": "uniform", "flow_schedule_shift": 1.5, "flow_use_beta_schedule": True},
             ['twinflow_time_sampling is "uniform"', "flow_use_beta_schedule true", "flow_schedule_shift 1.5"],
         ),
+        (
+            {"model_family": "minimaxmusic", "ema_validation": "ema_only"},
+            ["twinflow_quality_sheet is 4: without effect", "songs"],
+        ),
+        (
+            {"model_family": "minimaxmusic", "twinflow_quality_sheet": 0},
+            ['ema_validation is "comparison"', '"ema_only"'],
+        ),
+        (
+            {"model_family": "ace_step", "twinflow_quality_sheet": 0, "ema_validation": "none"},
+            ["MERT and mHuBERT are left out"],
+        ),
         ({"diff2flow_loss": True}, ["diff2flow_loss is true: without effect"]),
         ({"hidream_use_load_balancing_loss": True}, ["hidream_use_load_balancing_loss is true: without effect"]),
     ],
@@ -64,6 +76,7 @@ def test_all_overrides_of_the_validation_are_one_line(caplog):
         {"flow_schedule_shift": 1.5},
         {"ema_decay": 1.0},
         {"ema_decay": 0.0},
+        {"model_family": "minimaxmusic", "twinflow_quality_sheet": 0, "ema_validation": "ema_only"},
         {"twinflow_enabled": False, "ema_decay": 1.5},
         {"twinflow_implementation": "host", "ema_decay": 1.5},
         {"use_ema": False, "twinflow_require_ema": False, "ema_update_interval": 10},

@@ -8,6 +8,7 @@ from simpletuner.helpers.training.state_tracker import StateTracker
 
 from simpletuner_twinflow.host.training.distiller import TwinFlowDistiller
 from simpletuner_twinflow.host.training.trainer import HOST_SIGN_EMBED, UNCONDITIONAL, distiller_of
+from testbed.host_models.build import host_config
 from testbed.host_models.flow import host_model
 from testbed.host_models.trainer import training_step
 
@@ -73,3 +74,10 @@ def test_empty_prompt_is_asked_for_where_guidance_is_trained_in(changes, wanted,
     monkeypatch.setattr(StateTracker, "args", make_trainer(**changes).config)
     assert DistillerFactory.training_batch_requirements(None, {}) == wanted
     assert collate._distillation_training_batch_requirements() == wanted
+
+
+def test_family_that_has_zeros_for_no_prompt_asks_for_no_empty_one(folder, in_folder, monkeypatch):
+    config = host_config("minimaxmusic", folder, model_type="lora", twinflow_enhanced_ratio=0.5)
+    monkeypatch.setattr(StateTracker, "args", config)
+    assert DistillerFactory.training_batch_requirements(None, {}) == set()
+    assert collate._distillation_training_batch_requirements() == set()
