@@ -14,8 +14,7 @@ SOUNDING = {
             Refusal(
                 "model_flavour",
                 "super-i2v",
-                "its first frame is a picture without noise that its loss leaves out, and a masked loss is not part of "
-                "TwinFlow's losses",
+                "its first frame is a picture without noise in every pass, which has not been built for this family",
                 'use "super"',
             ),
             Refusal(

@@ -76,8 +76,8 @@ def refuse_untrained(batch: Mapping[str, Any], *, beside_silence: bool = False) 
         )
     if batch.get("vision_loss_mask") is not None:
         raise TwinFlowError(
-            "The batch has a vision_loss_mask: a masked loss is not part of TwinFlow's losses. Use a model_flavour "
-            "without conditioning frames."
+            "The batch has a vision_loss_mask, of frames that a network of its kind is given without noise, which "
+            "TwinFlow's passes do not. Use a model_flavour without conditioning frames."
         )
 
 
