@@ -31,7 +31,7 @@ HIDREAM_CLIPS = ("clip_l_hidream.safetensors", "clip_g_hidream.safetensors")
 FAMILIES: Mapping[str, Known] = {
     "sd3": Known(model="sd3.5_{flavour}.safetensors", encoders=(*CLIPS, T5)),
     "flux": Known(
-        model="flux1-{flavour}.safetensors",
+        model="flux1-dev.safetensors",
         encoders=(CLIPS[0], T5),
         encoder_type="flux",
         vae="ae.safetensors",

@@ -21,8 +21,10 @@ _ARCHITECTURES = {"sdxl": "stable-diffusion-xl-v1-base"}
 
 
 def flavour_of(model: Any) -> str:
-    """The flavour of a run's `ModelFoundation`; the family's default where the config names none."""
-    return str(model.config.model_flavour or model.DEFAULT_MODEL_FLAVOUR or "")
+    """The flavour of a run's `ModelFoundation`: named, or that of its files on the hub, or the family's default."""
+    path = model.config.pretrained_model_name_or_path
+    of_path = [flavour for flavour, files in model.HUGGINGFACE_PATHS.items() if files == path]
+    return str(model.config.model_flavour or (of_path or [model.DEFAULT_MODEL_FLAVOUR])[0] or "")
 
 
 def lora_format_of(model: Any) -> str:
