@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/*.md")])
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)")
 CODE = re.compile(r"`([\w/.]+\.py)(?:: (\w+))?`")  # `folder/file.py` or `folder/file.py: name`
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -28,6 +28,35 @@ def test_the_tables_of_memory_are_what_the_function_says():
     script = runpy.run_path(str(ROOT / "docs/generate_scaling.py"))
     text = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
     assert script["page"](text) == text, "run: python docs/generate_scaling.py"
+
+
+TRANSLATED = {"README.zh-CN.md": "README.md", "docs/zh/first-run.md": "docs/first-run.md"}
+BLOCK = re.compile(r"^```.*?^```$|(?:^ {4}[^\n]*\n)+", re.MULTILINE | re.DOTALL)  # fenced, or indented by four
+
+
+@pytest.mark.parametrize("page", TRANSLATED)
+def test_a_translation_has_the_same_code_figures_and_headings(page):
+    here, there = ((ROOT / name).read_text(encoding="utf-8") for name in (page, TRANSLATED[page]))
+    assert BLOCK.findall(here) == BLOCK.findall(there) != []
+    rows = [
+        [re.findall(r"[\d.]+", row) for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)] for text in (here, there)
+    ]
+    assert rows[0] == rows[1]
+    assert len(re.findall(r"^## ", here, re.MULTILINE)) == len(re.findall(r"^## ", there, re.MULTILINE))
+
+
+def test_the_readme_in_chinese_leads_to_the_same_pages():
+    here, there = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.zh-CN.md", "README.md"))
+    own = {"README.md", "README.zh-CN.md", "docs/zh/first-run.md", "docs/zh/troubleshooting.md"}
+    assert set(LINK.findall(here)) - own == set(LINK.findall(there)) - own
+
+
+@pytest.mark.parametrize("page", TRANSLATED)
+def test_a_page_and_its_translation_link_each_other(page):
+    for one, other in ((page, TRANSLATED[page]), (TRANSLATED[page], page)):
+        text = (ROOT / one).read_text(encoding="utf-8")
+        linked = {((ROOT / one).parent / link).resolve() for link in LINK.findall(text)}
+        assert (ROOT / other).resolve() in linked, one
 
 
 def exists(path, name):

@@ -77,11 +77,17 @@ def export_pipeline(trainer: Any) -> None:
 
 
 def export_adapter(trainer: Any) -> None:
-    """Save the weights asked for as the run's final adapter, which adds to the untouched base, and a scheduler.
+    """Save the weights asked for as the run's final adapter, which adds to the untouched base.
+
+    Beside it a scheduler, and a workflow for ComfyUI.
 
     Must run before the adapter is trained or resumed, see `taken_from_base`.
     """
     from simpletuner_twinflow.host.checkpoints.adapter_file import taken_from_base
+    from simpletuner_twinflow.host.checkpoints.other_programs import (
+        describe_for_other_programs,
+        say_whether_comfyui_reads,
+    )
 
     model, save = trainer.model, trainer.model.save_lora_weights
     taken = taken_from_base(model.get_trained_component(unwrap_model=True))
@@ -96,8 +102,10 @@ def export_adapter(trainer: Any) -> None:
         saved = save(*args, **(kwargs | _adapter(trainer, gather(), taken)))
         if (scheduler := stock_scheduler_of(model)) is not None:
             scheduler.save_pretrained(folder / "scheduler")
+        describe_for_other_programs(model, folder)
         return saved
 
+    say_whether_comfyui_reads(model)
     set_on(model, "save_lora_weights", save_lora_weights)
 
 

@@ -48,7 +48,7 @@ def test_config_without_the_keys_is_off():
 def test_sample_configs_pass_the_hosts_parser(path):
     given = json.loads(path.read_text(encoding="utf-8"))
     arguments = [
-        f"--{key}={json.dumps(value) if isinstance(value, bool) else value}"
+        f"--{key}={json.dumps(value) if isinstance(value, bool | list) else value}"
         for key, value in given.items()
         if value is not None
     ]
