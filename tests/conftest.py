@@ -4,7 +4,12 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+# The same examples in every run, and no limit of time for one, which a busy machine would miss.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.load_profile("fixed")
 
 
 def pytest_collection_modifyitems(config, items):
