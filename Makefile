@@ -1,9 +1,9 @@
-# make setup | test | quick | lint | graph | demo | families | examples | order | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
+# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test quick lint graph demo families examples order webui bench clean
+.PHONY: setup test quick lint graph demo families examples order mutants webui bench clean
 
 setup: .venv/ready
 
@@ -65,6 +65,11 @@ examples: setup
 # Whether few-step quality orders what is known, three seeds, two families; ten minutes. `make test` takes one of each.
 order: setup
 	QUALITY_SEEDS=3 $(BIN)/python -m pytest tests/runs/test_quality_order.py
+
+# Do the tests of the method and of the sampler notice small faults in them? A sample of 210 takes half an hour;
+# ARGS="--seed 1" takes others, ARGS="--only roles.py" all of a module.
+mutants: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m testbed.mutants $(ARGS)
 
 # Two hours on two cores; an interrupted run resumes.
 bench: setup
