@@ -37,7 +37,7 @@ ROOMS = ("method", "sampling")
 # Minutes, or processes of their own; each still tests the module of its name.
 SLOW = ("test_cost.py", "test_divergence.py", "test_guidance_law.py", "test_sharding.py")
 # The ranges of the objective's keys are checked where all keys are.
-ALSO = {"method/settings.py": ("tests/test_options.py",)}
+ALSO = {"method/settings.py": ("tests/test_options.py", "tests/test_options_properties.py")}
 # The parent has imported some plugins already, which pytest would otherwise report as an error.
 PYTEST = ("-n", "0", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 FORK = multiprocessing.get_context("fork")

@@ -152,6 +152,11 @@ def test_ends_of_a_range_are_allowed(value):
     assert TwinFlowOptions.from_mapping({"twinflow_enhanced_ratio": value}).enhanced_ratio == value
 
 
+@pytest.mark.parametrize("value", [[0, 0], [0.5, 0.5], [0, 1]])
+def test_a_range_may_be_a_single_time_or_all_of_them(value):
+    assert TwinFlowOptions.from_mapping({"twinflow_enhanced_range": value}).enhanced_range == tuple(value)
+
+
 @pytest.mark.parametrize("value", [[0.2, 0.8], "[0.2, 0.8]"])
 def test_range_is_read_from_a_list_and_from_its_text(value):
     assert TwinFlowOptions.from_mapping({"twinflow_enhanced_range": value}).enhanced_range == (0.2, 0.8)

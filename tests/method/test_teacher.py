@@ -228,3 +228,21 @@ def test_the_streams_of_the_accelerators_named_are_replayed_and_put_back(device,
         assert Module.state.item() == 1
         Module.state = torch.tensor([3])
     assert Module.state.item() == 2
+
+
+@pytest.fixture
+def one_rank():
+    """A process group of this process alone, in which a tensor can be sharded."""
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("which", ["parameter", "shadow"])
+def test_a_sharded_parameter_and_a_whole_shadow_are_refused_even_where_the_shard_is_all_of_it(which, one_rank):
+    whole = torch.ones(2, 3)
+    sharded = torch.distributed.tensor.distribute_tensor(whole, one_rank, [torch.distributed.tensor.Shard(0)])
+    parameter, shadow = (sharded, whole) if which == "parameter" else (whole, sharded)
+    with pytest.raises(TwinFlowError, match="not sharded alike"), teacher_weights([nn.Parameter(parameter)], [shadow]):
+        pass

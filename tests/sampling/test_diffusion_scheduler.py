@@ -36,6 +36,11 @@ def test_between_the_steps_nothing_is_lost_to_rounding():
     assert torch.equal(x, exact.bfloat16())
 
 
+def test_a_new_one_is_laid_out_for_one_step():
+    scheduler = scheduler_of(SDXL)
+    assert len(scheduler.timesteps) == scheduler.num_inference_steps == 1
+
+
 def test_noise_is_added_as_the_stock_schedulers_add_it():
     ours, stock = scheduler_of(SDXL), DDIMScheduler(**SDXL)
     x, z, times = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 10, 500, 900, 999])
