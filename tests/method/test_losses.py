@@ -191,6 +191,12 @@ def test_barron_grows_like_the_distance_where_far_and_like_its_square_where_near
     assert barron(2 * near, zero) / barron(near, zero) == pytest.approx(4, rel=1e-3)
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1.5, 3.0, 4.0])
+def test_barron_grows_far_off_by_the_power_that_alpha_says(alpha):
+    far, zero = torch.full((1, 1), 10.0, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    assert barron(2 * far, zero, alpha=alpha) / barron(far, zero, alpha=alpha) == pytest.approx(2**alpha, rel=1e-3)
+
+
 def test_the_barron_weight_carries_no_gradient():
     prediction, target = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
     loss = barron(prediction, target)

@@ -70,3 +70,11 @@ def test_other_weights_are_left_as_they_are():
     assert own_shard(weight).data_ptr() == gathered(weight).data_ptr() == weight.data_ptr()
     reshard(net)
     assert net.last.weight is weight
+
+
+def test_where_torch_has_nothing_distributed_no_weight_is_sharded(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    weight = made(0).last.weight
+    assert is_sharded(weight) is False
+    assert own_shard(weight).data_ptr() == gathered(weight).data_ptr() == weight.data_ptr()
+    reshard(made(0))
