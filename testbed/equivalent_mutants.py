@@ -7,4 +7,13 @@ EQUIVALENT = {
     "method/time_conditioning.py: TimeConditioning._like: output.ndim > 2 -> output.ndim >= 2": (
         "of an output (B, dim) this branch makes reshape(B, dim), which is what the next one returns"
     ),
+    "method/time_conditioning.py: TimeConditioning._like: found > rows -> found >= rows": (
+        "an output (B, dim) of as many rows as there are samples is returned before this condition"
+    ),
+    "sampling/base.py: FewStepScheduler._make_step: self.flow_sigmas[place].to(sample.device).expand(len(sample)) -> "
+    "self.flow_sigmas[place].to(sample.device)": ("the same sigma for all samples, broadcast later instead of here"),
+    "sampling/solver.py: DerivedNoise.__init__: start.detach().to('cpu', torch.float32).contiguous() -> "
+    "start.detach().to('cpu', torch.float32)": (
+        "NumPy's tobytes writes the elements in their order whatever the strides are, so a view gives the same bytes"
+    ),
 }

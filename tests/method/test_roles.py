@@ -76,6 +76,12 @@ def test_each_place_of_a_window_gets_each_role_as_often_as_its_share(shares, row
             assert counts[role] / windows == pytest.approx(share, abs=0.04)
 
 
+def test_a_rare_role_comes_as_rarely_as_its_share_says():
+    sampler = RoleSampler({Role.near: 999, Role.any_step: 1}, seed=0)
+    rare = sum(role == Role.any_step for index in range(5000) for role in sampler.sample(1, index, 1))
+    assert 1 <= rare <= 15  # 5 are expected; a draw of too few different numbers gives 47
+
+
 def test_a_role_says_nothing_about_the_next_one_beyond_the_counts():
     sampler = RoleSampler(QUARTERS, seed=1, rank=0)
     pairs = Counter(sampler.sample(4, index, 4)[:2] for index in range(6000))
