@@ -7,7 +7,7 @@ import torch
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-# The same examples in every run, and no limit of time for one, which a busy machine would miss.
+# The same examples in every run of the same tests, and no limit of time for one, which a busy machine would miss.
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 settings.load_profile("fixed")
 

@@ -163,4 +163,5 @@ class SamplerSettings:
         return math.ldexp(round(mantissa * 2**digits), exponent - digits) / 1000
 
     def _shifted(self, sigma: float) -> float:
-        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+        # Pure noise stays at 1, which rounding would exceed with some shifts, and no time above 1 can be trained.
+        return min(self.shift * sigma / (1 + (self.shift - 1) * sigma), 1.0)

@@ -61,6 +61,12 @@ def test_shift_moves_every_sigma_by_its_formula(shift):
     assert SamplerSettings(shift=shift).sigmas(4) == pytest.approx(expected, rel=1e-12)
 
 
+def test_no_shift_moves_pure_noise():
+    for shift in (0.0965206411488151, *(number / 100 for number in range(1, 500))):
+        first = SamplerSettings(shift=shift).sigmas(2)[0]
+        assert 1 - 1e-15 < first <= 1
+
+
 def test_the_target_times_are_those_of_the_style():
     few, any_step, multi = (SamplerSettings(style=style, sigma_min=0.5).steps(3) for style in ("few", "any", "multi"))
     assert [step.r for step in few] == [0, 0, 0]
