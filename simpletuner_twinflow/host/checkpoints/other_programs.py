@@ -119,7 +119,8 @@ def add_to_header(file: Path, added: dict[str, str]) -> None:
     changed = file.with_suffix(".tmp")
     with file.open("rb") as old, changed.open("wb") as new:
         entries = json.loads(old.read(int.from_bytes(old.read(8), "little")))
-        entries["__metadata__"] = entries.get("__metadata__", {}) | added
+        # Sorted, since safetensors writes them in another order each time.
+        entries["__metadata__"] = dict(sorted((entries.get("__metadata__", {}) | added).items()))
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight, as safetensors itself writes them
         new.write(len(text).to_bytes(8, "little") + text)

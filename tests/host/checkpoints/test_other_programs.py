@@ -112,6 +112,10 @@ def test_entries_are_added_to_a_file_whose_tensors_stay(metadata, tmp_path):
     read = load_file(file)
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[key], tensors[key]) and read[key].dtype == tensors[key].dtype for key in tensors)
+    written = file.read_bytes()
+    length = int.from_bytes(written[:8], "little")
+    names = list(json.loads(written[8 : 8 + length])["__metadata__"])
+    assert names == sorted(names)  # the same bytes from the same run
     with safe_open(file, framework="pt") as opened:
         assert opened.metadata() == (metadata or {}) | {"twinflow.steps": "2", "name": "Größe"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
