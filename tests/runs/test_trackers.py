@@ -119,8 +119,8 @@ def test_recorded_configs_show_the_keys_as_the_user_set_them(runs):
             recorded |= record["config"].get("update", record["config"])
     published = json.loads((run.output / "simpletuner_config.json").read_text(encoding="utf-8"))
     assert recorded["twinflow/plugin_version"] == version("simpletuner-twinflow")
-    # Of 6 rows 3 are rolled out in 2 passes, 2 near ones, each guided, alone in its batch; 1 is a twin, 1 rectified.
-    assert recorded["twinflow/passes_per_row"] == round(2 + (3 * 2 + (3 + 2) * 2 + 1 + 2) / 6, 3)
+    # Of 6 rows 3 are rolled out in 2 passes and every second guided, 2 near and every fourth; 1 is a twin, 1 rectified.
+    assert recorded["twinflow/passes_per_row"] == round(2 + (3 * 2 + (3 / 2 + 2 / 4) * 2 + 1 + 2) / 6, 3)
     beside = json.loads((run.output / "twinflow/run.json").read_text(encoding="utf-8"))
     assert len(beside) > 3
     assert {key: recorded[key] for key in beside} == beside

@@ -17,6 +17,15 @@ def steps(runs) -> list[dict]:
     return found
 
 
+def guided(number: int, role: str) -> bool:
+    """Whether it is the turn of a batch's one row: near rows' in every fourth batch, jumps' in every second.
+
+    Args: number: of the batch, from 0, whose window and micro-batch add up to its turn.
+    """
+    every = {"near": 4, "one_step": 2, "any_step": 2, "sampler_step": 2}.get(role)
+    return every is not None and (number // WINDOW + number % WINDOW) % every == 0
+
+
 @pytest.mark.host_runs("adversarial_lora")
 @pytest.mark.parametrize(
     "law", ["stream_moved", "stream_is_the_students", "loss_is_repeatable", "weights_are_back", "batch_is_untouched"]
@@ -40,17 +49,20 @@ def test_each_window_deals_each_role_its_share(steps):
 
 @pytest.mark.host_runs("adversarial_lora")
 def test_one_pass_with_gradient_a_row_and_as_many_others_as_its_role_needs(steps):
-    """Guidance takes two, a rollout of order 2 two, rectify's two fields two rows of one pass."""
-    rows_without_gradient = {"one_step": 2 + 2 + 2, "any_step": 2 + 2, "sampler_step": 2 + 2, "near": 2, "twin": 0}
-    for step in steps:
+    """Guidance takes two, in turn, a rollout of order 2 two, rectify's two fields two rows of one pass."""
+    rows_without_gradient = {"one_step": 2 + 2, "any_step": 2, "sampler_step": 2, "near": 0, "twin": 0}
+    for number, step in enumerate(steps):
         [role] = step["roles"]
+        others = rows_without_gradient[role] + 2 * guided(number, role)
         assert sum(call["rows"] for call in step["calls"] if call["with_grad"]) == 1
-        assert sum(call["rows"] for call in step["calls"] if not call["with_grad"]) == rows_without_gradient[role]
+        assert sum(call["rows"] for call in step["calls"] if not call["with_grad"]) == others
 
 
 @pytest.mark.host_runs("adversarial_lora")
 def test_guidance_asks_the_base_with_the_prompt_and_with_the_empty_prompt(steps):
-    for step in steps:
+    turns = [step for number, step in enumerate(steps) if guided(number, *step["roles"])]
+    assert len({*(role for step in turns for role in step["roles"])}) > 1
+    for step in turns:
         if step["roles"] == ["near"]:
             student, prompted, unprompted = step["calls"]
             assert prompted["prompt"] == student["prompt"] != unprompted["prompt"]
@@ -65,19 +77,22 @@ def test_all_passes_of_the_loss_draw_the_same_dropout(steps):
 
 
 @pytest.mark.host_runs("adversarial_lora")
-def test_loss_changes_with_guidance_on_all_but_twin_rows(steps):
-    for step in steps:
-        guided, unguided = step["loss_by_guidance"]
-        assert (guided == unguided) == (step["roles"] == ["twin"])
+def test_loss_changes_with_guidance_on_the_rows_whose_turn_it_is(steps):
+    for number, step in enumerate(steps):
+        with_guidance, without = step["loss_by_guidance"]
+        assert (with_guidance != without) == guided(number, *step["roles"])
 
 
 @pytest.mark.host_runs("adversarial_lora")
 def test_guidance_runs_on_the_bases_weights_the_rollout_on_emas_and_rectifys_fields_on_the_students(steps):
     # In the first two windows EMA and student are the same weights still: the host starts with a decay of 0.
-    for step in steps[2 * WINDOW :]:
+    for number, step in enumerate(steps):
+        if number < 2 * WINDOW:
+            continue
         [role], (student, *others) = step["roles"], step["calls"]
         fields = others[-1:] if role == "one_step" else []  # both in one pass
-        base, teacher = others[:2], others[2 : len(others) - len(fields)]
+        guides = 2 * guided(number, role)
+        base, teacher = others[:guides], others[guides : len(others) - len(fields)]
         assert all(call["weights"] == student["weights"] for call in fields)
         assert len({call["weights"] for call in base}) <= 1
         assert len({call["weights"] for call in teacher}) <= 1
