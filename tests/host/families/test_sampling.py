@@ -62,11 +62,12 @@ def draw(model, scheduler=None):
         vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(args[0]))
     model.twinflow_model = family_model_for(model)
     with settled_pipeline_calls(model), own_scheduler(model), torch.no_grad():
-        given = model.update_pipeline_call_kwargs(given) | tiny.call | tiny.output
+        asked = tiny.output | {"generator": torch.Generator().manual_seed(0)}
+        given = model.update_pipeline_call_kwargs(given) | tiny.call | asked
         given = Validation._filter_pipeline_kwargs_for_call(None, pipeline, given)
         if "output_type" not in tiny.output:  # a modular pipeline names none of what it takes
-            given |= tiny.output
-        drawn = pipeline(**given | {"generator": torch.Generator().manual_seed(0)})
+            given |= asked
+        drawn = pipeline(**given)
     return decoded[0] if decoded else tiny.latents_of(drawn)
 
 
