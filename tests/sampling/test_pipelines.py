@@ -102,7 +102,8 @@ def test_pipelines_of_even_sigmas_are_those_whose_call_works_them_out(name):
 
 
 def test_pipelines_of_even_sigmas_are_in_the_table():
-    assert ORDINARY > EVEN_SIGMAS
+    # The music's pipeline is a modular one, whose time is 1 at the data; its stock scheduler is the inverted one.
+    assert ORDINARY | {"MiniMaxMusic3ModularPipeline"} > EVEN_SIGMAS
 
 
 def test_all_guidance_that_a_pipeline_has_on_by_default_is_left_out():

@@ -54,7 +54,7 @@ CONFLICTS = [
     ({"train_text_encoder": True}, ["train_text_encoder", "set train_text_encoder to false"]),
     ({"context_parallel_size": 2}, ["context_parallel_size", "2", "set it to 1"]),
     ({"model_type": "full", "musubi_blocks_to_swap": 4}, ["musubi_blocks_to_swap", "4", "set it to 0", "LoRA"]),
-    ({"model_family": "anima"}, ["model_family", "anima", "sd3"]),
+    ({"model_family": "infinitetalk"}, ["model_family", "infinitetalk", "sd3"]),
     ({"model_family": "sdxl"}, ["prediction_type", "diff2flow_enabled", "twinflow_allow_diff2flow"]),
     ({"model_family": "sdxl", "diff2flow_enabled": True}, ["diff2flow_enabled", "twinflow_allow_diff2flow"]),
 ]

@@ -40,7 +40,7 @@ BAD = [
     SEED | {"use_ema": False, "twinflow_loss": "banana", "twinflow_delta_t": 9, "controlnet": True},
     SEED | {"twinflow_target_steps": 2},
     SEED | {"twinflow_enhanced_ratio": 0.5, "twinflow_guidance_scale": 2.0},
-    SEED | {"model_family": "anima"},
+    SEED | {"model_family": "infinitetalk"},
     SEED | {"twinflow_enabled": "perhaps"},
 ]
 
@@ -89,7 +89,7 @@ def test_the_hosts_own_examples_are_taken_or_refused_as_at_the_start(name):
     config = {key.lstrip("-"): value for key, value in examples()[name].items()}
     config |= {"twinflow_enabled": True, "use_ema": True}
     config.pop("data_backend_config", None)  # it names files of the user's
-    config |= {"ramtorch": False}  # for which the host's parser asks for CUDA
+    config |= {"ramtorch": False, "attention_mechanism": "diffusers"}  # the host's parser asks for CUDA or a Mac
     if "lycoris_config" in config:
         config["lycoris_config"] = str(EXAMPLES / name / "lycoris_config.json")
     assert sorted(examined(written(config))["problems"]) == refusal(config)
@@ -132,7 +132,7 @@ def test_report_shows_where_each_value_comes_from_and_what_the_run_would_do():
             "64 samples in 1, 2, 4 steps, by EMA and student, every 5",
         ),
         ({"max_train_steps": 1_000_000, "validation_steps": 7_000}, "every 7000 steps and at the end"),
-        ({"max_train_steps": 1_000_000, "validation_steps": -10}, "every 1800 steps"),
+        ({"max_train_steps": 1_000_000, "validation_steps": -10}, "every 2400 steps"),
         ({"max_train_steps": -1}, "which the datasets decide"),
         ({"max_train_steps": 1_000_000}, "; once the base, as long as"),
         ({"max_train_steps": None}, "which the datasets decide"),

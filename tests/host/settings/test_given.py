@@ -99,7 +99,7 @@ def test_every_problem_is_told_at_once(tmp_path):
         twinflow_image_free=True,
         controlnet=True,
         use_ema=False,
-        model_family="anima",
+        model_family="infinitetalk",
         data_backend_config=str(datasets),
     )
     told = (
@@ -109,7 +109,7 @@ def test_every_problem_is_told_at_once(tmp_path):
         "use_ema",
         "controlnet",
         "slider_strength",
-        "anima",
+        "infinitetalk",
     )
     assert len(problems) == len(told)
     for problem, word in zip(problems, told, strict=True):
