@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-TARGETS = ("to_k", "to_q", "to_v", "to_out.0")  # of the host's LoRA, where a family has none of its own
+from simpletuner_twinflow.host.settings.network import ATTENTION
+
 RANK = 16
 KINDS = ("full", "lora")
 
@@ -72,7 +73,7 @@ def prepared(network: nn.Module, kind: str) -> nn.Module:
     """The network with what a kind of TwinFlow run trains of it. Args: kind: of `KINDS`."""
     if kind == "full":
         return network
-    network = inject_adapter_in_model(LoraConfig(r=RANK, target_modules=[*TARGETS]), network).train()
+    network = inject_adapter_in_model(LoraConfig(r=RANK, target_modules=[*ATTENTION]), network).train()
     for name, parameter in network.named_parameters():
         if "time" in name and name.endswith("bias"):  # as time conditioning, which is added there
             parameter.requires_grad_(True)

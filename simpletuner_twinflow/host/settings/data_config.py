@@ -40,7 +40,7 @@ def datasets_of(path: Any) -> list[dict[str, Any]]:
 
 def only_regularisation(datasets: list[dict[str, Any]]) -> bool:
     """Whether all of these datasets that are trained on are for regularisation, and there is one."""
-    trained = [dataset for dataset in datasets if str(dataset.get("dataset_type", "image")) in TRAINED]
+    trained = _trained(datasets)
     return bool(trained) and all(any(dataset.get(key) for key in REGULARISATION) for dataset in trained)
 
 
@@ -67,9 +67,7 @@ def largest_sample(path: Any, defaults: Mapping[str, Any]) -> Sample | None:
     """
     found = []
     try:
-        for dataset in datasets_of(path):
-            if str(dataset.get("dataset_type", "image")) not in TRAINED:
-                continue
+        for dataset in _trained(datasets_of(path)):
             given = {key: dataset.get(key, defaults.get(key)) for key in ("resolution", "resolution_type")}
             number = float(given["resolution"] or 1.0)
             megapixels = str(given["resolution_type"] or "area") == "area"
@@ -79,6 +77,11 @@ def largest_sample(path: Any, defaults: Mapping[str, Any]) -> Sample | None:
     except (DataConfigError, TypeError, ValueError, AttributeError):  # said where the datasets are checked
         return None
     return max(found, key=lambda sample: (sample.frames or 1) * sample.side**2, default=None)
+
+
+def _trained(datasets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are trained on."""
+    return [dataset for dataset in datasets if str(dataset.get("dataset_type", "image")) in TRAINED]
 
 
 def _kind(value: Any) -> str:

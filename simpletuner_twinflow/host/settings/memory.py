@@ -107,11 +107,10 @@ def peak(found: Mapping[str, float], *, accumulates: bool) -> float:
 def training_of(options: TwinFlowOptions, config: Any, network: Network) -> Training:
     """What decides the memory of a run. Args: options: settled; config: the host's, with its defaults."""
     full = config.model_type == "full"
-    width = BFLOAT16 if config.mixed_precision != "no" else FLOAT32
+    width = _width(config)
     precision = str(getattr(config, "base_model_precision", "") or "")
     states = OPTIMIZERS.get(str(getattr(config, "optimizer", "")))
-    kept_on_card = options.guidance_base_device != "cpu"
-    copied = full and kept_on_card and options.scale > 1 and options.guidance_reference == "base"
+    copied = _copies_base(options, config) and options.guidance_base_device != "cpu"
     return Training(
         full=full,
         width=width,
@@ -140,14 +139,14 @@ def memory(options: TwinFlowOptions, config: Any) -> dict[str, str]:
     more = []
     if config.use_ema:
         more.append("an EMA as large as the trained weights" if trained is None else f"EMA {size(FLOAT32 * trained)}")
-    if full and options.scale > 1 and options.guidance_reference == "base":
+    if _copies_base(options, config):
         dtype, device = options.guidance_base_dtype, options.guidance_base_device
         place = f"on the {'CPU' if device == 'cpu' else 'accelerator'}"
         if trained is None:
             kept = f"{'their own dtype' if dtype == 'auto' else dtype} {place}"
             more.append(f"the base's first weights, once more, in {kept}")
         else:
-            width = _base_width(options, BFLOAT16 if config.mixed_precision != "no" else FLOAT32)
+            width = _base_width(options, _width(config))
             more.append(f"the base's first weights {size(width * trained)} {place}")
     if options.time_conditioning == "training_only":
         more.append("time conditioning")
@@ -160,6 +159,16 @@ def memory(options: TwinFlowOptions, config: Any) -> dict[str, str]:
     total = f"about {size(peak(found, accumulates=training.accumulates))} at most on one accelerator"
     beside = f", and {' and '.join(lacking)}, not known of this run" if lacking else ""
     return said | {"in all": f"{total}: {named}{beside}; without VAE and text encoders (docs/scaling.md)"}
+
+
+def _width(config: Any) -> int:
+    """Bytes of a number in the run's dtype."""
+    return BFLOAT16 if config.mixed_precision != "no" else FLOAT32
+
+
+def _copies_base(options: TwinFlowOptions, config: Any) -> bool:
+    """Whether the base's first weights are kept for guidance beside the trained ones."""
+    return config.model_type == "full" and options.scale > 1 and options.guidance_reference == "base"
 
 
 def _base_width(options: TwinFlowOptions, width: int) -> int:

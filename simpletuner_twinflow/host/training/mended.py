@@ -9,6 +9,7 @@ from typing import Any
 
 from simpletuner_twinflow.host.run import argument, log_mending, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses
+from simpletuner_twinflow.host.settings.conflict_rows import is_lycoris
 
 NO_SCHEDULER = "makes its pipeline without a scheduler to encode prompts with, and ends"
 MENDED = {  # family -> what the host alone cannot do with it
@@ -114,7 +115,7 @@ def keep_connectors_apart(module: ModuleType) -> None:
 
     def set_up(wrapped: Callable, model: Any, args: tuple, kwargs: dict) -> None:
         wrapped(*args, **kwargs)
-        if model.config.model_type == "lora" and str(model.config.lora_type).lower() == "lycoris":
+        if model.config.model_type == "lora" and is_lycoris(model.config.lora_type):
             model.before_accelerator_prepare()
             model.connectors.requires_grad_(False)
             log_mending("a LyCORIS leaves the text connectors of %s alone", model.config.model_family)
