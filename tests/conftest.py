@@ -12,6 +12,10 @@ settings.register_profile("fixed", derandomize=True, deadline=None, database=Non
 settings.load_profile("fixed")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--recipes", nargs="+", help="only tests that look at these runs of the host, and at no others")
+
+
 def pytest_collection_modifyitems(config, items):
     """What looks at a run of the host is marked `host`, and comes first: the runs take longest.
 
@@ -20,12 +24,18 @@ def pytest_collection_modifyitems(config, items):
     absent = [] if torch.cuda.is_available() else ["gpu"]
     absent += [] if "QUALITY_SEEDS" in os.environ else ["order"]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in absent)]
+    if (recipes := config.getoption("recipes")) is not None:
+        left_out += [item for item in items if not set() < _recipes_of(item) <= {*recipes}]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
     for item in items:
         if item.get_closest_marker("host_runs"):
             item.add_marker("host")
     items.sort(key=lambda item: item.get_closest_marker("host_runs") is None)
+
+
+def _recipes_of(item):
+    return {name for mark in item.iter_markers("host_runs") for name in mark.args}
 
 
 class ByFile(LoadScopeScheduling):

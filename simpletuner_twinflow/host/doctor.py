@@ -47,9 +47,11 @@ def main(argv: Sequence[str]) -> int:
         with _heard(report["notes"]):
             given, problems = configuration(arguments.config)
             report |= examined(given) if given is not None else {"problems": problems}
-        report["problems"] += [f"Missing in SimpleTuner: {problem}." for problem in report["seams"]["needed"]]
+        if report.get("on"):
+            report["seams"] = seams(given)
+        found, supported = report["versions"]["simpletuner"], report["versions"]["range"]
+        report["problems"] += [f"Missing in SimpleTuner {found}: {problem}." for problem in report["seams"]["needed"]]
         if not report["versions"]["supported"]:
-            found, supported = report["versions"]["simpletuner"], report["versions"]["range"]
             report["problems"].append(f"SimpleTuner {found} is not supported: {supported} is.")
     if os.environ.get(SWITCHED_OFF, "0") not in ("", "0"):
         report["problems"].append(f"{DISABLE_VARIABLE} is set: the plugin does not attach, and runs train without it.")
@@ -95,11 +97,11 @@ def installed() -> dict[str, Any]:
     return found | {"supported": supported, "range": str(versions.supported_range())}
 
 
-def seams() -> dict[str, Any]:
-    """What is missing in the installed host, from its source files."""
+def seams(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What is missing in the installed host, from its source files. Args: config: of the run that needs it, if any."""
     from simpletuner_twinflow.host.sources import problems_in_sources
 
-    needed, optional = problems_in_sources()
+    needed, optional = problems_in_sources(config)
     return {"needed": needed, "optional": optional}
 
 

@@ -2,12 +2,13 @@
 
 A hook is needed or optional. A module's needed hooks are applied all or none: if one of their seams is missing or lacks
 a parameter, the host runs untouched, and a run that asks for TwinFlow is refused at start-up (`refuse_broken_seams`).
-Without an optional hook a TwinFlow run goes on, and the log names what is lost. docs/architecture.md lists all seams.
+Without an optional hook a TwinFlow run goes on, and the log names what is lost; if only some runs need the hook, these
+are refused. docs/architecture.md lists all seams.
 """
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -80,6 +81,7 @@ class Seam:
         return self.path.rpartition(".")[0]
 
 
+Config = Mapping[str, Any]  # keys without dashes
 broken: list[str] = []  # problems of needed seams
 lost: dict[str, str] = {}  # problem of an optional seam -> what a TwinFlow run does without
 _attached: set[tuple[str, str]] = set()
@@ -89,10 +91,17 @@ _attaching: list[tuple[str, "Hook"]] = []  # the hook that is attached at the mo
 class Hook:
     """A function that attaches the plugin to a host module: called once a module, if its seams are as declared."""
 
-    def __init__(self, attach: Callable[[ModuleType], None], seams: tuple[Seam, ...], lost: str | None) -> None:
+    def __init__(
+        self,
+        attach: Callable[[ModuleType], None],
+        seams: tuple[Seam, ...],
+        lost: str | None,
+        needed_by: Callable[[Config], bool] | None,
+    ) -> None:
         """See `uses`."""
         update_wrapper(self, attach)
-        self.attach, self.seams, self.lost = attach, seams, lost
+        self.attach, self.seams, self.lost, self.needed_by = attach, seams, lost, needed_by
+        self.problems: list[str] = []  # of an optional hook
         self.enabled = True  # what it has wrapped; an optional hook is switched off where one of its seams is missing
 
     def __call__(self, module: ModuleType) -> None:
@@ -120,18 +129,24 @@ class Hook:
         if self.lost is None:
             broken.extend(problem for problem in problems if problem not in broken)
         elif problems:
-            lost.update(dict.fromkeys(problems, self.lost))
+            self.problems += [problem for problem in problems if problem not in self.problems]
             self.enabled = False
+            if self.needed_by is None:
+                lost.update(dict.fromkeys(problems, self.lost))
 
 
-def uses(*seams: Seam, lost: str | None = None) -> Callable[[Callable[[ModuleType], None]], Hook]:
+def uses(
+    *seams: Seam, lost: str | None = None, needed_by: Callable[[Config], bool] | None = None
+) -> Callable[[Callable[[ModuleType], None]], Hook]:
     """Declare the seams of a hook.
 
     Args:
         seams: all that the hook and the code it installs touch.
         lost: of an optional hook, what a TwinFlow run lacks without it; None for a needed one.
+        needed_by: of an optional hook, whether a run of this configuration needs it all the same and is refused without
+            it; others are not told of it.
     """
-    return lambda attach: Hook(attach, seams, lost)
+    return lambda attach: Hook(attach, seams, lost, needed_by)
 
 
 def all_hooks(module: str | None = None) -> list[tuple[str, Hook]]:
@@ -216,10 +231,21 @@ def warn_of_broken_seams() -> None:
         )
 
 
-def refuse_broken_seams() -> None:
+def unmet(config: Config) -> list[str]:
+    """What this run needs and the host lacks, of the hooks that only some runs need; once their seams were checked."""
+    return [
+        f"{hook.lost} ({'; '.join(hook.problems)})"
+        for _, hook in all_hooks()
+        if hook.needed_by is not None and hook.problems and hook.needed_by(config)
+    ]
+
+
+def refuse_broken_seams(config: Config) -> None:
     """Refuse TwinFlow on a host whose needed seams are broken, and log what is lost with broken optional ones.
 
     Imports every hooked host module first, so that seams in modules which the host loads late are checked too.
+
+    Args: config: of the run.
 
     Raises:
         HostVersionError: Names the host's version, the seam (if one is missing) and the supported range.
@@ -235,11 +261,12 @@ def refuse_broken_seams() -> None:
             else:
                 seams = [seam for seam in hook.seams if seam.module == place]
                 hook.record([problem for seam in seams if (problem := seam.problem(module))])
-    if broken or not versions.is_supported():
-        reason = f": {'; '.join(broken)}" if broken else ""
+    if (problems := [*broken, *unmet(config)]) or not versions.is_supported():
+        reason = f": {'; '.join(problems)}" if problems else ""
         raise HostVersionError(
             f"twinflow_enabled is true, but simpletuner-twinflow does not support SimpleTuner "
-            f"{versions.host_version()}{reason}. Supported: simpletuner{versions.supported_range()}. Install one of "
+            f"{versions.host_version()}{' with this configuration' * (not broken and bool(problems))}{reason}. "
+            f"Supported: simpletuner{versions.supported_range()}. Install {'the newest' if problems else 'one'} of "
             "those or set twinflow_enabled to false."
         )
     for problem, what in lost.items():

@@ -6,23 +6,25 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from simpletuner_twinflow.host.seams import CONFIG, Seam, Touch, all_hooks
+from simpletuner_twinflow.host.seams import CONFIG, Config, Seam, Touch, all_hooks
 
 Scope = dict[str, ast.AST]  # what a module or class defines, by name
 
 
-def problems_in_sources() -> tuple[list[str], dict[str, str]]:
+def problems_in_sources(config: Config | None = None) -> tuple[list[str], dict[str, str]]:
     """What is wrong with the seams of the installed host: of needed hooks, and of optional ones with what is lost.
 
     As `refuse_broken_seams` finds them, but for names that the host makes while it runs.
+
+    Args: config: of the run that needs them; without one, what only some runs need is optional.
     """
     needed: dict[str, None] = {}
     optional: dict[str, str] = {}
     for name, hook in all_hooks():
         for seam in hook.seams:
             if found := problem(seam, seam.module or name):
-                if hook.lost is None:
-                    needed[found] = None
+                if hook.lost is None or (hook.needed_by is not None and config is not None and hook.needed_by(config)):
+                    needed[found if hook.lost is None else f"{hook.lost} ({found})"] = None
                 else:
                     optional[found] = hook.lost
     return [*needed], optional

@@ -149,7 +149,7 @@ def test_optional_hook_with_a_missing_seam_is_left_out_and_a_run_says_what_is_lo
     uses(Seam("Trainer.leap"), lost="pictures are not sent")(optional)(module)
     uses(Seam("Trainer.step"))(needed)(module)
     assert touched == ["needed"]
-    seams.refuse_broken_seams()
+    seams.refuse_broken_seams({})
     assert "TwinFlow goes on, but pictures are not sent: hosts_module.Trainer.leap is missing." in caplog.text
 
 
@@ -206,7 +206,7 @@ def test_hooks_of_one_module_are_applied_all_or_none(module, monkeypatch):
 def test_run_that_asks_for_twinflow_is_refused_after_a_missing_seam(module):
     uses(Seam("Trainer.leap"))(lambda module: None)(module)
     with pytest.raises(HostVersionError, match=r"Trainer\.leap is missing") as refusal:
-        seams.refuse_broken_seams()
+        seams.refuse_broken_seams({})
     for words in (versions.host_version(), str(versions.supported_range()), "twinflow_enabled"):
         assert words in str(refusal.value)
 
@@ -214,11 +214,11 @@ def test_run_that_asks_for_twinflow_is_refused_after_a_missing_seam(module):
 def test_host_outside_the_supported_range_is_refused_by_version(monkeypatch):
     monkeypatch.setattr(versions, "host_version", lambda: "9.9.9")
     with pytest.raises(HostVersionError, match=r"9\.9\.9.*<4\.11,>=4\.10"):
-        seams.refuse_broken_seams()
+        seams.refuse_broken_seams({})
 
 
 def test_installed_host_is_accepted():
-    seams.refuse_broken_seams()
+    seams.refuse_broken_seams({})
 
 
 def test_hook_is_applied_once_to_a_module(module):
@@ -247,13 +247,13 @@ def test_needed_seam_in_another_module_is_looked_for_at_start_up(monkeypatch):
     hook = uses(Seam("load"), Seam("nothing_there", module="tomllib"))(lambda module: None)
     monkeypatch.setattr(seams, "all_hooks", lambda *_: [("json", hook)])
     with pytest.raises(HostVersionError, match=r"tomllib\.nothing_there is missing"):
-        seams.refuse_broken_seams()
+        seams.refuse_broken_seams({})
 
 
 def test_host_module_that_is_gone_is_named_at_start_up(monkeypatch):
     monkeypatch.setattr(seams, "all_hooks", lambda *_: [("simpletuner.gone", uses(Seam("x"))(lambda module: None))])
     with pytest.raises(HostVersionError, match=r"simpletuner\.gone is missing"):
-        seams.refuse_broken_seams()
+        seams.refuse_broken_seams({})
 
 
 def test_optional_hook_that_lacks_a_seam_elsewhere_lets_every_call_through(module, monkeypatch, caplog):
@@ -266,7 +266,7 @@ def test_optional_hook_that_lacks_a_seam_elsewhere_lets_every_call_through(modul
     hook(module)
     assert module.Trainer().step("theirs") == "ours"
     monkeypatch.setattr(seams, "all_hooks", lambda *_: [(module.__name__, hook)])
-    seams.refuse_broken_seams()
+    seams.refuse_broken_seams({})
     assert module.Trainer().step("theirs") == "theirs"
     assert "TwinFlow goes on, but steps are not counted: tomllib.gone is missing." in caplog.text
 

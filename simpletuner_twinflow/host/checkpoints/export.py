@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from simpletuner_twinflow.host.checkpoints.full_weights import is_full
 from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
@@ -165,6 +166,8 @@ def weights_to_export(trainer: Any) -> Iterator[None]:
     Seam("_inference_state_dict", ("state_dict",)),
     Seam("_materialize_fsdp2_state_dict_for_save", ("accelerator", "component", "ema_model")),
     Seam("StateTracker.get_args", touch=Touch.read, module=STATE),
+    lost="a full fine-tune under FSDP cannot export its weights",
+    needed_by=lambda config: bool(config.get("fsdp_enable")) and is_full(config),
 )
 def attach_to_sharded_files(module: ModuleType) -> None:
     """Have a full fine-tune under FSDP2 export the weights asked for, without the modules that only training needs."""

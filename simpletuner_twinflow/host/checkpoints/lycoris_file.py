@@ -11,6 +11,7 @@ from simpletuner_twinflow.host.checkpoints.ema import shadows_without_time_condi
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of, weights_to_export
 from simpletuner_twinflow.host.run import argument, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
+from simpletuner_twinflow.host.settings.conflict_rows import is_lycoris
 from simpletuner_twinflow.host.training.lycoris import EXPORT, as_plain, lycoris_of
 
 
@@ -31,6 +32,8 @@ def attach_to_export(module: ModuleType) -> None:
     Seam("SaveHookManager._load_lycoris", ("models", "input_dir")),
     Seam("_materialize_lycoris_state_dict_for_save", ("network",)),
     Seam("Accelerator._lycoris_wrapped_network", touch=Touch.given, module="accelerate.accelerator"),
+    lost="a LyCORIS run cannot export its weights",
+    needed_by=lambda config: is_lycoris(config.get("lora_type")),
 )
 def attach_to_files(module: ModuleType) -> None:
     """Write and read a checkpoint's adapter as a plain run's; in a TwinFlow run, write the final one as asked for."""

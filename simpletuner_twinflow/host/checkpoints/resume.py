@@ -21,7 +21,7 @@ from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained, s
 from simpletuner_twinflow.host.checkpoints.saving import load_time_conditioning, read_time_conditioning
 from simpletuner_twinflow.host.checkpoints.sharded_files import own_settings, refuse_other_layout, refuse_other_shards
 from simpletuner_twinflow.host.run import active_options, argument, wrap_active
-from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 from simpletuner_twinflow.host.training.announce import RESUMED
 from simpletuner_twinflow.host.training.sharded import is_fsdp2
 
@@ -71,7 +71,6 @@ def attach_to_latest_checkpoint(module: ModuleType) -> None:
     Seam("SaveHookManager.load_model_hook", ("models", "input_dir")),
     Seam("SaveHookManager._load_ema_state", ("checkpoint_dir",)),
     Seam("SaveHookManager._ema_checkpoint_path", ("checkpoint_dir",), Touch.read),
-    Seam("load_torch_model", touch=Touch.in_block),
     *EMA_SEAMS,
     Seam("Accelerator._optimizers", touch=Touch.read, module="accelerate.accelerator"),
 )
@@ -110,8 +109,7 @@ def attach_to_loading(module: ModuleType) -> None:
                 return wrapped(*args, **kwargs)
         _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
-        with _not_reported(module, {*saved.time_conditioning} ^ {*current.time_conditioning}):
-            wrapped(*args, **kwargs)
+        wrapped(*args, **kwargs)
         if active:
             load_time_conditioning(manager.model.twinflow_model, weights, folder)
         load_ema(manager, folder, network, current, shadows)
@@ -216,16 +214,3 @@ def _fit_next_state(optimizer: Any, saved: Groups, current: Groups) -> None:
         return fit_optimizer_state(state_dict, saved, current)
 
     optimizer.twinflow_fit = optimizer.register_load_state_dict_pre_hook(fit)
-
-
-@contextmanager
-def _not_reported(module: ModuleType, names: set[str]) -> Iterator[None]:
-    """Inside this block, loading a full model reports no parameters of these names as missing or unexpected."""
-    load_torch_model = vars(module)["load_torch_model"]
-
-    def load(*args: Any, **kwargs: Any) -> Any:
-        found = load_torch_model(*args, **kwargs)
-        return type(found)(*([key for key in keys if key not in names] for keys in found))
-
-    with changed(module, load_torch_model=load):
-        yield

@@ -150,7 +150,7 @@ def validate(config: Any) -> None:
         warn_of_broken_seams()
         return
     options, refused = TwinFlowOptions.read(vars(config))
-    refuse_broken_seams()
+    refuse_broken_seams(vars(config))
     if problems := [*refused.values(), *options.contradictions(), *conflicts(vars(config), options)]:
         raise TwinFlowConfigError(*problems)
     if options.implementation == "paper" and os.environ.get("RANK", "0") == "0":

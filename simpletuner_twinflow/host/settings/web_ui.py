@@ -106,7 +106,7 @@ def found_in(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     problems, warnings = report["problems"], report.get("overridden", [])
     if report["on"]:
         try:
-            refuse_broken_seams()
+            refuse_broken_seams(config)
         except HostVersionError as error:
             problems = [*problems, str(error)]
     return problems, warnings
