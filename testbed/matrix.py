@@ -30,12 +30,13 @@ FILES = ("tests/runs/test_off.py", "tests/runs/test_training.py")
 INTRO = """# Which SimpleTuner
 
 Written by `make matrix`: real installs, each with these whole runs of a tiny SD3, from config files, with the tests of
-`tests/runs` that look at them: a LoRA by the documented configuration and its resume, one with the adversarial branch, the flag
-off with the plugin against the same without it, to the bit, and the plugin switched off.
+`tests/runs` that look at them: a LoRA by the documented configuration and its resume, one with the adversarial branch,
+the flag off with the plugin against the same without it, to the bit, and the plugin switched off.
 """
 OUTRO = """
-What an older host lacks is a problem of `simpletuner-twinflow doctor` and an error at the start of a run that needs it, and a line
-of the log of others. All else in this documentation, the other families above all, was tried with the newest host alone.
+What an older host lacks is a problem of `simpletuner-twinflow doctor` and an error at the start of a run that needs it,
+and a line of the log of others. All else in this documentation, the other families above all, was tried with the newest
+host alone.
 """
 
 

@@ -50,6 +50,7 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "examined": "host/settings/test_doctor.py",
     "family": "host/settings/test_families.py",
     "features": "quality/test_measures.py",
+    "full_weights": "runs/test_resume.py",
     "latents": "host/drawing/test_quality.py",
     "lycoris_file": "runs/test_lycoris.py",
     "sounding": "host/settings/test_families.py",

@@ -213,7 +213,7 @@ def test_run_that_asks_for_twinflow_is_refused_after_a_missing_seam(module):
 
 def test_host_outside_the_supported_range_is_refused_by_version(monkeypatch):
     monkeypatch.setattr(versions, "host_version", lambda: "9.9.9")
-    with pytest.raises(HostVersionError, match=r"9\.9\.9.*<4\.11,>=4\.10"):
+    with pytest.raises(HostVersionError, match=r"9\.9\.9.*<4\.11,>=4\.7"):
         seams.refuse_broken_seams({})
 
 
@@ -269,6 +269,31 @@ def test_optional_hook_that_lacks_a_seam_elsewhere_lets_every_call_through(modul
     seams.refuse_broken_seams({})
     assert module.Trainer().step("theirs") == "theirs"
     assert "TwinFlow goes on, but steps are not counted: tomllib.gone is missing." in caplog.text
+
+
+@pytest.fixture
+def partly_needed(module, monkeypatch):
+    """A hook that full fine-tunes alone need, with a seam that the host lacks."""
+    hook = uses(Seam("Trainer.leap"), lost="nothing leaps", needed_by=lambda config: config["model_type"] == "full")(
+        lambda module: None
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(seams, "all_hooks", lambda *_: [(module.__name__, hook)])
+    hook(module)
+
+
+@pytest.mark.usefixtures("partly_needed")
+def test_run_that_needs_a_hook_which_others_do_not_is_refused_without_it():
+    with pytest.raises(
+        HostVersionError, match=r"with this configuration: nothing leaps \(.*Trainer\.leap is missing\)"
+    ):
+        seams.refuse_broken_seams({"model_type": "full"})
+
+
+@pytest.mark.usefixtures("partly_needed")
+def test_run_that_does_not_need_a_hook_is_told_nothing_of_it(caplog):
+    seams.refuse_broken_seams({"model_type": "lora"})
+    assert caplog.records == []
 
 
 def test_what_is_declared_of_one_class_cannot_be_set_on_another():
