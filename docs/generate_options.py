@@ -1,14 +1,22 @@
-"""Writes docs/options.md from the declarations in `simpletuner_twinflow.options`; a test holds the two together.
+"""Writes docs/options.md and docs/zh/options.md from the declarations in `simpletuner_twinflow.options`.
+
+Tests hold them together. docs/zh/options.json has the page's texts, and each help in Chinese beside the English one
+that was translated: where the declaration has changed since, the page is not written.
 
 python docs/generate_options.py
 """
 
+import json
+import sys
 from pathlib import Path
 
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
 PAGE = Path(__file__).with_name("options.md")
+CHINESE, TRANSLATED = PAGE.with_name("zh") / "options.md", PAGE.with_name("zh") / "options.json"
 HEADING = """# Options
+
+[中文](zh/options.md)
 
 Every key of the plugin. Put them into an ordinary SimpleTuner config (JSON, TOML, env, command line or web UI); a
 `config.env` names them in capitals, as it names SimpleTuner's own (`TWINFLOW_ENABLED=true`).
@@ -44,6 +52,37 @@ def render() -> str:
     return HEADING + "".join(rows) + OURS
 
 
+def stale(translated: dict[str, dict]) -> list[str]:
+    """Options whose help is not the one that was translated."""
+    return [name for name in TwinFlowOptions.names() if translated["help"][name]["of"] != TwinFlowOptions.help(name)]
+
+
+def render_chinese() -> str:
+    """The Chinese page as Markdown."""
+    translated = json.loads(TRANSLATED.read_text(encoding="utf-8"))
+    if names := stale(translated):
+        sys.exit(f"The help of {', '.join(names)} has changed: translate it anew in {TRANSLATED}.")
+    rows = []
+    for name in TwinFlowOptions.names():
+        info, default = TwinFlowOptions.info(name), TwinFlowOptions.default_text(name).replace("unset", "未设置")
+        mark = "" if info.documented else " *"
+        allowed = _allowed_in_chinese(name, translated["allowed"])
+        rows.append(f"| `{PREFIX}{name}`{mark} | `{default}` | {allowed} | {translated['help'][name]['zh']} |\n")
+    before, after = ("\n".join([*translated[part], ""]) for part in ("before", "after"))
+    return before + "".join(rows) + after
+
+
+def _allowed_in_chinese(name: str, translated: dict[str, str]) -> str:
+    """What is allowed: made of the declaration's numbers, but for what it says in words itself."""
+    text, info = TwinFlowOptions.allowed(name), TwinFlowOptions.info(name)
+    if info.allowed or info.note:
+        return translated[text]
+    whole = text.startswith("a whole number from ")
+    text = text.removeprefix("a whole number from ").replace(" or ", " 或 ").replace(" to ", " 到 ")
+    return text + " 的整数" * whole
+
+
 if __name__ == "__main__":
     PAGE.write_text(render(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    CHINESE.write_text(render_chinese(), encoding="utf-8")
+    print(f"wrote {PAGE} and {CHINESE}")

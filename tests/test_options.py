@@ -19,6 +19,20 @@ def test_documentation_page_is_what_the_declarations_say():
     assert page["PAGE"].read_text(encoding="utf-8") == page["render"](), "run: python docs/generate_options.py"
 
 
+def test_chinese_page_is_what_the_declarations_and_their_translations_say():
+    page = runpy.run_path(str(GENERATOR))
+    assert page["CHINESE"].read_text(encoding="utf-8") == page["render_chinese"](), (
+        "run: python docs/generate_options.py"
+    )
+
+
+def test_translation_of_another_help_is_found():
+    page = runpy.run_path(str(GENERATOR))
+    texts = {name: {"of": TwinFlowOptions.help(name)} for name in TwinFlowOptions.names()}
+    assert page["stale"]({"help": texts}) == []
+    assert page["stale"]({"help": texts | {"loss": {"of": "What it was before."}}}) == ["loss"]
+
+
 def test_config_without_the_keys_gives_the_defaults():
     assert TwinFlowOptions.from_mapping({"model_family": "sd3"}) == TwinFlowOptions()
 
