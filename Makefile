@@ -1,9 +1,9 @@
-# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | matrix | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
+# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | matrix | site | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test quick lint graph demo families examples order mutants matrix webui bench clean
+.PHONY: setup test quick lint graph demo families examples order mutants matrix site webui bench clean
 
 setup: .venv/ready
 
@@ -74,6 +74,11 @@ mutants: setup
 # Real installs of several versions of the host, docs/hosts.md: ten minutes a version. ARGS="4.9.3 newest" takes these.
 matrix: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m testbed.matrix $(ARGS)
+
+# The documentation as a site, output/site; fails on a link that leads nowhere.
+site: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # Two hours on two cores; an interrupted run resumes.
 bench: setup

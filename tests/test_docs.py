@@ -30,6 +30,11 @@ def test_the_tables_of_memory_are_what_the_function_says():
     assert script["page"](text) == text, "run: python docs/generate_scaling.py"
 
 
+def test_the_page_of_errors_is_what_the_sources_say():
+    script = runpy.run_path(str(ROOT / "docs/generate_errors.py"))
+    assert script["PAGE"].read_text(encoding="utf-8") == script["render"](), "run: python docs/generate_errors.py"
+
+
 TRANSLATED = {"README.zh-CN.md": "README.md", "docs/zh/first-run.md": "docs/first-run.md"}
 BLOCK = re.compile(r"^```.*?^```$|(?:^ {4}[^\n]*\n)+", re.MULTILINE | re.DOTALL)  # fenced, or indented by four
 
