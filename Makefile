@@ -1,9 +1,9 @@
-# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | matrix | site | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
+# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | soak | matrix | site | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test quick lint graph demo families examples order mutants matrix site webui bench clean
+.PHONY: setup test quick lint graph demo families examples order mutants soak matrix site webui bench clean
 
 setup: .venv/ready
 
@@ -70,6 +70,11 @@ order: setup
 # ARGS="--seed 1" takes others, ARGS="--only roles.py" all of a module.
 mutants: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m testbed.mutants $(ARGS)
+
+# Kills at any moment, a full disk, bad configurations, a thousand steps: an hour. What was seen goes into docs/reliability.md.
+soak: setup
+	SOAK=1 $(BIN)/python -m pytest -n 0 tests/soak $(ARGS)
+	$(BIN)/python docs/generate_reliability.py
 
 # Real installs of several versions of the host, docs/hosts.md: ten minutes a version. ARGS="4.9.3 newest" takes these.
 matrix: setup

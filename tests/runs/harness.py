@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from simpletuner_twinflow.host.sources import definitions
 from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.trainer import cpu_environment, datasets, write_run
@@ -21,6 +22,8 @@ CPU = ROOT / "testbed/cpu"
 SITE_PACKAGES = next(Path(sys.prefix).glob("lib/python*/site-packages"))
 TRAIN = SITE_PACKAGES / "simpletuner/train.py"
 SEED = json.loads((ROOT / "sample_configs/sd3-twinflow.json").read_text(encoding="utf-8"))
+# Its own tracker, which hosts before 4.8 do not have.
+TRACKER = "simpletuner" if definitions("simpletuner.helpers.training.local_metrics") else "tensorboard"
 # What a run on this machine needs on top of a user's config: tiny model, local data, float32, few steps.
 TINY = {
     "model_flavour": "medium",
@@ -43,7 +46,7 @@ TINY = {
     "validation_disable_unconditional": True,
     "validation_resolution": "64x64",
     "validation_steps": 2,
-    "report_to": "simpletuner",
+    "report_to": TRACKER,
     "disable_bucket_pruning": True,
     "disable_benchmark": True,
     "lora_rank": 8,
@@ -60,8 +63,8 @@ class Host:
         self.folder, self.pipeline, self.images = folder, ROOT / "demo/base", folder / "digits"
         write_digits(self.images, limit=64)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "SIMPLETUNER"))}
-        self._environment = clean | cpu_environment() | {"PYTHONPATH": f"{OBSERVER}{os.pathsep}{CPU}"}
-        self._server = ForkServer(self._environment, folder / "forkserver.txt")
+        self.environment = clean | cpu_environment() | {"PYTHONPATH": f"{OBSERVER}{os.pathsep}{CPU}"}
+        self._server = ForkServer(self.environment, folder / "forkserver.txt")
 
     def close(self) -> None:
         """End what is needed to start runs."""
@@ -91,10 +94,10 @@ class Host:
             environment: further environment variables.
             timeout: seconds.
         """
-        folder = self._lay_out(name, config, images)
+        folder = self.lay_out(name, config, images)
         if command == "fork":
             return self._forked(folder, [{}], environment or {}, timeout, probe)[0]
-        variables = dict(self._environment)
+        variables = dict(self.environment)
         launch = [
             "-m",
             "accelerate.commands.launch",
@@ -133,12 +136,10 @@ class Host:
             environment: further environment variables.
             timeout: seconds.
         """
-        folder, given = self._lay_out(name, config, None), (environment or {}) | {"ACCELERATE_USE_CPU": "true"}
+        folder, given = self.lay_out(name, config, None), (environment or {}) | {"ACCELERATE_USE_CPU": "true"}
         if command == "torchrun":
             launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port", str(free_port())]
-            code = self._called(
-                [sys.executable, *launch, str(TRAIN)], folder, self._environment | given, timeout, probe
-            )
+            code = self._called([sys.executable, *launch, str(TRAIN)], folder, self.environment | given, timeout, probe)
             return [Run.read(folder, rank, code) for rank in range(2)]
         group = {
             "WORLD_SIZE": "2",
@@ -165,7 +166,8 @@ class Host:
                 check=False,
             ).returncode
 
-    def _lay_out(self, name: str, config: dict[str, Any], images: list[dict[str, Any]] | None) -> Path:
+    def lay_out(self, name: str, config: dict[str, Any], images: list[dict[str, Any]] | None = None) -> Path:
+        """The folder of this run with its files, for a command of one's own."""
         folder = self.folder / name
         for old in folder.glob("events-*.jsonl"):
             old.unlink()
