@@ -54,15 +54,25 @@ def discrepancy(samples: Tensor, data: Tensor) -> Discrepancy:
     return Discrepancy(float(values[0]), max(float(values[1:].std()), 1e-12))
 
 
-def spread(x: Tensor, prompts: Tensor) -> float:
+def spread(x: Tensor, prompts: Tensor, among: Tensor | None = None) -> float:
     """Mean distance between samples (N, D) of the same prompt; of all samples where no prompt has two.
 
-    Args: x: samples; prompts: a number for each one's prompt, (N,).
+    Args:
+        x: samples.
+        prompts: a number for each one's prompt, (N,).
+        among: the pairs that count, boolean (N, N), see `different`; all by default.
+
+    Returns: the distance; NaN without a pair.
     """
     distances = torch.cdist(x.double(), x.double())
-    others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    others = ~torch.eye(len(x), dtype=torch.bool, device=x.device) if among is None else among
     same = (prompts[:, None] == prompts) & others
     return float(distances[same if same.any() else others].mean())
+
+
+def different(data: Tensor) -> Tensor:
+    """The pairs of samples (N, D) that are not the same one twice, as a set that is repeated has them; (N, N)."""
+    return torch.cdist(data.double(), data.double(), compute_mode="donot_use_mm_for_euclid_dist") > 0
 
 
 def frechet_distance(samples: Tensor, data: Tensor) -> float | None:

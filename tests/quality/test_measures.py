@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from simpletuner_twinflow.quality.features import FEATURES, Scale, random_features
-from simpletuner_twinflow.quality.measures import discrepancy, frechet_distance, spread
+from simpletuner_twinflow.quality.measures import different, discrepancy, frechet_distance, spread
 from testbed.judge import frechet_distance as reference_frechet
 
 
@@ -106,6 +106,15 @@ def test_equal_samples_of_a_prompt_have_no_spread_and_more_of_it_is_a_larger_sha
     assert spread(x, prompts) == 0
     assert spread(x + torch.tensor([[0.0], [1.0], [0.0], [3.0]]), prompts) == pytest.approx(2.0)
     assert spread(x, torch.arange(4)) == pytest.approx(5 * 8 / 12)  # no prompt twice: of all pairs
+
+
+def test_a_set_that_is_repeated_is_as_diverse_as_it_is():
+    """Each picture twice with a caption of its own: a caption's two are the same picture, which says nothing."""
+    pictures, captions = torch.tensor([[0.0], [3.0], [9.0]]), torch.arange(3)
+    repeated, named = pictures.repeat(2, 1), captions.repeat(2)
+    assert spread(repeated, named) == 0
+    assert spread(repeated, named, different(repeated)) == spread(pictures, captions) == pytest.approx(6)
+    assert not different(pictures[:1].repeat(4, 1)).any()
 
 
 def test_frechet_distance_is_scipys_in_few_dimensions_and_none_with_few_samples():

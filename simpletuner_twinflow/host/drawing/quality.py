@@ -40,7 +40,7 @@ from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.trainer import distiller_of
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.quality.features import Scale, random_features
-from simpletuner_twinflow.quality.measures import discrepancy, frechet_distance, spread
+from simpletuner_twinflow.quality.measures import different, discrepancy, frechet_distance, spread
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -212,12 +212,10 @@ class QualityMeasure:
         return found
 
     def _compared(self, name: str, samples: Tensor, real: Tensor, prompts: Tensor) -> Values:
-        far = discrepancy(samples, real)
-        found = {
-            f"{name}/mmd": far.value,
-            f"{name}/mmd_in_errors": far.ratio,
-            f"{name}/diversity": spread(samples, prompts) / max(spread(real, prompts), 1e-12),
-        }
+        far, pairs = discrepancy(samples, real), different(real)
+        found = {f"{name}/mmd": far.value, f"{name}/mmd_in_errors": far.ratio}
+        if pairs.any():  # else the data is one picture, which has no diversity to compare with
+            found[f"{name}/diversity"] = spread(samples, prompts, pairs) / spread(real, prompts, pairs)
         if (frechet := frechet_distance(samples, real)) is not None:
             found[f"{name}/frechet"] = frechet
         if self._aim is not None:
@@ -269,9 +267,11 @@ def as_text(found: Values, samples: int, step: int) -> str:
     """The measures as a line of the log."""
     said = []
     for name in dict.fromkeys(name.split("/")[0] for name in found):
-        diversity, aim = found[f"{name}/diversity"], found.get(f"{name}/mmd_to_guided_base_in_errors")
-        to_aim = "" if aim is None else f"; to the guided base {aim:.1f}"
-        said.append(f"{name.replace('_', ' in ')} {found[f'{name}/mmd_in_errors']:.1f} ({diversity:.2f}{to_aim})")
+        diversity, aim = found.get(f"{name}/diversity"), found.get(f"{name}/mmd_to_guided_base_in_errors")
+        beside = [] if diversity is None else [f"{diversity:.2f}"]
+        beside += [] if aim is None else [f"to the guided base {aim:.1f}"]
+        in_brackets = f" ({'; '.join(beside)})" if beside else ""
+        said.append(f"{name.replace('_', ' in ')} {found[f'{name}/mmd_in_errors']:.1f}{in_brackets}")
     return (
         f"TwinFlow quality at step {step}, {samples} samples against the data, MMD in standard errors (diversity, data "
         f"1) by steps: {', '.join(said)}."
