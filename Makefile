@@ -76,7 +76,7 @@ soak: setup
 	SOAK=1 $(BIN)/python -m pytest -n 0 tests/soak $(ARGS)
 	$(BIN)/python docs/generate_reliability.py
 
-# Real installs of several versions of the host, docs/hosts.md: ten minutes a version. ARGS="4.9.3 newest" takes these.
+# Real installs of several versions of the host, docs/hosts.md: five minutes a version. ARGS="4.9.3 newest" takes these.
 matrix: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m testbed.matrix $(ARGS)
 

@@ -213,7 +213,7 @@ def test_run_that_asks_for_twinflow_is_refused_after_a_missing_seam(module):
 
 def test_host_outside_the_supported_range_is_refused_by_version(monkeypatch):
     monkeypatch.setattr(versions, "host_version", lambda: "9.9.9")
-    with pytest.raises(HostVersionError, match=r"9\.9\.9.*<4\.11,>=4\.7"):
+    with pytest.raises(HostVersionError, match=r"9\.9\.9.*<4\.11,>=4\.9\.3"):
         seams.refuse_broken_seams({})
 
 

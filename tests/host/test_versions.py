@@ -24,7 +24,7 @@ def test_installed_host_is_supported():
 
 
 @pytest.mark.parametrize(
-    ("found", "supported"), [("4.6.1", False), ("4.7.1", True), ("4.10.2rc1", True), ("4.11.0", False)]
+    ("found", "supported"), [("4.9.2", False), ("4.9.3", True), ("4.10.2rc1", True), ("4.11.0", False)]
 )
 def test_versions_inside_the_range_are_supported_and_their_candidates_too(found, supported, monkeypatch):
     monkeypatch.setattr(versions, "host_version", lambda: found)
