@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.runs.harness import SEED, TINY
 from tests.runs.observer.probes import soak
 from tests.runs.resume_recipes import ADVERSARIAL, QUIET, RESUMED
-from tests.runs.run import Run
+from tests.runs.run import EVENTS, Run
 from tests.runs.test_resume import tensors
 
 pytestmark = pytest.mark.soak
@@ -65,15 +65,17 @@ def test_disk_that_fills_up_ends_the_run_with_its_name_and_it_goes_on_once_there
     kilobytes = int(3.5 * size) // 1024
     mounted = f'mount -t tmpfs -o size={kilobytes}k tmpfs output && "$0" train; code=$?; cp -r output kept; exit $code'
     command = ["unshare", "-rm", "sh", "-c", mounted, str(Path(sys.executable).with_name("simpletuner"))]
-    with (host.folder / name / "log-0.txt").open("wb") as log:
+    folder = host.folder / name
+    watched = host.environment | {"OBSERVER_FILE": str(folder / EVENTS)}
+    with (folder / "log-0.txt").open("wb") as log:
         code = subprocess.run(
-            command, cwd=host.folder / name, env=host.environment, stdout=log, stderr=subprocess.STDOUT, timeout=600
+            command, cwd=folder, env=watched, stdout=log, stderr=subprocess.STDOUT, timeout=600, check=False
         ).returncode
-    text = (host.folder / name / "log-0.txt").read_text(encoding="utf-8", errors="replace")
+    text = (folder / "log-0.txt").read_text(encoding="utf-8", errors="replace")
     assert code != 0
     assert "No space left on device" in text, text[-3000:]
     shutil.rmtree(output)
-    (host.folder / name / "kept").rename(output)
+    (folder / "kept").rename(output)
     left = sorted(path.name for path in output.glob("checkpoint-*"))
     start(config | RESUMED).check()
     assert _differing(wanted, _contents(output)) == []
