@@ -22,6 +22,7 @@ from simpletuner_twinflow.host.training.batches import (
     without_condition,
     without_words,
 )
+from simpletuner_twinflow.host.training.compiled import uncompiled
 from simpletuner_twinflow.host.training.first_frame import with_first_frame
 from simpletuner_twinflow.host.training.lycoris import lycoris_of, train_beside
 from simpletuner_twinflow.host.training.time_conditioning import SIGN, TARGET_TIME, TIME_CONDITIONING, attach, hidden
@@ -67,7 +68,7 @@ class FamilyModel:
         if self.time_conditioning is None:
             return {}
         network = self.model.get_trained_component(unwrap_model=True)
-        return {name: network.get_submodule(name) for name in TIME_CONDITIONING}
+        return {name: uncompiled(network.get_submodule(name)) for name in TIME_CONDITIONING}
 
     def time_conditioning_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of these modules, by their names in the network."""
