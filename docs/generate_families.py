@@ -152,6 +152,12 @@ def _remarks(family: Family, tiny: Tiny) -> list[str]:
         )
     if family.gives_frames:
         remarks.append("what the host's keys give it without noise is left out of every term; validation gives nothing")
+    if family.first_frame_flavours:
+        flavours = " and ".join(family.first_frame_flavours)
+        remarks.append(
+            f"{flavours} is given a film's first frame without noise in every pass and trains the others; it trains "
+            "no pictures"
+        )
     if family.whole_batch:
         remarks.append("a sample's answer depends on its batch, so each of TwinFlow's passes is made on all of it")
     if not tiny.checkpointing:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.host.settings.examined import examined
-from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.hub import fill
 from testbed.picture_encoder import put_encoder
 from testbed.pipelines import write
 from testbed.recipes import COMMON, FAMILIES, MODEL, PRELUDES
+from testbed.samples import samples_of
 from testbed.trainer import ROOT, cpu_environment, write_run
 
 EXAMPLES = Path(str(files("simpletuner"))) / "examples"
@@ -108,7 +108,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("output/examples"))
     given = parser.parse_args(arguments)
     root, failed, rows = given.folder.resolve(), 0, []
-    write_digits(root / "digits", limit=16)
     own = {"PYTHONPATH": str(ROOT / "testbed/cpu"), "HF_HOME": str(root / "hub")}
     own["TORCH_HOME"] = str(put_encoder(root / "torch_home"))
     server = ForkServer(os.environ | cpu_environment() | own, root / "server.txt")
@@ -122,7 +121,8 @@ def main(arguments: list[str]) -> int:
                 fill(root / "hub", kind(config)[0], model)
             folder = root / "runs" / name
             shutil.rmtree(folder, ignore_errors=True)
-            write_run(folder, shrunk(config, model) | ADDED, root / "digits")
+            samples, data = samples_of(kind(config)[0], root)
+            write_run(folder, shrunk(config, model) | ADDED, samples, data=data)
             began = time.monotonic()
             code = server.start(
                 folder, folder / "log.txt", {}, LIMIT, prelude=PRELUDES.get(kind(config)[0], "")

@@ -21,14 +21,15 @@ from typing import Any
 
 import torch
 
+from simpletuner_twinflow.host.drawing.cosmos3 import FIRST_FRAME
 from simpletuner_twinflow.host.training.mended import MENDED
-from testbed.digits import write_digits
+from testbed.clips import write_first_frame
 from testbed.forkserver import ForkServer
 from testbed.hub import fill, stock_home
 from testbed.pipelines import write
-from testbed.recipes import COMMON, FAMILIES, MODEL, PRELUDES, READ_BY_HOST, SINGS, TWINFLOW, WITHOUT_STOCK
+from testbed.recipes import ANIMATES, COMMON, FAMILIES, MODEL, PRELUDES, READ_BY_HOST, TWINFLOW, WITHOUT_STOCK
+from testbed.samples import samples_of
 from testbed.stock import CONDITION, run_without_plugin_and_host
-from testbed.tones import write_tones
 from testbed.trainer import ROOT, cpu_environment, write_run
 
 TERMS = {"twinflow/rcgm", "twinflow/real_velocity", "twinflow/adversarial", "twinflow/rectify"}
@@ -60,7 +61,12 @@ class Passage:
             self.failed, self.blocked = True, stage != "plain"
             return f"FAILED: {error}"
         seconds = f"{time.monotonic() - began:.0f} s"
-        return f"ends in the host, {seconds}" if stage == "plain" and self.name in MENDED else seconds
+        return f"ends in the host, {seconds}" if stage == "plain" and self.is_mended else seconds
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether the host alone cannot train the family."""
+        return self.name.split()[0] in MENDED
 
     def config(self, **changes: Any) -> dict[str, Any]:
         """The run's keys."""
@@ -83,11 +89,8 @@ class Passage:
         folder = self.folder(run)
         if "resume_from_checkpoint" not in changes:
             shutil.rmtree(folder, ignore_errors=True)
-        samples = self.root / "digits"
-        if sound := self.name in SINGS:
-            samples = self.root / "tones" / self.name  # its own: the host writes there what it knows of them
-            write_tones(samples)
-        write_run(folder, self.config(**changes), samples, sound=sound)
+        samples, data = samples_of(self.name, self.root)
+        write_run(folder, self.config(**changes), samples, data=data)
         log = folder / "log.txt"
         if code := self.server.start(folder, log, {}, LIMIT, prelude=PRELUDES.get(self.name, "")).result():
             raise StageError(f"exit {code}: {_last_error(log.read_text(encoding='utf-8', errors='replace'))}")
@@ -96,7 +99,7 @@ class Passage:
 
 def plain(passage: Passage) -> None:
     """The host by itself, which ends early only where a fault of it is mended in a TwinFlow run."""
-    mended = passage.name in MENDED
+    mended = passage.is_mended
     try:
         passage.train("plain", validation_disable=True, twinflow_allow_diff2flow=None)
     except StageError:
@@ -144,6 +147,8 @@ def card(passage: Passage) -> None:
         return
     for drawn in folder.glob("output.*"):
         drawn.unlink()
+    if passage.name in ANIMATES:
+        write_first_frame(folder / FIRST_FRAME)
     host, home = passage.name in READ_BY_HOST, passage.root / "hub"
     if stock_home(home).exists() and not host:
         home = stock_home(home)
@@ -264,7 +269,6 @@ def main(arguments: list[str]) -> int:
     if unknown := set(given.names) - FAMILIES.keys():
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
     root = given.folder.resolve()
-    write_digits(root / "digits", limit=16)
     own = {"PYTHONPATH": str(ROOT / "testbed/cpu"), "HF_HOME": str(root / "hub")}
     server = ForkServer(os.environ | cpu_environment() | own, root / "server.txt")
     failed = 0

@@ -51,6 +51,14 @@ SOUND: dict[str, Any] = {  # of a family whose data are songs; seconds
     "validation_lyrics": "la la",
     "validation_audio_duration": 1.0,
 }
+COSMOS3: dict[str, Any] = {
+    # Its network's two halves, without which the host takes them from the hub.
+    "cosmos3_generator_component": f"{MODEL}/generator",
+    "cosmos3_reasoner_component": f"{MODEL}/reasoner",
+    # The host cannot save a PEFT adapter of it.
+    "lora_type": "lycoris",
+    "lycoris_config": f"{MODEL}/lycoris.json",
+}
 # By name of the pipeline; the first word is the host's family, a second the flavour.
 FAMILIES: dict[str, dict[str, Any]] = {
     "sd3": {"model_flavour": "medium", "tokenizer_max_length": 8},
@@ -74,16 +82,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "ltxvideo": {**FILM, **SHORT_PROMPT},
     # In float32 the host's validation gives its vocoder what the VAE of the sound makes, in that one's dtype.
     "ltxvideo2": {**FILM, "vae_dtype": "fp32"},
-    # Its network's two halves, without which the host takes them from the hub.
-    "cosmos3": {
-        "model_flavour": "nano",
-        "cosmos3_generator_component": f"{MODEL}/generator",
-        "cosmos3_reasoner_component": f"{MODEL}/reasoner",
-        "validation_num_video_frames": 1,
-        # The host cannot save a PEFT adapter of it.
-        "lora_type": "lycoris",
-        "lycoris_config": f"{MODEL}/lycoris.json",
-    },
+    "cosmos3": {**COSMOS3, "model_flavour": "nano", "validation_num_video_frames": 1},
+    "cosmos3 super-i2v": {**COSMOS3, **FILM},
     "flux3_image klein": {"disable_assistant_lora": True},
     "anima": {"model_flavour": "base-v1.0"},
     "ideogram": {
@@ -107,6 +107,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 PRELUDES = {"ideogram": "testbed.pipelines.ideogram:shrink"}  # what is called in a run's process before the host starts
 READ_BY_HOST = ("zlab_i1", "anima", "flux3_image klein")  # whose pipeline diffusers does not have
+ANIMATES = frozenset({"cosmos3 super-i2v"})  # flavours that are trained on films, each with its first frame
 SINGS = frozenset({"minimaxmusic", "ace_step"})  # families that are trained on songs
 WITHOUT_STOCK = frozenset({"ace_step"})  # of which stock diffusers has no pipeline
 IN_CI = ("sana", "wan", "qwen_image")

@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "sample_configs/cpu-demo.json"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+FRAMES = 9  # of a film
 POLL_SECONDS = 0.5
 EXIT_SECONDS = 30.0  # a finished trainer takes a few to exit
 SILENT_SECONDS = 600.0  # its longest silence is its import, a minute on a slow machine
@@ -61,18 +62,30 @@ def sound_datasets(songs: Path) -> list[dict[str, Any]]:
     return [kept | {"id": "tones", "dataset_type": "audio", "audio": audio}, text]
 
 
-def write_run(folder: Path, config: dict[str, Any], samples: Path, *, sound: bool = False) -> None:
+def film_datasets(films: Path) -> list[dict[str, Any]]:
+    """The host's data config for a folder of films with captions beside them, each to be made of its first frame."""
+    film_set, text = datasets(films)
+    video = {"num_frames": FRAMES, "min_frames": FRAMES, "is_i2v": True}
+    return [film_set | {"id": "clips", "dataset_type": "video", "video": video}, text]
+
+
+def write_run(
+    folder: Path,
+    config: dict[str, Any],
+    samples: Path,
+    *,
+    data: Callable[[Path], list[dict[str, Any]]] = datasets,
+) -> None:
     """Lay out a run's folder: `config/config.json` and `config/data.json`.
 
     Args:
         folder: made if missing.
         config: the run's keys.
-        samples: a folder of images, or of songs.
-        sound: which of them.
+        samples: a folder of images, films or songs.
+        data: gives the data config for it.
     """
-    data = sound_datasets(samples) if sound else datasets(samples)
     (folder / "config").mkdir(parents=True, exist_ok=True)
-    (folder / "config/data.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    (folder / "config/data.json").write_text(json.dumps(data(samples), indent=1), encoding="utf-8")
     (folder / "config/config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 

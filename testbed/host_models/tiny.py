@@ -26,20 +26,21 @@ WORDS = 5  # tokens of a prompt
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPrompt:
-    """What Cosmos 3's text encoder makes of a prompt for a picture of this size."""
+    """What Cosmos 3's text encoder makes of a prompt for a picture or video of this size."""
 
     layers: int
     heads: int  # of keys and values
     width: int  # of a head
     pixels: int  # of the picture's edges
     encoder: str  # its name in the config
+    frames: int = 1  # of a video
 
     def made(self, prompt: str, stream: torch.Generator) -> dict[str, Any]:
         """The host's cache entry; keys and values, the first in it, are numbers from a stream."""
         from simpletuner.helpers.models.cosmos3.model import Cosmos3Image
         from simpletuner.helpers.models.cosmos3.pipeline import get_3d_mrope_ids_text_tokens
 
-        size = {"cosmos3_num_frames": 1, "cosmos3_height": self.pixels, "cosmos3_width": self.pixels}
+        size = {"cosmos3_num_frames": self.frames, "cosmos3_height": self.pixels, "cosmos3_width": self.pixels}
         metadata = size | {"cosmos3_fps": 24.0, "cosmos3_reasoner_component": self.encoder}
         places, following = get_3d_mrope_ids_text_tokens(WORDS, 0, True)
         shape = (WORDS, self.heads, self.width)

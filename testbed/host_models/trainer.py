@@ -21,6 +21,7 @@ def host_trainer(model: Any) -> Trainer:
     trainer = Trainer.__new__(Trainer)
     trainer.config, trainer.model, trainer.accelerator = model.config, model, model.accelerator
     trainer.webhook_handler, trainer.distiller, trainer._tlora_active = None, None, False
+    trainer._tlora_config = None
     trainer.noise_scheduler, trainer.state, trainer.job_id = None, {"global_step": 0}, None
     if model.config.model_type == "lora":
         model.model.requires_grad_(False)

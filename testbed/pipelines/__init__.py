@@ -34,6 +34,7 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "ltxvideo": video.ltxvideo,
     "ltxvideo2": ltx2.ltx2,
     "cosmos3": cosmos3.cosmos3,
+    "cosmos3 super-i2v": cosmos3.cosmos3,
     "anima": anima.Anima,
     "ideogram": ideogram.ideogram,
     "flux3_image klein": hosts.flux3_klein,
@@ -60,7 +61,7 @@ def write(name: str, folder: Path) -> Path:
         made = getattr(pipeline, part, None)
         if hasattr(made, "save_pretrained") and not (folder / part).exists():
             made.save_pretrained(folder / part)
-    if name == "cosmos3":
+    if name.startswith("cosmos3"):
         cosmos3.write_parts(folder)
     if name == "flux3_image klein":
         pipeline.tokenizer.save_pretrained(folder / "text_encoder")

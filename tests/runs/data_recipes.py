@@ -13,10 +13,11 @@ from tests.runs.run import Run
 
 ROWS = {"train_batch_size": 4, "gradient_accumulation_steps": 2, "validation_disable": True, "max_train_steps": 2}
 EVERYTHING = SEED | TINY | ROWS | {"twinflow_adversarial_enabled": True}
+ROBUST = {"twinflow_loss": "barron"}
 
 
 class Masked(NamedTuple):
-    """The same run under masks of one colour each."""
+    """The same run under masks of one colour each; the last two with the robust loss."""
 
     plain_black: Run
     black: Run
@@ -47,8 +48,8 @@ def masked(host: Host, runs: Runs) -> Masked:
     return Masked(
         plain_black=train("plain", without_twinflow(EVERYTHING), "black"),
         black=train("black", EVERYTHING, "black"),
-        white=train("white", EVERYTHING, "white"),
-        without=train("without", EVERYTHING, None),
+        white=train("white", EVERYTHING | ROBUST, "white"),
+        without=train("without", EVERYTHING | ROBUST, None),
     )
 
 

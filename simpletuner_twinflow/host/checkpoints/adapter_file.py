@@ -14,6 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
+from simpletuner_twinflow.host.training.compiled import plain_name
 
 ADAPTER = "default"  # the name under which the host adds the adapter that it trains
 
@@ -51,7 +52,7 @@ def lora_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
     """The network's layers that the trained adapter changes, by name."""
     for name, layer in network.named_modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.r:
-            yield name, layer
+            yield plain_name(name), layer
 
 
 def whole_change(network: nn.Module, weights: Mapping[str, Tensor], taken: Mapping[str, Factors]) -> dict[str, Tensor]:

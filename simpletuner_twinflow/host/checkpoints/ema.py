@@ -18,6 +18,7 @@ from simpletuner_twinflow.host.checkpoints.files import CheckpointError, read_te
 from simpletuner_twinflow.host.checkpoints.saved_run import Trained
 from simpletuner_twinflow.host.run import active_options, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, set_on, uses
+from simpletuner_twinflow.host.training.compiled import named_parameters
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.lycoris import trained_parameters
 from simpletuner_twinflow.host.training.sharded import is_fsdp2
@@ -145,7 +146,7 @@ def read_ema(manager: Any, folder: Path, saved: Trained, ours: Mapping[str, Tens
     if lacking := [key for key in keys if key not in state]:
         raise CheckpointError(file, f"has no {', '.join(lacking)}")
     averages = dict(zip(names, found, strict=True)) | dict(ours)
-    for name, parameter in manager.model.get_trained_component(unwrap_model=True).named_parameters():
+    for name, parameter in named_parameters(manager.model.get_trained_component(unwrap_model=True)).items():
         if name in averages and (shape := tuple(averages[name].shape)) != parameter.shape:
             problem = f"has an average of shape {shape} for {name}, whose shape is {tuple(parameter.shape)}"
             raise CheckpointError(file, problem, OF_ANOTHER_RUN)
@@ -162,6 +163,6 @@ def load_ema(manager: Any, folder: Path, network: nn.Module, current: Trained, s
     else:
         for key, value in saved.counters.items():
             set_on(manager.ema_model, key, value)
-    weights, averages = dict(network.named_parameters()), saved.averages if saved else {}
+    weights, averages = named_parameters(network), saved.averages if saved else {}
     for shadow, name in zip(manager.ema_model.shadow_params, current.ema, strict=True):
         shadow.data.copy_(averages.get(name, weights[name].detach()))

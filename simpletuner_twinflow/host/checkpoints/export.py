@@ -18,6 +18,7 @@ from simpletuner_twinflow.host.checkpoints.full_weights import is_full
 from simpletuner_twinflow.host.run import active_options, argument, exported_weights, options_of, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
+from simpletuner_twinflow.host.training.compiled import plain_name
 from simpletuner_twinflow.host.training.lycoris import lycoris_of
 from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
@@ -127,7 +128,9 @@ def _trained(trainer: Any) -> dict[str, Tensor]:
     reshard(network)
     with weights_to_export(trainer):
         weights = without_projectors(get_peft_model_state_dict(network))
-        return {key: gathered(weight).detach().cpu().contiguous().clone() for key, weight in weights.items()}
+        return {
+            plain_name(key): gathered(weight).detach().cpu().contiguous().clone() for key, weight in weights.items()
+        }
 
 
 @uses(Seam("Trainer._fsdp2_full_export_failure_guard", ("enabled",)))

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.checkpoints.shards import damage_of_shards, is_part
 
 # Our files, in a folder and under a name in which no loader looks for an adapter.
 STATE_FILE = Path("twinflow/state.json")
@@ -46,7 +47,9 @@ def damage(folder: Path) -> str | None:
         expected = [manifest, *(folder / name for name in names)]
     else:
         expected = sorted(path for path in folder.rglob("*") if path.is_file())
-    return next((f"{file} {problem}" for file in expected if (problem := _problem(file))), None)
+    found = next((f"{file} {problem}" for file in expected if (problem := _problem(file))), None)
+    sharded = sorted({file.parent for file in expected if is_part(file)})
+    return found or next((problem for parts in sharded if (problem := damage_of_shards(parts))), None)
 
 
 def _problem(file: Path) -> str | None:

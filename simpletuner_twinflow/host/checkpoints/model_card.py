@@ -80,8 +80,8 @@ def describe_twinflow(module: ModuleType) -> None:
             "validation_num_inference_steps": options.target_step_count,
             "validation_guidance": sampling_guidance(model),
         }
-        if isinstance(rate := getattr(model.config, "framerate", None), str):
-            settings["framerate"] = int(float(rate))  # with a text the card's films fail, and the card with them
+        if isinstance(rate := getattr(model.config, "framerate", None), str | None):
+            settings["framerate"] = int(float(rate or 24))  # otherwise the card's films fail, and the card with them
         with changed(model, **own), changed(model.config, **settings):
             return wrapped(*args, **kwargs)
 
@@ -175,10 +175,14 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
         note = note.replace("needs diffusers alone", "needs diffusers and lycoris-lora alone")
     prompt = config.validation_prompt or "A photo of an astronaut riding a horse on the moon"
     given: dict[str, Any] = {"prompt": model.convert_prompts_to_json([prompt])[0]}
+    picture: list[str] = []
     if sized := model.twinflow_model.family.prompt_has_size:
         imports.append("from diffusers.pipelines.cosmos import pipeline_cosmos3_omni")
-        code, given = worded(model, prompt, **{name: int(value) for name, value in (size.split("=") for size in sizes)})
+        code, given, picture = worded(
+            model, prompt, **{name: int(value) for name, value in (size.split("=") for size in sizes)}
+        )
         loading += code
+        imports += ["from diffusers.utils import load_image"] if picture else []
     arguments = [*(f"{name}={value!r}" for name, value in given.items()), asked, *_call_arguments(model), *sizes]
     arguments += reader.arguments if reader else ()
     images, save = "images[0]", 'model_output.save("output.png")'
@@ -189,7 +193,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     if images in ("frames[0]", "video"):
         imports.append("from diffusers.utils import export_to_gif")
         save = 'export_to_gif(model_output, "output.gif")'
-    arguments += [*film, f"generator=torch.Generator().manual_seed({seed})"]
+    arguments += [*film, *picture, f"generator=torch.Generator().manual_seed({seed})"]
     return f"""
 ```python
 {"\n".join(imports)}

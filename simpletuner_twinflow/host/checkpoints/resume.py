@@ -80,7 +80,7 @@ def attach_to_loading(module: ModuleType) -> None:
     def load_model_hook(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         folder = Path(argument(args, kwargs, "input_dir", 1))
         active = active_options(manager.args) is not None
-        with _deletion_logged(manager):
+        with deletion_logged(manager.args, manager.accelerator):
             if active:
                 refuse_damaged(folder, manager.args, manager.accelerator)
                 refuse_other_run(folder, manager.model)
@@ -126,14 +126,14 @@ def attach_to_loading(module: ModuleType) -> None:
 
 
 @contextmanager
-def _deletion_logged(manager: Any) -> Iterator[None]:
+def deletion_logged(config: Any, accelerator: Any) -> Iterator[None]:
     """Log why a checkpoint cannot be loaded where the host deletes it for that; the host does not."""
     try:
         yield
     except OtherRunError:
         raise  # nothing is deleted then
     except TwinFlowError as error:
-        if manager.args.delete_invalid_checkpoints and manager.accelerator.is_main_process:
+        if config.delete_invalid_checkpoints and accelerator.is_main_process:
             logger.warning("%s SimpleTuner deletes this checkpoint, since delete_invalid_checkpoints is true.", error)
         raise
 

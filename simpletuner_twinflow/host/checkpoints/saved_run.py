@@ -13,6 +13,7 @@ from simpletuner_twinflow._hooks import DISTRIBUTION
 from simpletuner_twinflow.host.checkpoints.files import STATE_FILE, CheckpointError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.guidance import settled
+from simpletuner_twinflow.host.training.compiled import named_parameters
 from simpletuner_twinflow.host.training.lycoris import trained_parameters
 from simpletuner_twinflow.options import PREFIX
 
@@ -39,7 +40,7 @@ class Trained:
     @classmethod
     def of(cls, model: Any, optimizer: torch.optim.Optimizer) -> "Trained":
         """What this run trains. Args: model: the host's `ModelFoundation`. optimizer: the run's first."""
-        parameters = dict(model.get_trained_component(unwrap_model=True).named_parameters())
+        parameters = named_parameters(model.get_trained_component(unwrap_model=True))
         names = {id(parameter): name for name, parameter in parameters.items()}
         family_model = getattr(model, "twinflow_model", None)
         ours = family_model.time_conditioning_parameters() if family_model is not None else {}

@@ -12,6 +12,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
+from simpletuner_twinflow.host.training.compiled import plain_name
 from simpletuner_twinflow.host.training.trainer import HOST_SIGN_EMBED
 
 logger = logging.getLogger("simpletuner_twinflow")
@@ -54,7 +55,9 @@ def stock_network(network: Any, training_only: Iterable[str]) -> nn.Module:
     Where the stock class has other weights the network keeps the host's class, with a line in the log.
     """
     prefixes = tuple(f"{name}." for name in training_only)
-    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith(prefixes)}
+    weights = {
+        plain_name(name): weight for name, weight in network.state_dict().items() if not name.startswith(prefixes)
+    }
     # FlowMapUNet2DConditionModel is the host's UNet2DConditionModel with a module for another of its methods.
     name = type(network).__name__.removeprefix("FlowMap")
     if (stock_class := getattr(diffusers, name, None)) is None:

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 from simpletuner_twinflow.host.run import argument, log_mending, wrap_active
 from simpletuner_twinflow.host.seams import MODELS, STATE, Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.host.settings.families import FAMILIES
+from simpletuner_twinflow.host.settings.first_frame import has_first_frame
 from simpletuner_twinflow.host.training.cosmos3 import encodes_sizes
 
 COSMOS3 = "simpletuner.helpers.models.cosmos3.model"
+FIRST_FRAME = "first-frame.png"  # in the model card's code: a file of the user's
 
 
 @uses(
@@ -27,6 +30,7 @@ COSMOS3 = "simpletuner.helpers.models.cosmos3.model"
         Touch.read,
         "simpletuner.helpers.models.cosmos3.pipeline",
     ),
+    Seam("config.validation_stitch_input_location", touch=Touch.in_block),
     lost="the validation of cosmos3 draws nothing",
 )
 def let_validation_draw(module: ModuleType) -> None:
@@ -59,7 +63,7 @@ def let_validation_draw(module: ModuleType) -> None:
     def run_validations(wrapped: Callable, validation: Any, args: tuple, kwargs: dict) -> Any:
         if not encodes_sizes(validation.model):
             return wrapped(*args, **kwargs)
-        with _no_negative_embedding(validation.model), reading(validation.model):
+        with _no_negative_embedding(validation.model), reading(validation.model), _not_beside(validation.config):
             return wrapped(*args, **kwargs)
 
     wrap(module, "_precache_validation_prompt_embeddings", precache)
@@ -79,6 +83,7 @@ class Worded(NamedTuple):
 
     code: list[str]  # that makes the stock pipeline introduce a prompt in the same words
     arguments: dict[str, Any]  # of its call
+    picture: list[str]  # what else it is called with: the film's first frame, where the network is given one
 
 
 def worded(model: Any, prompt: str, width: int, height: int) -> Worded:
@@ -95,7 +100,9 @@ def worded(model: Any, prompt: str, width: int, height: int) -> Worded:
         "pipeline.register_to_config(use_native_flow_schedule=False)",  # it would bring sigmas of its own
     ]
     bare = {"add_resolution_template": False, "add_duration_template": False}
-    return Worded(code, {"prompt": words} | bare | length)
+    given = has_first_frame(FAMILIES[model.config.model_family], model.config.model_flavour)
+    picture = [f"image=load_image({FIRST_FRAME!r})"] if given else []
+    return Worded(code, {"prompt": words} | bare | length, picture)
 
 
 @contextmanager
@@ -104,6 +111,16 @@ def _no_negative_embedding(model: Any) -> Iterator[None]:
         yield
         return
     with changed(model, VALIDATION_USES_NEGATIVE_PROMPT=False):
+        yield
+
+
+@contextmanager
+def _not_beside(config: Any) -> Iterator[None]:
+    """Inside this block a validation's picture is not put beside a film that is drawn of it: there the host fails."""
+    if film(config)["num_frames"] == 1:
+        yield
+        return
+    with changed(config, validation_stitch_input_location=None):
         yield
 
 

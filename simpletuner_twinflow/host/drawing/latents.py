@@ -10,6 +10,7 @@ from torch import Tensor
 
 from simpletuner_twinflow.host.training.batches import select_rows
 from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.first_frame import with_first_frame
 from simpletuner_twinflow.method.batch import ONE_STEP, Predict, PromptRows, call
 from simpletuner_twinflow.method.flow import endpoints, interpolate, per_sample
 from simpletuner_twinflow.method.time_conditioning import sampler_target_time
@@ -53,7 +54,7 @@ def few_step_samples(model: FamilyModel, steps: int, batch: Mapping[str, Any], s
     Args:
         model: in whose network the weights are.
         steps: calls of the network.
-        batch: a host batch on the network's device; all but its prompts and shapes is replaced.
+        batch: a host batch on the network's device; all but its prompts, shapes and first frames is replaced.
         seed: of the start noise, and of the noise in between if there is any.
     """
     own_steps = model.step_times if model.steps_are_conditioned else ONE_STEP
@@ -64,7 +65,7 @@ def few_step_samples(model: FamilyModel, steps: int, batch: Mapping[str, Any], s
         velocity = _asked(predict, x, times, sampler_target_time(times, own_steps))
         ends = endpoints(x, velocity, times)
         if following == 0:
-            return ends.x_hat
+            return with_first_frame(batch, ends.x_hat)
         noise = ends.z_hat if model.steps_are_conditioned else draw()
         x = interpolate(ends.x_hat, noise, times.new_full((len(x),), following)).x_t
     raise AssertionError("a sampler has one step at least")
@@ -82,7 +83,7 @@ def many_step_samples(model: FamilyModel, steps: int, scale: float, batch: Mappi
             empty = _asked(predict, x, times, times, unconditional=True)
             velocity = empty + scale * (velocity - empty)
         x = x - per_sample(times - times.new_full((len(x),), following), like=x) * velocity
-    return x
+    return with_first_frame(batch, x)
 
 
 def _asked(predict: Predict, x: Tensor, t: Tensor, r: Tensor, *, unconditional: bool = False) -> Tensor:

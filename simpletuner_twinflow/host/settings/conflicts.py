@@ -14,6 +14,7 @@ from simpletuner_twinflow.host.settings.data_config import (
     only_regularisation,
 )
 from simpletuner_twinflow.host.settings.families import FAMILIES, predicts_flow, unsupported_reason
+from simpletuner_twinflow.host.settings.first_frame import DATASET_CONFLICTS, first_frame_problems, has_first_frame
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.settings.lycoris_config import DEFAULT_FILE, lycoris_problems
 from simpletuner_twinflow.method.roles import Role
@@ -110,6 +111,9 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     family = FAMILIES.get(str(config.get("model_family")))
     if ours and family is not None and family.makes_sound:
         dataset_rows += conflict_rows.SOUND_CONFLICTS
+    if ours and has_first_frame(family, config.get("model_flavour")):
+        dataset_rows += DATASET_CONFLICTS
+        yield from first_frame_problems(config, options)
     noises_anew = options.target_step_count > 1 and options.time_conditioning != "training_only"
     if ours and family is not None and family.stepped_by != "scheduler" and noises_anew:
         yield (

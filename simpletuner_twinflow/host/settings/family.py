@@ -43,6 +43,8 @@ class Family:
     makes_sound: bool = False  # whether its batches may hold sound, which TwinFlow does not train
     beside_silence: bool = False  # whether its network is given sound in each pass: silence, noised as the video is
     gives_frames: bool = False  # whether the host's keys give it parts of a video; see training/given_frames.py
+    # Those whose network is given a film's first frame without noise in each pass; see training/first_frame.py.
+    first_frame_flavours: tuple[str, ...] = ()
     whole_batch: bool = False  # whether a sample's answer depends on its place or its neighbours in the batch
     reads_words: bool = False  # whether it reads the prompt's words when it predicts, not embeddings
     # Batch keys that are zeros without a prompt, in training and in its pipeline's guidance: there is no empty prompt.

@@ -9,14 +9,9 @@ SOUNDING = {
         one_sample_a_pass=True,
         prompt_has_size=True,
         makes_sound=True,
+        first_frame_flavours=("super-i2v",),
         unguided_scale=1.0,
         refusals=(
-            Refusal(
-                "model_flavour",
-                "super-i2v",
-                "its first frame is a picture without noise in every pass, which has not been built for this family",
-                'use "super"',
-            ),
             Refusal(
                 "model_type",
                 "full|None|",

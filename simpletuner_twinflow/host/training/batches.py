@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.training.first_frame import has_first_frame
 from simpletuner_twinflow.method.transfer import on_device, row_index
 
 EMPTY_PROMPT = "twinflow_empty_prompt"  # batch key: the text encoders' output for the empty prompt, repeated per row
@@ -66,7 +67,7 @@ def refuse_untrained(batch: Mapping[str, Any], *, beside_silence: bool = False) 
     Args: beside_silence: whether the host puts silence in the place of sound, where there is none.
 
     Raises:
-        TwinFlowError: it holds sound, or a mask of the loss.
+        TwinFlowError: it holds sound, or of each sample a first frame without noise and nothing else.
     """
     keys = SOUND[:1] if beside_silence else SOUND
     if found := [key for key in keys if batch.get(key) is not None]:
@@ -74,10 +75,11 @@ def refuse_untrained(batch: Mapping[str, Any], *, beside_silence: bool = False) 
             f"The batch has {' and '.join(found)}, and TwinFlow trains no sound: no dataset of this run may have any. "
             'Set "auto_split" in each dataset\'s "audio" to false, and remove audio datasets and s2v_datasets.'
         )
-    if batch.get("vision_loss_mask") is not None:
+    if has_first_frame(batch) and batch["latents"].shape[2] == 1:
         raise TwinFlowError(
-            "The batch has a vision_loss_mask, of frames that a network of its kind is given without noise, which "
-            "TwinFlow's passes do not. Use a model_flavour without conditioning frames."
+            "The batch is of pictures, and a network of its kind is given the first frame of each sample without "
+            "noise, so that there is nothing to train. Use datasets of videos with more than one frame, or a "
+            "model_flavour without a first frame."
         )
 
 

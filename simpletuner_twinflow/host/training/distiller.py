@@ -17,6 +17,7 @@ from simpletuner_twinflow.host.settings.data_config import has_regularisation
 from simpletuner_twinflow.host.training.ace_step import song_weights
 from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
 from simpletuner_twinflow.host.training.family_model import FamilyModel
+from simpletuner_twinflow.host.training.first_frame import frame_weights
 from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
 from simpletuner_twinflow.host.training.given_frames import GIVEN, with_given_frames
 from simpletuner_twinflow.host.training.loss_mask import loss_mask, probability_of
@@ -174,6 +175,8 @@ class TwinFlowDistiller(DistillationBase):
         """The weights that the host's own loss gives the parts of a batch's samples, see `loss_mask`."""
         if (given := batch.get(GIVEN)) is not None:
             return given["weights"]
+        if (weights := frame_weights(batch)) is not None:
+            return weights
         if self.family_model.family.masks_loss:
             return song_weights(batch)
         return loss_mask(batch, probability_of(self.trainer.config), _generator(stream, "cpu"))

@@ -22,6 +22,8 @@ from simpletuner_twinflow.host.training.batches import (
     without_condition,
     without_words,
 )
+from simpletuner_twinflow.host.training.compiled import uncompiled
+from simpletuner_twinflow.host.training.first_frame import with_first_frame
 from simpletuner_twinflow.host.training.lycoris import lycoris_of, train_beside
 from simpletuner_twinflow.host.training.time_conditioning import SIGN, TARGET_TIME, TIME_CONDITIONING, attach, hidden
 from simpletuner_twinflow.method.batch import ONE_STEP
@@ -66,7 +68,7 @@ class FamilyModel:
         if self.time_conditioning is None:
             return {}
         network = self.model.get_trained_component(unwrap_model=True)
-        return {name: network.get_submodule(name) for name in TIME_CONDITIONING}
+        return {name: uncompiled(network.get_submodule(name)) for name in TIME_CONDITIONING}
 
     def time_conditioning_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of these modules, by their names in the network."""
@@ -118,7 +120,7 @@ class FamilyModel:
         # One signed time is the published LoRA recipe: TwinFlow's `twinflow_lora.py` calls the network at t - r / 2.
         time = sign * (t - r / 2) if self.time_conditioning_mode == "signed_time" else t
         changes: dict[str, Any] = {
-            "noisy_latents": x_t.to(batch["noisy_latents"].dtype),
+            "noisy_latents": with_first_frame(batch, x_t.to(batch["noisy_latents"].dtype)),
             "sigmas": sigmas,
             "timesteps": self._timesteps(time, batch),
         }

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn import Parameter
 
+from simpletuner_twinflow.host.training.compiled import named_parameters
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING, hidden
 
 IN_NETWORK = "lycoris_wrapped_network"  # the name under which the host puts it into the model's network
@@ -31,7 +32,7 @@ def trained_parameters(model: Any) -> dict[str, Parameter]:
             for name, parameter in lycoris.named_parameters()
         }
     network = model.get_trained_component(unwrap_model=True)
-    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    return {name: parameter for name, parameter in named_parameters(network).items() if parameter.requires_grad}
 
 
 def train_beside(lycoris: nn.Module, modules: Mapping[str, nn.Module]) -> None:

@@ -104,9 +104,10 @@ def test_card_of_another_run_is_the_hosts(card):
     assert "TwinFlow" not in card("pipeline", twinflow_enabled=False)
 
 
-def test_card_shows_a_film_whose_frame_rate_is_a_text_as_the_hosts_parser_makes_it(card):
+@pytest.mark.parametrize("rate", ["24", None], ids=["as the host's parser makes it", "left out"])
+def test_card_shows_a_film_whose_frame_rate_is_no_number(rate, card):
     film = [Image.new("RGB", (8, 8), colour) for colour in ("black", "white", "black")]
-    assert "url: ./assets/image_0_0.gif" in card("pipeline", images={"a_3": [film]}, framerate="24")
+    assert "url: ./assets/image_0_0.gif" in card("pipeline", images={"a_3": [film]}, framerate=rate)
 
 
 @pytest.mark.parametrize(("per_modality", "further"), [(False, False), (True, True)], ids=["2.0", "2.3"])

@@ -81,13 +81,29 @@ def test_validations_prompts_are_not_encoded_beforehand(enabled, validation):
     assert bool(asked) is not enabled
 
 
+@pytest.mark.parametrize(("enabled", "frames", "place"), [(True, 9, None), (True, None, "left"), (False, 9, "left")])
+def test_picture_is_not_put_beside_a_film_where_the_host_fails(enabled, frames, place, validation):
+    made, seen = validation(twinflow_enabled=enabled, validation_num_video_frames=frames), []
+    made._update_state = lambda: seen.append(made.config.validation_stitch_input_location)
+    made._validation_method, made.validation_prompt_metadata = (lambda: None), None
+    made.run_validations(validation_type="intermediary")
+    assert seen == [place]
+    assert made.config.validation_stitch_input_location == "left"
+
+
 @pytest.mark.parametrize(("frames", "introduced"), [(None, "images"), (9, "videos")])
 def test_stock_pipeline_is_given_the_words_of_training(frames, introduced, validation):
     made = validation(validation_num_video_frames=frames)
-    code, arguments = worded(made.model, "a cat", width=64, height=96)
+    code, arguments, picture = worded(made.model, "a cat", width=64, height=96)
     words = json.loads(arguments["prompt"])
     assert words["resolution"] == {"H": 96, "W": 64}
     assert "a cat" in arguments["prompt"]
     assert arguments["add_resolution_template"] is arguments["add_duration_template"] is False
     assert arguments["num_frames"] == (frames or 1)
     assert f"will generate {introduced} from a given prompt" in "\n".join(code)
+    assert picture == []
+
+
+def test_stock_pipeline_is_given_the_first_frame_where_the_network_is(validation):
+    made = validation(model_flavour="super-i2v", validation_num_video_frames=9)
+    assert worded(made.model, "a cat", width=64, height=64).picture == ["image=load_image('first-frame.png')"]

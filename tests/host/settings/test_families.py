@@ -26,7 +26,6 @@ VALUES = [
     ("wan", "model_flavour", "i2v-14b-2.2-low", "one network"),
     ("wan", "model_flavour", "animegen-t2v-high", "one network"),
     ("omnigen", "model_type", "lora", "full"),
-    ("cosmos3", "model_flavour", "super-i2v", "super"),
     ("cosmos3", "model_type", "full", "lycoris"),
     ("ace_step", "model_flavour", "v15-base", "ACE-Step 1"),
     ("ace_step", "model_type", "full", "lora"),
