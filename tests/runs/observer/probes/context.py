@@ -9,6 +9,7 @@ import torch
 
 from .events import around, note
 from .ranks import digest, note_weights
+from .sharded import start_alike
 
 
 def on_cpus() -> None:
@@ -24,6 +25,7 @@ def on_cpus() -> None:
 def note_parts() -> None:
     """Note each rank's weights, its batches, and how far loss and gradient are from those of the whole network."""
     on_cpus()
+    start_alike()
     note_weights()
     expected: list[Any] = []
 
@@ -61,8 +63,8 @@ def note_parts() -> None:
 
 
 def note_whole() -> None:
-    """Note the weights of a run of one process, whose noise and times the host draws as it does for a group."""
-    note_weights()
+    """Have a run of one process start alike, and draw noise and times as the host does for a group of processes."""
+    start_alike()
 
     @contextmanager
     def seeded(seed: int, step: int) -> Iterator[None]:
