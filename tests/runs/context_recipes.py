@@ -10,7 +10,7 @@ from testbed.recipes import COMMON, FAMILIES, TWINFLOW
 from tests.runs.harness import Host, Runs
 from tests.runs.observer.probes import context
 from tests.runs.rank_recipes import drop
-from tests.runs.resume_recipes import RESUMED, kept
+from tests.runs.resume_recipes import RESUMED
 from tests.runs.run import Run
 
 IN_GROUPS = {"context_parallel_size": 2, "context_parallel_comm_strategy": "alltoall"}
@@ -28,7 +28,8 @@ def whole_lora(host: Host, runs: Runs) -> Run:
 def shared_lora(host: Host, runs: Runs) -> tuple[list[Run], Path, list[Run]]:
     """The same in a group of two; its output; the last two steps again."""
     first = _start(host, runs, "shared_lora", WAN | IN_GROUPS)
-    output = kept(first[0], ".")
+    output = first[0].folder / "kept"
+    shutil.copytree(first[0].output, output)
     drop(first[0], "checkpoint-4")
     again = _on_wan(host).train_on_ranks("shared_lora", WAN | IN_GROUPS | RESUMED, probe=context.note_parts)
     return first, output, again

@@ -1,6 +1,6 @@
 """What cannot be combined with context parallelism, in which a group of processes shares the tokens of one batch.
 
-Found by trying, with SimpleTuner 4.10 and diffusers 0.42: `python -m testbed.context_parallel`.
+Found by trying, with SimpleTuner 4.10 and diffusers 0.42: `python -m testbed.host_models.in_parts`.
 """
 
 from collections.abc import Iterator, Mapping

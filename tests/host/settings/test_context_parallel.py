@@ -13,7 +13,10 @@ WAN = {"model_family": "wan", "model_flavour": "t2v-480p-1.3b-2.1"}
 IN_GROUPS = {"context_parallel_size": 2, "context_parallel_comm_strategy": "alltoall"}
 REFUSED = [
     ({"context_parallel_comm_strategy": "allgather"}, ['"allgather"', "no gradient", 'set it to "alltoall"']),
-    ({"fsdp_enable": True, "validation_disable": True}, ["fsdp_enable", "not been tried", "context_parallel_size to 1"]),
+    (
+        {"fsdp_enable": True, "validation_disable": True},
+        ["fsdp_enable", "not been tried", "context_parallel_size to 1"],
+    ),
     ({"eval_steps_interval": 10}, ["eval_steps_interval is 10", "on one process alone", "remove it"]),
     ({"validation_multigpu": "single-gpu"}, ['"single-gpu"', "benchmark", "batch-parallel"]),
     ({"tread_config": '{"routes": []}'}, ["tread_config", "not been tried with context_parallel_size", "remove it"]),
@@ -30,7 +33,7 @@ def problems(**changes):
     return [*conflicts(config, TwinFlowOptions.from_mapping(config))]
 
 
-@pytest.mark.parametrize(("changes", "words"), REFUSED, ids=lambda value: [*value][0] if isinstance(value, dict) else "")
+@pytest.mark.parametrize(("changes", "words"), REFUSED, ids=[next(iter(changes)) for changes, _ in REFUSED])
 def test_what_does_not_work_in_groups_is_refused_by_name_with_the_way_out(changes, words):
     with pytest.raises(TwinFlowConfigError) as refusal:
         load(SEED, **WAN | IN_GROUPS | changes)

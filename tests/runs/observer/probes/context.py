@@ -1,4 +1,4 @@
-"""Context parallelism on CPUs, which diffusers sets up for accelerators alone, and what its ranks come to."""
+"""Context parallelism on CPUs, and what its ranks come to."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,19 +12,11 @@ from .ranks import digest, note_weights
 from .sharded import start_alike
 
 
-def on_cpus() -> None:
-    """Have diffusers find one accelerator, the CPU, where it asks which of them a rank has."""
-
-    def resolve(wrapped: Callable, network: Any, args: tuple, kwargs: dict) -> Any:
-        with patch.object(torch.accelerator, "device_count", lambda: 1):
-            return wrapped(*args, **kwargs)
-
-    around("diffusers.models.modeling_utils", "ModelMixin._resolve_parallel_config", resolve)
-
-
 def note_parts() -> None:
     """Note each rank's weights, its batches, and how far loss and gradient are from those of the whole network."""
-    on_cpus()
+    import one_accelerator  # of testbed/cpu, which a run alone has on its path
+
+    one_accelerator.stand_in()
     start_alike()
     note_weights()
     expected: list[Any] = []
