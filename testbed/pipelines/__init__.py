@@ -58,7 +58,7 @@ def write(name: str, folder: Path) -> Path:
         return folder
     pipeline.save_pretrained(folder)
     for part in pipeline.config:  # those that have a default in its class are left out
-        made = getattr(pipeline, part, None)
+        made = vars(pipeline).get(part)  # not what its class looks up in the configuration, with a warning
         if hasattr(made, "save_pretrained") and not (folder / part).exists():
             made.save_pretrained(folder / part)
     if name.startswith("cosmos3"):

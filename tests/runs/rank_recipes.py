@@ -17,7 +17,7 @@ def two_ranks_lora(host: Host, runs: Runs) -> tuple[list[Run], Path, list[Run]]:
     config = SEED | TINY | ADVERSARIAL | SIX_STEPS
     first = host.train_on_ranks("two_ranks_lora", config, command="torchrun", probe=ranks.note_weights)
     reference = kept(first[0], "checkpoint-6")
-    _drop(first[0], "checkpoint-6")
+    drop(first[0], "checkpoint-6")
     return first, reference, host.train_on_ranks("two_ranks_lora", config | RESUMED, probe=ranks.note_weights)
 
 
@@ -27,7 +27,7 @@ def two_ranks_full(host: Host, runs: Runs) -> tuple[list[Run], Path, list[Run]]:
     config |= {"twinflow_quality_samples": 8, "twinflow_quality_interval": 3}
     first = host.train_on_ranks("two_ranks_full", config, probe=ranks.note_weights)
     reference = kept(first[0], "checkpoint-6")
-    _drop(first[0], "checkpoint-6")
+    drop(first[0], "checkpoint-6")
     return first, reference, host.train_on_ranks("two_ranks_full", config | RESUMED, probe=ranks.note_weights)
 
 
@@ -55,7 +55,7 @@ def rank_gradients(host: Host, runs: Runs) -> list[Run]:
     return host.train_on_ranks("rank_gradients", config | {"max_train_steps": 2}, probe=ranks.note_gradients)
 
 
-def _drop(run: Run, checkpoint: str) -> None:
+def drop(run: Run, checkpoint: str) -> None:
     """Have the next run resume from the checkpoint before this one."""
     shutil.rmtree(run.output / checkpoint)
 

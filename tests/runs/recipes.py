@@ -8,6 +8,7 @@ from PIL import Image
 from testbed.digits import write_digits
 from testbed.trainer import datasets
 from tests.runs.auxiliary_recipes import AUXILIARY_RECIPES
+from tests.runs.context_recipes import CONTEXT_RECIPES
 from tests.runs.damage_recipes import DAMAGE_RECIPES
 from tests.runs.data_recipes import DATA_RECIPES
 from tests.runs.diff2flow_recipes import DIFF2FLOW_RECIPES
@@ -181,6 +182,7 @@ RECIPES = {
 RECIPES |= (
     RANK_RECIPES
     | SHARDED_RECIPES
+    | CONTEXT_RECIPES
     | RESUME_RECIPES
     | PRECISION_RECIPES
     | EXPORT_RECIPES

@@ -81,7 +81,10 @@ def settings_of(config: Any, processes: int) -> dict[str, Any]:
     """A run's settings that shape its training, in JSON's types."""
     own = {PREFIX + name: value for name, value in settled(options_of(config), config.model_type)}
     host = {key: getattr(config, key, None) for key in HOST_KEYS}
-    return json.loads(json.dumps(own | host | {"processes": processes}, default=str))
+    # Without it there is none, as in the checkpoints of a version that did not know it.
+    size = getattr(config, "context_parallel_size", None) or 1
+    shared = {"context_parallel_size": size} if size > 1 else {}
+    return json.loads(json.dumps(own | host | shared | {"processes": processes}, default=str))
 
 
 def save_run(model: Any, optimizer: torch.optim.Optimizer, processes: int, folder: Path) -> None:

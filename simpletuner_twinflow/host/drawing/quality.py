@@ -36,6 +36,7 @@ from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.logging import STEP_MARK
 from simpletuner_twinflow.host.training.lycoris import lycoris_of, returns_to_base
+from simpletuner_twinflow.host.training.replicas import Replica
 from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.trainer import distiller_of
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
@@ -83,6 +84,7 @@ def attach_to_logging(module: ModuleType) -> None:
         distiller.show_batches(measure.rows.add)
         log, last = accelerator.log, int(trainer.config.max_train_steps)
         records = Records(trainer) if accelerator.is_main_process else None
+        beside_main = distiller.replica.rank == 0  # the processes with which the main one makes its passes
 
         def log_with_quality(values: dict, step: int | None = None, **more: Any) -> None:
             log(values, step=step, **more)
@@ -98,13 +100,14 @@ def attach_to_logging(module: ModuleType) -> None:
                         "twinflow_quality_samples %s.",
                         measure.budget.samples,
                     )
+                fields, sheet = (measure.fields(), measure.sheet()) if found and beside_main else ({}, None)
                 if found and records is not None:
                     logger.info(as_text(found, measure.budget.samples, step))
                     logged = {f"twinflow/quality/{name}": value for name, value in found.items()}
-                    logged |= {f"twinflow/fields/{name}": value for name, value in measure.fields().items()}
+                    logged |= {f"twinflow/fields/{name}": value for name, value in fields.items()}
                     log(logged, step=step, **more)
                     records.add(found, measure.budget.samples, step)
-                    if (sheet := measure.sheet()) is not None:
+                    if sheet is not None:
                         records.add_sheet(sheet, step)
 
         set_on(accelerator, "log", log_with_quality)
@@ -121,14 +124,15 @@ class QualityMeasure:
         self._model, self._options = distiller.family_model, distiller.options
         if self._model.family.sings:  # of which there is no picture; the run has said so
             self._options = self._options.changed(quality_sheet=0)
-        self._seed = int(trainer.config.seed or 0) + 1_000_003 * int(self._accelerator.process_index)
-        self.rows = KeptRows(math.ceil(self._options.quality_samples / self._accelerator.num_processes))
+        self._replica: Replica = distiller.replica
+        self._seed = int(trainer.config.seed or 0) + 1_000_003 * self._replica.rank
+        self.rows = KeptRows(math.ceil(self._options.quality_samples / self._replica.ranks))
         self.budget = Budget(
             self._options,
             trainer.config,
             rows=self.rows.wanted,
             own_steps=bool(distiller.sampler_steps),
-            processes=int(self._accelerator.num_processes),
+            processes=self._replica.ranks,
         )
         self.counts = self.budget.counts
         self.interval = self.budget.interval()
@@ -162,7 +166,7 @@ class QualityMeasure:
         return found
 
     def fields(self) -> Values:
-        """How far the networks' velocities are apart on this process's rows. Waits for no other process."""
+        """How far the networks' velocities are apart on this process's rows. All processes of its group call it."""
         ema, base = self._trainer.ema_model, self._base
         parameters = self._trainer._get_trainable_parameters
         with self._drawing():
@@ -178,7 +182,7 @@ class QualityMeasure:
     def sheet(self) -> Image.Image | None:
         """The contact sheet of the EMA's samples, or the student's where there is no EMA; None if none is wanted.
 
-        Waits for no other process. Needs the rows that `values` needs.
+        All processes of a group call it, and no others need to. Needs the rows that `values` needs.
         """
         if self._sheet is None:
             return None
@@ -238,7 +242,7 @@ class QualityMeasure:
         return self._gathered(torch.cat([random_features(scale(batch.to(device))) for batch in latents]))
 
     def _gathered(self, rows: Tensor) -> Tensor:
-        return self._accelerator.gather(rows.to(self._accelerator.device)).cpu()
+        return self._replica.one_of_each(self._accelerator.gather(rows.to(self._accelerator.device))).cpu()
 
     def _scale(self, latents: list[Tensor]) -> Scale:
         """Of the data of all ranks, each of which has as many rows."""

@@ -22,9 +22,9 @@ class Budget:
         """Args:
         options: settled.
         config: the host's.
-        rows: samples of one measure on each rank.
+        rows: samples of one measure on each rank that has data of its own.
         own_steps: whether the sampler's own steps are trained.
-        processes: ranks.
+        processes: these ranks.
         """
         self._options, self._config = options, config
         self._own_steps, self._processes = own_steps, processes

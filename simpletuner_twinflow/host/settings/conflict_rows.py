@@ -86,9 +86,6 @@ HOST_CONFLICTS = (
     Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
     Conflict("deepspeed_config", OTHER_SHARDS, WITHOUT_SHARDS),
-    Conflict(
-        "context_parallel_size", "roles are drawn per rank", "set it to 1", lambda value: (as_number(value) or 1) > 1
-    ),
 )
 
 # The host's auxiliary losses that are carried over: they are of the data, which a run by its own samples has none of.

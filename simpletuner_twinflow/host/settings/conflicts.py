@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
-from simpletuner_twinflow.host.settings import conflict_rows
+from simpletuner_twinflow.host.settings import conflict_rows, context_parallel
 from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_lycoris, is_set
 from simpletuner_twinflow.host.settings.data_config import (
     DataConfigError,
@@ -96,6 +96,9 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
                 "to true and fsdp_version to 2 in the run's config, or choose plain data-parallel training in the "
                 "accelerate config."
             )
+        if context_parallel.is_shared(config):
+            yield from context_parallel.family_problem(config)
+            yield from _met(context_parallel.CONTEXT_CONFLICTS, config)
         for key in conflict_rows.AUXILIARY:
             if options.image_free and is_set(config.get(key)):
                 yield (

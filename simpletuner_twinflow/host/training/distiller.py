@@ -22,6 +22,7 @@ from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
 from simpletuner_twinflow.host.training.given_frames import GIVEN, with_given_frames
 from simpletuner_twinflow.host.training.loss_mask import loss_mask, probability_of
 from simpletuner_twinflow.host.training.meter import WindowMeter
+from simpletuner_twinflow.host.training.replicas import Replica
 from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.token_routes import TokenRoutes
 from simpletuner_twinflow.method.objective import Predict, compute_losses, prepare_role_batch
@@ -54,13 +55,13 @@ class TwinFlowDistiller(DistillationBase):
         self.meter = WindowMeter()
         self._seen_batch: Callable[[dict], None] | None = None
         self._seed = int(trainer.config.seed if trainer.config.seed is not None else torch.initial_seed())
-        self._rank, ranks = int(trainer.accelerator.process_index), int(trainer.accelerator.num_processes)
+        self.replica = Replica.of(trainer.accelerator)
         shares = options.roles(own_steps=family_model.steps_are_conditioned)
         # Each pass of a sharded network is one that all ranks make together, whatever the roles of their rows.
         self._elsewhere = (
             frozenset(role for role in shares if shares[role] > 0) if is_fsdp2(trainer.accelerator) else ()
         )
-        self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self._rank, ranks=ranks)
+        self._role_sampler = RoleSampler(shares, seed=self._seed, rank=self.replica.rank, ranks=self.replica.ranks)
         self._window, self._micro_batch = -1, 0
         self._paused = False
 
@@ -104,7 +105,7 @@ class TwinFlowDistiller(DistillationBase):
         window, config = int(state["global_step"]), self.trainer.config
         self._micro_batch = self._micro_batch + 1 if window == self._window else 0
         self._window = window
-        stream = _stream_seed(self._seed, self._rank, window, self._micro_batch)
+        stream = _stream_seed(self._seed, self.replica.rank, window, self._micro_batch)
         if self.family_model.family.gives_frames:
             batch = with_given_frames(model, batch, stream + 3)
         x, z, t = batch["latents"].float(), batch["noise"].float(), self.family_model.sigma(batch)
@@ -130,7 +131,7 @@ class TwinFlowDistiller(DistillationBase):
         noise = rows.z.to(dtype)
         samples = {"latents": rows.x.to(dtype), "noise": noise, "input_noise": noise}
         prepared = self.family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
-        turn = window + self._micro_batch + self._rank
+        turn = window + self._micro_batch + self.replica.rank
         return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch, turn)}
 
     def training_loss(self, prepared_batch: dict) -> tuple[Tensor, Tensor, dict[str, Any] | None]:

@@ -12,6 +12,7 @@ from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.training.batches import EMPTY_PROMPT
 
 UNCONDITIONAL = "unconditional_text_embeddings"  # the host's name for them, in what a distiller requires of a batch
+SHARED_BATCHES = "simpletuner.helpers.data_backend.runtime.context_parallel_sync"
 HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for its own sign embedding
 
 
@@ -33,6 +34,7 @@ HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for it
     Seam("ModelFoundation.auxiliary_loss", ("model_output", "prepared_batch", "loss"), Touch.read, MODELS),
     Seam("ModelFoundation.assistant_lora_loaded", touch=Touch.read, module=MODELS),
     Seam("PredictionTypes", touch=Touch.read, module=MODELS),
+    Seam("get_model_replica_data_info", ("accelerator",), Touch.read, SHARED_BATCHES),
     Seam("TREADRouter.get_mask", ("x", "mask_ratio"), Touch.in_block, "simpletuner.helpers.training.tread"),
 )
 def attach_to_trainer(module: ModuleType) -> None:

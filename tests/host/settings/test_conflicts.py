@@ -52,7 +52,6 @@ CONFLICTS = [
     ({"nextlat_enabled": True}, ["nextlat_enabled", "set nextlat_enabled to false"]),
     ({"internal_guidance_enabled": True}, ["internal_guidance_enabled", "set internal_guidance_enabled to false"]),
     ({"train_text_encoder": True}, ["train_text_encoder", "set train_text_encoder to false"]),
-    ({"context_parallel_size": 2}, ["context_parallel_size", "2", "set it to 1"]),
     ({"model_type": "full", "musubi_blocks_to_swap": 4}, ["musubi_blocks_to_swap", "4", "set it to 0", "LoRA"]),
     ({"model_family": "infinitetalk"}, ["model_family", "infinitetalk", "sd3"]),
     ({"model_family": "sdxl"}, ["prediction_type", "diff2flow_enabled", "twinflow_allow_diff2flow"]),

@@ -30,12 +30,8 @@ def note_weights() -> None:
     What is added to the network is made alike on all ranks: DDP sends rank 0's to all, FSDP2 takes a part of each.
     """
     on_cpu()
+    start_alike()
     passes = [0, 0]  # all, those with gradient
-
-    def alike(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return wrapped(*args, **kwargs)
 
     def count(network: Any, args: tuple, kwargs: dict) -> None:
         passes[0] += 1
@@ -51,11 +47,21 @@ def note_weights() -> None:
         passes[:] = 0, 0
         return result
 
+    before("simpletuner.helpers.models.sd3.transformer", "SD3Transformer2DModel.forward", count)
+    around("simpletuner.helpers.training.ema", "EMAModel.step", step)
+
+
+def start_alike() -> None:
+    """Have each process make what is added to the network of the same random numbers, however many there are."""
+
+    def alike(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return wrapped(*args, **kwargs)
+
     trainer = "simpletuner.helpers.training.trainer"
     around(trainer, "Trainer.init_distillation_adapter_modules", alike)
     around(trainer, "Trainer.init_trainable_peft_adapter", alike)
-    before("simpletuner.helpers.models.sd3.transformer", "SD3Transformer2DModel.forward", count)
-    around("simpletuner.helpers.training.ema", "EMAModel.step", step)
 
 
 def described(tensors: list[Any]) -> dict[str, Any]:
