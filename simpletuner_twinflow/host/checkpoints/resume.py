@@ -23,7 +23,7 @@ from simpletuner_twinflow.host.checkpoints.sharded_files import own_settings, re
 from simpletuner_twinflow.host.run import active_options, argument, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.host.training.announce import RESUMED
-from simpletuner_twinflow.host.training.sharded import is_fsdp2
+from simpletuner_twinflow.host.training.sharded import is_deepspeed, is_fsdp2
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -81,7 +81,7 @@ def attach_to_loading(module: ModuleType) -> None:
     def load_model_hook(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
         folder = Path(argument(args, kwargs, "input_dir", 1))
         active = active_options(manager.args) is not None
-        with _deletion_logged(manager):
+        with deletion_logged(manager):
             if active:
                 refuse_damaged(folder, manager.args, manager.accelerator)
                 refuse_other_run(folder, manager.model)
@@ -108,7 +108,8 @@ def attach_to_loading(module: ModuleType) -> None:
         if sharded:  # the host's files hold all that is trained, ours too
             with own_settings(manager.ema_model, keep=active):
                 return wrapped(*args, **kwargs)
-        _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
+        if not is_deepspeed(manager.accelerator):  # which has loaded each rank's part of its own already
+            _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
         with _not_reported(module, {*saved.time_conditioning} ^ {*current.time_conditioning}):
             wrapped(*args, **kwargs)
@@ -128,7 +129,7 @@ def attach_to_loading(module: ModuleType) -> None:
 
 
 @contextmanager
-def _deletion_logged(manager: Any) -> Iterator[None]:
+def deletion_logged(manager: Any) -> Iterator[None]:
     """Log why a checkpoint cannot be loaded where the host deletes it for that; the host does not."""
     try:
         yield

@@ -85,7 +85,6 @@ HOST_CONFLICTS = (
     Conflict("flux_fast_schedule", WHOLE_PATH),
     Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
-    Conflict("deepspeed_config", OTHER_SHARDS, WITHOUT_SHARDS),
     Conflict(
         "context_parallel_size", "roles are drawn per rank", "set it to 1", lambda value: (as_number(value) or 1) > 1
     ),
@@ -95,9 +94,7 @@ HOST_CONFLICTS = (
 AUXILIARY = ("crepa_enabled", "urepa_enabled", "layersync_enabled")
 
 # Environment variables that the launcher sets for what an accelerate config switches on.
-LAUNCHER_CONFLICTS = tuple(
-    Conflict(f"ACCELERATE_USE_{engine}", OTHER_SHARDS, WITHOUT_SHARDS) for engine in ("DEEPSPEED", "MEGATRON_LM")
-)
+LAUNCHER_CONFLICTS = (Conflict("ACCELERATE_USE_MEGATRON_LM", OTHER_SHARDS, WITHOUT_SHARDS),)
 
 # Of a run that FSDP 2 shards: each pass is one of all ranks together.
 ALONE = "SimpleTuner makes these passes on one rank alone, which under FSDP would wait for the others for ever"
