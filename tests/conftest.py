@@ -19,6 +19,7 @@ def pytest_collection_modifyitems(config, items):
     """
     absent = [] if torch.cuda.is_available() else ["gpu"]
     absent += [] if "QUALITY_SEEDS" in os.environ else ["order"]
+    absent += [] if "DEEPSPEED" in os.environ else ["deepspeed"]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in absent)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

@@ -10,6 +10,7 @@ from testbed.trainer import datasets
 from tests.runs.auxiliary_recipes import AUXILIARY_RECIPES
 from tests.runs.damage_recipes import DAMAGE_RECIPES
 from tests.runs.data_recipes import DATA_RECIPES
+from tests.runs.deepspeed_recipes import DEEPSPEED_RECIPES
 from tests.runs.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.runs.export_recipes import EXPORT_RECIPES
 from tests.runs.harness import FULL, SEED, TINY, Host, Runs
@@ -181,6 +182,7 @@ RECIPES = {
 RECIPES |= (
     RANK_RECIPES
     | SHARDED_RECIPES
+    | DEEPSPEED_RECIPES
     | RESUME_RECIPES
     | PRECISION_RECIPES
     | EXPORT_RECIPES

@@ -28,7 +28,7 @@ def on_cpu() -> None:
 
 
 def note_weights() -> None:
-    """DeepSpeed on the CPU where the run asks for it; weights and averages noted after each step."""
+    """DeepSpeed on the CPU where the run asks for it; weights, averages, and how the engine keeps them, each step."""
     on_cpu()
 
     def step(wrapped: Callable, ema: Any, args: tuple, kwargs: dict) -> Any:
@@ -36,6 +36,29 @@ def note_weights() -> None:
         result = wrapped(*args, **kwargs | {"parameters": parameters})
         note(kind="weights", **described(parameters))
         note(kind="averages", **described(ema.shadow_params))
+        if engines:
+            note(kind="engine", **kept(engines[0], parameters))
         return result
 
+    def initialize(wrapped: Callable, instance: None, args: tuple, kwargs: dict) -> Any:
+        found = wrapped(*args, **kwargs)
+        engines.append(found[0])
+        return found
+
+    engines: list[Any] = []
+    around("deepspeed", "initialize", initialize)
     around("simpletuner.helpers.training.ema", "EMAModel.step", step)
+
+
+def kept(engine: Any, parameters: list[Any]) -> dict[str, Any]:
+    """Where the weights lie, how many of them in the engine's flat buffers, and its sizes: all, and this rank's own."""
+    flat = engine.optimizer.bit16_groups_flat
+    ends = [(it.data_ptr(), it.data_ptr() + it.numel() * it.element_size()) for it in flat]
+    places = [it.data_ptr() for it in parameters]
+    return {
+        "stage": engine.zero_optimization_stage(),
+        "places": places,
+        "in_flat": sum(any(begin <= place < end for begin, end in ends) for place in places),
+        "all": sum(it.numel() for it in flat),
+        "own": sum(it.numel() for it in engine.optimizer.single_partition_of_fp32_groups),
+    }
