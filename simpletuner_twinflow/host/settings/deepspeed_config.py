@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
-from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_off, is_set
+from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_off, is_positive, is_set
 
 KEY = "deepspeed_config"
 LAUNCHER = "ACCELERATE_USE_DEEPSPEED"  # an environment variable, which an accelerate config sets
@@ -25,15 +25,16 @@ ROWS: tuple[Conflict, ...] = (
         'set it to "full", or train the LoRA by FSDP 2 or plain data-parallel training',
         lambda value: str(value or "full") == "lora",
     ),
+    Conflict(
+        "validation_disable",
+        "with DeepSpeed SimpleTuner draws nothing, since it asks a device's name for its type, and no average at all",
+        "set it to true, and draw with what is exported",
+        is_off,
+    ),
+    Conflict("eval_steps_interval", NOT_TRIED, "remove it", is_positive),
     Conflict("crepa_enabled", NOT_TRIED),
     Conflict("urepa_enabled", NOT_TRIED),
     Conflict("tread_config", NOT_TRIED, "remove it"),
-)
-EMA_VALIDATION = Conflict(
-    "ema_validation",
-    "SimpleTuner draws no average with DeepSpeed, and ends",
-    'set it to "none", or validation_disable to true',
-    lambda value: str(value or "comparison") != "none",
 )
 
 
@@ -123,10 +124,7 @@ def deepspeed_problems(config: Mapping[str, Any], environment: Mapping[str, str]
     if _is_object(settings.get("fp16")) and is_set(settings["fp16"].get("enabled")):
         loss_scaling = "the scale of its losses has not been tried with TwinFlow's"
         yield _line(Conflict(f"fp16.enabled in {KEY}", loss_scaling, "remove it, or train in bf16"), True)
-    rows = ROWS
-    if is_set(config.get("use_ema")) and is_off(config.get("validation_disable")):
-        rows += (EMA_VALIDATION,)
-    for row in rows:
+    for row in ROWS:
         if row.applies(value := config.get(row.key)):
             yield _line(row, value)
 
