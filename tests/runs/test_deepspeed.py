@@ -3,10 +3,13 @@
 import pytest
 from safetensors.torch import load_file
 
+from tests.runs.deepspeed_recipes import RATE
 from tests.runs.test_resume import losses
 from tests.runs.test_sharded import NETWORK, bits, sums, terms
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.host_runs("by_deepspeed")]
+# At most a step of Adam is the learning rate; where a gradient is nearly 0 its rounding counts.
+CLOSE = RATE / 20
 STAGES = pytest.mark.parametrize("stage", [1, 2])
 
 
@@ -56,7 +59,7 @@ def test_network_is_exported_whole_with_its_averages(stage, compared):
     assert final.keys() == same.keys()
     assert not [key for key in final if "twinflow" in key]
     for key, value in final.items():
-        assert value.numpy() == pytest.approx(same[key].numpy(), abs=2e-5)
+        assert value.numpy() == pytest.approx(same[key].numpy(), abs=CLOSE)
 
 
 def test_a_checkpoint_of_ddp_is_refused_and_left(compared):
