@@ -115,8 +115,8 @@ def deepspeed_problems(config: Mapping[str, Any], environment: Mapping[str, str]
         return
     if problem := refused_stage(f"zero_optimization.stage in {KEY} is", zero_stage(settings)):
         yield problem
-    zero = settings.get("zero_optimization")
-    zero = zero if _is_object(zero) else {}
+    found = settings.get("zero_optimization")
+    zero = found if isinstance(found, Mapping) else {}
     devices = {key: zero[key].get("device") for key in zero if key.startswith("offload_") and _is_object(zero[key])}
     for key, device in devices.items():
         if is_set(device):

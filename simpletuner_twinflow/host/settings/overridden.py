@@ -52,11 +52,11 @@ def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[
             )
     if options.implementation == "paper" and (engine := deepspeed_settings(config.get(KEY))) is not None:
         clipping = engine.get("gradient_clipping") or 0
-        given = [f"{key} {shown(config[key])}" for key in OPTIMIZER_KEYS if is_set(config.get(key))]
+        left = [f"{key} {shown(config[key])}" for key in OPTIMIZER_KEYS if is_set(config.get(key))]
         yield (
             f"{KEY} is set: the optimizer, its learning rate in each step and the clipping of gradients are "
             f"DeepSpeed's, with TwinFlow and without; gradient_clipping in it is {shown(clipping)}. Without effect: "
-            f"{', '.join(given)}."
+            f"{', '.join(left)}."
         )
     family = FAMILIES.get(str(config.get("model_family")))
     if family is not None and family.sings:
