@@ -1,9 +1,9 @@
-# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | soak | matrix | site | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
+# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | soak | matrix | site | deepspeed | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test quick lint graph demo families examples order mutants soak matrix site webui bench clean
+.PHONY: setup test quick lint graph demo families examples order mutants soak matrix site deepspeed webui bench clean
 
 setup: .venv/ready
 
@@ -54,6 +54,16 @@ webui: setup .venv/webui/ready
 	mkdir -p $(@D)
 	cp tests/webui/package.json $(@D)
 	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(@D)
+	@touch $@
+
+# DeepSpeed on two ranks of CPUs against plain data-parallel training; minutes. Not part of `make test`: where DeepSpeed is
+# installed every run imports it, so it has a folder of its own.
+deepspeed: setup .venv/deepspeed/ready
+	DEEPSPEED=$(CURDIR)/.venv/deepspeed OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/runs/test_deepspeed.py
+
+.venv/deepspeed/ready: constraints.txt
+	DS_BUILD_OPS=0 $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-deps \
+		--target $(@D) deepspeed hjson py-cpuinfo
 	@touch $@
 
 # Which of the example configs that the host ships take TwinFlow, docs/existing-configs.md, and one of each kind trained,

@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(config, items):
     absent = [] if torch.cuda.is_available() else ["gpu"]
     absent += [] if "QUALITY_SEEDS" in os.environ else ["order"]
     absent += [] if "SOAK" in os.environ else ["soak"]
+    absent += [] if "DEEPSPEED" in os.environ else ["deepspeed"]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in absent)]
     if (recipes := config.getoption("recipes")) is not None:
         left_out += [item for item in items if not set() < _recipes_of(item) <= {*recipes}]

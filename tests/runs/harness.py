@@ -59,11 +59,13 @@ FULL = {"model_type": "full", "train_batch_size": 8, "gradient_accumulation_step
 class Host:
     """Starts runs on one tiny pipeline and one small image set."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packages: Path | None = None) -> None:
+        """Args: folder: of all runs. packages: a folder of packages that the environment does not have."""
         self.folder, self.pipeline, self.images = folder, ROOT / "demo/base", folder / "digits"
         write_digits(self.images, limit=64)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "SIMPLETUNER"))}
-        self.environment = clean | cpu_environment() | {"PYTHONPATH": f"{OBSERVER}{os.pathsep}{CPU}"}
+        path = os.pathsep.join(map(str, [OBSERVER, CPU] if packages is None else [OBSERVER, CPU, packages]))
+        self.environment = clean | cpu_environment() | {"PYTHONPATH": path}
         self._server = ForkServer(self.environment, folder / "forkserver.txt")
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from tests.runs.auxiliary_recipes import AUXILIARY_RECIPES
 from tests.runs.context_recipes import CONTEXT_RECIPES
 from tests.runs.damage_recipes import DAMAGE_RECIPES
 from tests.runs.data_recipes import DATA_RECIPES
+from tests.runs.deepspeed_recipes import DEEPSPEED_RECIPES
 from tests.runs.diff2flow_recipes import DIFF2FLOW_RECIPES
 from tests.runs.export_recipes import EXPORT_RECIPES
 from tests.runs.harness import FULL, SEED, TINY, Host, Runs
@@ -183,6 +184,7 @@ RECIPES |= (
     RANK_RECIPES
     | SHARDED_RECIPES
     | CONTEXT_RECIPES
+    | DEEPSPEED_RECIPES
     | RESUME_RECIPES
     | PRECISION_RECIPES
     | EXPORT_RECIPES

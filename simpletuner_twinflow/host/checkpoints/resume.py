@@ -23,7 +23,7 @@ from simpletuner_twinflow.host.checkpoints.sharded_files import own_settings, re
 from simpletuner_twinflow.host.run import active_options, argument, wrap_active
 from simpletuner_twinflow.host.seams import Seam, Touch, uses, wrap
 from simpletuner_twinflow.host.training.announce import RESUMED
-from simpletuner_twinflow.host.training.sharded import is_fsdp2
+from simpletuner_twinflow.host.training.sharded import is_deepspeed, is_fsdp2
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -107,7 +107,8 @@ def attach_to_loading(module: ModuleType) -> None:
         if sharded:  # the host's files hold all that is trained, ours too
             with own_settings(manager.ema_model, keep=active):
                 return wrapped(*args, **kwargs)
-        _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
+        if not is_deepspeed(manager.accelerator):  # which has loaded each rank's part of its own already
+            _fit_next_state(optimizer.optimizer, saved.optimizer, current.optimizer)
         network = manager.model.get_trained_component(unwrap_model=True)
         wrapped(*args, **kwargs)
         if active:

@@ -14,13 +14,14 @@ from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained
 from simpletuner_twinflow.host.run import active_options
 from simpletuner_twinflow.host.seams import set_on
-from simpletuner_twinflow.host.training.sharded import is_fsdp2
+from simpletuner_twinflow.host.training.sharded import is_deepspeed, is_fsdp2, zero_stage
 
 SHARDS = "pytorch_model_fsdp_0"  # the folder in which Accelerate puts the weights
+PARTS = "pytorch_model"  # the folder in which Accelerate has DeepSpeed put all of its own
 
 
 def refuse_other_layout(folder: Path, manager: Any) -> None:
-    """Refuse shards in a run that is not sharded, and whole files in one that is.
+    """Refuse the files of one engine in a run of another, and whole files where a run's are in parts.
 
     Args: folder: the checkpoint's; manager: the host's `SaveHookManager`.
 
@@ -30,6 +31,10 @@ def refuse_other_layout(folder: Path, manager: Any) -> None:
     if (folder / SHARDS).is_dir() != is_fsdp2(manager.accelerator):
         holds = "shards of FSDP2" if (folder / SHARDS).is_dir() else "weights that are not sharded by FSDP2"
         raise OtherRunError(folder, holds, "fsdp_enable", getattr(manager.args, "fsdp_enable", None))
+    if (folder / PARTS).is_dir() != is_deepspeed(manager.accelerator):
+        holds = "the optimizer in DeepSpeed's parts" if (folder / PARTS).is_dir() else "no files of DeepSpeed"
+        stage = zero_stage(manager.accelerator)
+        raise OtherRunError(folder, holds, "deepspeed_config", None if stage is None else f"one of ZeRO {stage}")
 
 
 def refuse_other_shards(folder: Path, run: SavedRun | None, current: Trained, config: Any) -> None:

@@ -85,16 +85,13 @@ HOST_CONFLICTS = (
     Conflict("flux_fast_schedule", WHOLE_PATH),
     Conflict("peft_lora_mode", "its weights depend on the step", 'use "standard"', lambda value: value == "singlora"),
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
-    Conflict("deepspeed_config", OTHER_SHARDS, WITHOUT_SHARDS),
 )
 
 # The host's auxiliary losses that are carried over: they are of the data, which a run by its own samples has none of.
 AUXILIARY = ("crepa_enabled", "urepa_enabled", "layersync_enabled")
 
 # Environment variables that the launcher sets for what an accelerate config switches on.
-LAUNCHER_CONFLICTS = tuple(
-    Conflict(f"ACCELERATE_USE_{engine}", OTHER_SHARDS, WITHOUT_SHARDS) for engine in ("DEEPSPEED", "MEGATRON_LM")
-)
+LAUNCHER_CONFLICTS = (Conflict("ACCELERATE_USE_MEGATRON_LM", OTHER_SHARDS, WITHOUT_SHARDS),)
 
 # Of a run that FSDP 2 shards: each pass is one of all ranks together.
 ALONE = "SimpleTuner makes these passes on one rank alone, which under FSDP would wait for the others for ever"

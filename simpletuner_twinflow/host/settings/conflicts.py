@@ -13,6 +13,7 @@ from simpletuner_twinflow.host.settings.data_config import (
     has_regularisation,
     only_regularisation,
 )
+from simpletuner_twinflow.host.settings.deepspeed_config import deepspeed_problems
 from simpletuner_twinflow.host.settings.families import FAMILIES, predicts_flow, unsupported_reason
 from simpletuner_twinflow.host.settings.first_frame import DATASET_CONFLICTS, first_frame_problems, has_first_frame
 from simpletuner_twinflow.host.settings.guidance import settled
@@ -86,6 +87,7 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         )
     if ours:
         yield from _met(conflict_rows.LAUNCHER_CONFLICTS, os.environ)
+        yield from deepspeed_problems(config, os.environ)
         if is_set(config.get("fsdp_enable")):
             yield from _met(conflict_rows.SHARDED_CONFLICTS, config)
             dataset_rows += conflict_rows.SHARDED_DATASET_CONFLICTS

@@ -5,6 +5,7 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_positive, is_set
+from simpletuner_twinflow.host.settings.deepspeed_config import KEY, deepspeed_settings
 from simpletuner_twinflow.host.settings.families import FAMILIES
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.options import TwinFlowOptions
@@ -27,6 +28,9 @@ TIME_KEYS: dict[str, tuple[Any, ...]] = {
     "flow_schedule_shift": (3.0,),
 }
 
+# What the host leaves to DeepSpeed, where that is on.
+OPTIMIZER_KEYS = ("optimizer", "lr_scheduler", "grad_clip_method", "max_grad_norm")
+
 
 def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[str]:
     """A line on each of the host's keys in a run's parsed configuration that TwinFlow overrides."""
@@ -46,6 +50,14 @@ def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[
                 f"twinflow_time_sampling is {shown(options.time_sampling)}, from which the trained times come. "
                 f"Overridden: {', '.join(replaced)}."
             )
+    if options.implementation == "paper" and (engine := deepspeed_settings(config.get(KEY))) is not None:
+        clipping = engine.get("gradient_clipping") or 0
+        left = [f"{key} {shown(config[key])}" for key in OPTIMIZER_KEYS if is_set(config.get(key))]
+        yield (
+            f"{KEY} is set: the optimizer, its learning rate in each step and the clipping of gradients are "
+            f"DeepSpeed's, with TwinFlow and without; gradient_clipping in it is {shown(clipping)}. Without effect: "
+            f"{', '.join(left)}."
+        )
     family = FAMILIES.get(str(config.get("model_family")))
     if family is not None and family.sings:
         yield from _of_songs(config, options)

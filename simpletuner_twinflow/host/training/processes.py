@@ -39,7 +39,8 @@ def attach_to_full_checkpoints(module: ModuleType) -> None:
     """Have the main process save a full model without waiting for the ranks, which have gone on already."""
 
     def save_full_model(wrapped: Callable, manager: Any, args: tuple, kwargs: dict) -> None:
-        if kwargs["distributed_type"].value.startswith("MULTI_"):
+        kind = kwargs["distributed_type"]
+        if kind == DistributedType.DEEPSPEED or kind.value.startswith("MULTI_"):
             kwargs = kwargs | {"distributed_type": DistributedType.NO}
         return wrapped(*args, **kwargs)
 

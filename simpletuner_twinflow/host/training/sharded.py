@@ -1,4 +1,4 @@
-"""A run whose weights FSDP2 shards over the ranks, and what it would meet in the host."""
+"""A run whose weights FSDP2 shards over the ranks, or whose optimizer DeepSpeed does, and what it meets in the host."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,11 +6,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.host.run import active_options, argument, log_mending, wrap_active
 from simpletuner_twinflow.host.seams import STATE, Seam, Touch, changed, uses, wrap
+from simpletuner_twinflow.host.settings.deepspeed_config import refused_stage
 from simpletuner_twinflow.method.sharding import reshard
 
 
@@ -19,15 +21,29 @@ def is_fsdp2(accelerator: Any) -> bool:
     return bool(getattr(accelerator, "is_fsdp2", False))
 
 
+def is_deepspeed(accelerator: Any) -> bool:
+    """Whether DeepSpeed trains this run. Args: accelerator: of the host's trainer."""
+    return getattr(accelerator, "distributed_type", None) == DistributedType.DEEPSPEED
+
+
+def zero_stage(accelerator: Any) -> int | None:
+    """The stage of DeepSpeed's ZeRO; None without DeepSpeed. Args: accelerator: of the host's trainer."""
+    return int(accelerator.state.deepspeed_plugin.zero_stage) if is_deepspeed(accelerator) else None
+
+
 @uses(
-    Seam("Trainer.init_distillation", ("self",)), Seam("Accelerator.is_fsdp2", (), Touch.read, "accelerate.accelerator")
+    Seam("Trainer.init_distillation", ("self",)),
+    Seam("Accelerator.is_fsdp2", (), Touch.read, "accelerate.accelerator"),
+    Seam("AcceleratorState.deepspeed_plugin", (), Touch.read, "accelerate.state"),
 )
 def attach_to_start(module: ModuleType) -> None:
     """Refuse weights that are sharded by anything but FSDP2, whatever key or variable has switched that on."""
 
     def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        kind = trainer.accelerator.distributed_type.value
-        if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM") and not is_fsdp2(trainer.accelerator):
+        kind, stage = trainer.accelerator.distributed_type.value, zero_stage(trainer.accelerator)
+        if stage is not None and (problem := refused_stage("DeepSpeed has started with ZeRO stage", stage)):
+            raise TwinFlowConfigError(problem)
+        if kind in ("FSDP", "MEGATRON_LM") and not is_fsdp2(trainer.accelerator):
             raise TwinFlowConfigError(
                 f"This run's processes share its weights by {kind}{'' if kind != 'FSDP' else ' 1'}, which TwinFlow "
                 "cannot be combined with. Way out: set fsdp_enable to true and fsdp_version to 2, or train without."

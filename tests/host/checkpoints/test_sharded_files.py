@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+from accelerate.utils import DistributedType
 
 from simpletuner_twinflow.host.checkpoints.ema import EMA_SETTINGS
 from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained
 from simpletuner_twinflow.host.checkpoints.sharded_files import (
+    PARTS,
     SHARDS,
     own_settings,
     refuse_other_layout,
@@ -27,6 +29,21 @@ def test_shards_and_whole_files_are_not_taken_for_each_other(saved, now, tmp_pat
         refuse_other_layout(tmp_path, manager)
     manager.accelerator.is_fsdp2 = saved
     refuse_other_layout(tmp_path, manager)
+
+
+@pytest.mark.parametrize(("saved", "now"), [(True, False), (False, True)])
+def test_parts_of_deepspeed_and_other_files_are_not_taken_for_each_other(saved, now, tmp_path):
+    def run(by_deepspeed: bool) -> SimpleNamespace:
+        kind = DistributedType.DEEPSPEED if by_deepspeed else DistributedType.MULTI_GPU
+        state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2))
+        return SimpleNamespace(accelerator=SimpleNamespace(distributed_type=kind, state=state), args=SimpleNamespace())
+
+    if saved:
+        (tmp_path / PARTS).mkdir()
+    held = "the optimizer in DeepSpeed's parts.*is None" if saved else "no files of DeepSpeed.*is 'one of ZeRO 2'"
+    with pytest.raises(OtherRunError, match=rf"{held}.*Set deepspeed_config as it was"):
+        refuse_other_layout(tmp_path, run(now))
+    refuse_other_layout(tmp_path, run(saved))
 
 
 def test_shards_of_what_is_trained_are_accepted(tmp_path):

@@ -47,7 +47,10 @@ CONFLICTS = [
     (FSDP2 | {"urepa_enabled": True}, ["urepa_enabled", "its projector", "set it to false"]),
     (FSDP2 | {"tread_config": '{"routes": []}'}, ["tread_config", "FSDP", "remove it"]),
     (FSDP2 | {"musubi_blocks_to_swap": 2}, ["musubi_blocks_to_swap", "2", "FSDP", "set it to 0"]),
-    ({"deepspeed_config": "ds.json"}, ["deepspeed_config", "ds.json", "fsdp_version 2"]),
+    (
+        {"model_type": "full", "validation_disable": True, "deepspeed_config": '{"zero_optimization": {"stage": 3}}'},
+        ["zero_optimization.stage", "3", "stage 1 or 2"],
+    ),
     ({"scheduled_sampling_reflexflow": True}, ["scheduled_sampling_reflexflow", "set it to false"]),
     ({"nextlat_enabled": True}, ["nextlat_enabled", "set nextlat_enabled to false"]),
     ({"internal_guidance_enabled": True}, ["internal_guidance_enabled", "set internal_guidance_enabled to false"]),

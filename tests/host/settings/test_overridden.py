@@ -32,6 +32,21 @@ def first_rank(monkeypatch):
         ({"ema_decay": 1.5, "ema_warmup_steps": 5}, ["ema_decay is 1.5", "will diverge"]),
         ({"ema_update_interval": 10}, ["ema_update_interval is 10", "Set it to 1"]),
         (
+            {
+                "model_type": "full",
+                "deepspeed_config": '{"zero_optimization": {"stage": 2}}',
+                "max_grad_norm": 0.5,
+                "validation_disable": True,
+            },
+            [
+                "deepspeed_config is set",
+                "gradient_clipping in it is 0",
+                "max_grad_norm 0.5",
+                "optimizer",
+                "DeepSpeed's",
+            ],
+        ),
+        (
             {"twinflow_time_sampling": "uniform", "flow_schedule_shift": 1.5, "flow_use_beta_schedule": True},
             ['twinflow_time_sampling is "uniform"', "flow_use_beta_schedule true", "flow_schedule_shift 1.5"],
         ),

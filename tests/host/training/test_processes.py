@@ -16,9 +16,11 @@ def test_ddp_of_a_twinflow_run_does_not_broadcast_buffers(enabled, make_trainer)
     ("enabled", "kind", "waits"),
     [
         (True, DistributedType.MULTI_GPU, 0),
+        (True, DistributedType.DEEPSPEED, 0),
         (True, DistributedType.FSDP, 1),  # whose ranks save together
         (True, DistributedType.NO, 0),
         (False, DistributedType.MULTI_GPU, 1),
+        (False, DistributedType.DEEPSPEED, 1),
     ],
 )
 def test_full_checkpoint_of_a_twinflow_run_waits_for_no_rank_that_has_gone_on(

@@ -1,0 +1,140 @@
+"""The `deepspeed_config` of a run, as far as TwinFlow reads it: the stage of ZeRO it asks for, and what is refused."""
+
+import ast
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from simpletuner_twinflow.declaration import shown
+from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_off, is_positive, is_set
+
+KEY = "deepspeed_config"
+LAUNCHER = "ACCELERATE_USE_DEEPSPEED"  # an environment variable, which an accelerate config sets
+STAGES = (1, 2)  # of ZeRO, that train with TwinFlow
+WAY_OUT = (
+    "choose stage 1 or 2 of ZeRO in it, or FSDP 2 (fsdp_enable and fsdp_version 2), or plain data-parallel training"
+)
+NOT_TRIED = "it has not been tried with DeepSpeed"
+
+# The host's keys beside a `deepspeed_config`.
+ROWS: tuple[Conflict, ...] = (
+    Conflict(
+        "model_type",
+        "SimpleTuner trains no LoRA with DeepSpeed, and ends",
+        'set it to "full", or train the LoRA by FSDP 2 or plain data-parallel training',
+        lambda value: str(value or "full") == "lora",
+    ),
+    Conflict(
+        "validation_disable",
+        "with DeepSpeed SimpleTuner draws nothing, since it asks a device's name for its type, and no average at all",
+        "set it to true, and draw with what is exported",
+        is_off,
+    ),
+    Conflict("eval_steps_interval", NOT_TRIED, "remove it", is_positive),
+    Conflict("crepa_enabled", NOT_TRIED),
+    Conflict("urepa_enabled", NOT_TRIED),
+    Conflict("tread_config", NOT_TRIED, "remove it"),
+)
+
+
+class DeepSpeedConfigError(ValueError):
+    """The value holds no settings of DeepSpeed, in words that begin with the key."""
+
+
+def deepspeed_settings(value: Any) -> dict[str, Any] | None:
+    """The settings in a `deepspeed_config`, read as the host reads it; None where DeepSpeed is off.
+
+    Args: value: an object, JSON, or the path of a JSON file.
+
+    Raises:
+        DeepSpeedConfigError: It is none of these.
+    """
+    if value in (None, "", "None", False):
+        return None
+    found = value
+    try:
+        if isinstance(value, str) and value.strip().startswith(("{", "[")):
+            found = _literal(value.strip())
+        elif isinstance(value, str | Path):
+            found = json.loads(Path(value).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError, RecursionError) as error:
+        raise DeepSpeedConfigError(f"{KEY} is {shown(value)}, which cannot be read as JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise DeepSpeedConfigError(f"{KEY} is {shown(value)}, which must hold an object of DeepSpeed's settings.")
+    return found
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ast.literal_eval(text)
+
+
+def zero_stage(settings: Mapping[str, Any]) -> Any:
+    """The stage of ZeRO that settings of DeepSpeed ask for, as it stands there; 0 where they name none."""
+    zero = settings.get("zero_optimization")
+    found = zero.get("stage") if isinstance(zero, Mapping) else None
+    return 0 if found is None else found
+
+
+def refused_stage(where: str, stage: Any) -> str | None:
+    """Why a stage of ZeRO cannot be trained with TwinFlow, with the way out; None for those that can.
+
+    Args: where: what has chosen it, as the beginning of a sentence.
+    """
+    if stage in STAGES and not isinstance(stage, bool):
+        return None
+    if stage == 3:
+        reason = "it splits the weights themselves, out of which none can be lent to the teacher"
+    else:
+        reason = "only stages 1 and 2 have been proven"
+    return f"{where} {shown(stage)}, which cannot be combined with twinflow_enabled: {reason}. Way out: {WAY_OUT}."
+
+
+def deepspeed_problems(config: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[str]:
+    """A line on each setting of a run with DeepSpeed that TwinFlow cannot be combined with; none without DeepSpeed.
+
+    Args:
+        config: the host's keys, parsed or as they are in a config.
+        environment: the process's variables, by which a launcher switches DeepSpeed on.
+    """
+    try:
+        settings = deepspeed_settings(config.get(KEY))
+    except DeepSpeedConfigError as error:
+        yield f"{error} Way out: mend it, or remove {KEY}."
+        return
+    if settings is None:
+        if is_set(launcher := environment.get(LAUNCHER)):
+            yield (
+                f"{LAUNCHER} is {shown(launcher)} while {KEY} is not set: nothing says before the start which stage "
+                f"of ZeRO it would be. Way out: write DeepSpeed's settings into {KEY} in the run's config, or choose "
+                "plain data-parallel training in the accelerate config."
+            )
+        return
+    if problem := refused_stage(f"zero_optimization.stage in {KEY} is", zero_stage(settings)):
+        yield problem
+    found = settings.get("zero_optimization")
+    zero = found if isinstance(found, Mapping) else {}
+    devices = {key: zero[key].get("device") for key in zero if key.startswith("offload_") and _is_object(zero[key])}
+    for key, device in devices.items():
+        if is_set(device):
+            yield _line(Conflict(f"zero_optimization.{key} in {KEY}", NOT_TRIED, "remove it"), device)
+    if _is_object(settings.get("fp16")) and is_set(settings["fp16"].get("enabled")):
+        loss_scaling = "the scale of its losses has not been tried with TwinFlow's"
+        yield _line(Conflict(f"fp16.enabled in {KEY}", loss_scaling, "remove it, or train in bf16"), True)
+    for row in ROWS:
+        if row.applies(value := config.get(row.key)):
+            yield _line(row, value)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _line(row: Conflict, value: Any) -> str:
+    return (
+        f"{row.key} is {shown(value)} while {KEY} is set, which cannot be combined with twinflow_enabled: "
+        f"{row.reason}. Way out: {row.way_out}."
+    )
