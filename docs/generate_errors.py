@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from simpletuner_twinflow.host.settings import conflict_rows
+from simpletuner_twinflow.host.settings import conflict_rows, context_parallel, deepspeed_config, first_frame
 
 PAGE = Path(__file__).with_name("errors.md")
 PACKAGE = Path(__file__).parents[1] / "simpletuner_twinflow"
@@ -18,6 +18,7 @@ fills in. A message names the key or file, the value found and the way out; a co
 `simpletuner-twinflow doctor` says them without a run. By symptom: [troubleshooting.md](troubleshooting.md). Families:
 [families.md](families.md), whose reasons stand there.
 """
+CHECKING = ("conflicts", "lycoris_config", "deepspeed_config", "context_parallel", "first_frame")
 RAISED = (
     "TwinFlowError",
     "TwinFlowConfigError",
@@ -33,11 +34,14 @@ ROWS = {
     "In a model that predicts epsilon or v": conflict_rows.DIFFUSION_CONFLICTS,
     "By the launcher": conflict_rows.LAUNCHER_CONFLICTS,
     "Under FSDP 2": conflict_rows.SHARDED_CONFLICTS,
+    "Under DeepSpeed": deepspeed_config.ROWS,
+    "With `context_parallel_size`": context_parallel.CONTEXT_CONFLICTS,
     "In a dataset": conflict_rows.DATASET_CONFLICTS,
+    "In a dataset of `super-i2v`": first_frame.DATASET_CONFLICTS,
     "In a dataset, under FSDP 2": conflict_rows.SHARDED_DATASET_CONFLICTS,
     "In a dataset of a family that makes sound too": conflict_rows.SOUND_CONFLICTS,
 }
-CHECKS = ("options.py", "host/settings/conflicts.py", "host/settings/lycoris_config.py")
+CHECKS = ("options.py", *(f"host/settings/{name}.py" for name in CHECKING))
 SAID = ("host/settings/overridden.py",)
 ROOMS = {
     "In your own code": ("method", "sampling", "quality", "declaration.py"),
