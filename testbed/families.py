@@ -269,6 +269,7 @@ def main(arguments: list[str]) -> int:
     if unknown := set(given.names) - FAMILIES.keys():
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
     root = given.folder.resolve()
+    root.mkdir(parents=True, exist_ok=True)
     own = {"PYTHONPATH": str(ROOT / "testbed/cpu"), "HF_HOME": str(root / "hub")}
     server = ForkServer(os.environ | cpu_environment() | own, root / "server.txt")
     failed = 0
