@@ -57,7 +57,8 @@ def write(name: str, folder: Path) -> Path:
         music.write_encoder(folder)
         return folder
     pipeline.save_pretrained(folder)
-    for part in pipeline.config:  # those that have a default in its class are left out
+    # Those that have a default in its class are left out. Parts without a pipeline's class have no configuration.
+    for part in getattr(pipeline, "config", ()):
         made = vars(pipeline).get(part)  # not what its class looks up in the configuration, with a warning
         if hasattr(made, "save_pretrained") and not (folder / part).exists():
             made.save_pretrained(folder / part)
