@@ -61,15 +61,17 @@ def without_words(batch: Mapping[str, Any]) -> dict[str, Any]:
     return dict(batch) | {"prompts": [""] * len(batch["prompts"])}
 
 
-def refuse_untrained(batch: Mapping[str, Any], *, beside_silence: bool = False) -> None:
+def refuse_untrained(batch: Mapping[str, Any], *, beside_silence: bool = False, sings: bool = False) -> None:
     """Raise where a prepared host batch has what TwinFlow would leave out of its losses.
 
-    Args: beside_silence: whether the host puts silence in the place of sound, where there is none.
+    Args:
+        beside_silence: whether the host puts silence in the place of sound, where there is none.
+        sings: whether sound is what the family makes.
 
     Raises:
         TwinFlowError: it holds sound, or of each sample a first frame without noise and nothing else.
     """
-    keys = SOUND[:1] if beside_silence else SOUND
+    keys = () if sings else SOUND[:1] if beside_silence else SOUND
     if found := [key for key in keys if batch.get(key) is not None]:
         raise TwinFlowError(
             f"The batch has {' and '.join(found)}, and TwinFlow trains no sound: no dataset of this run may have any. "

@@ -113,7 +113,7 @@ class FamilyModel:
         Raises:
             TwinFlowError: The batch holds what TwinFlow would leave out of its losses.
         """
-        refuse_untrained(batch, beside_silence=self.family.beside_silence)
+        refuse_untrained(batch, beside_silence=self.family.beside_silence, sings=self.family.sings)
         sigmas = per_sample(1 - t if self._sigmas_are_of_data else t, like=x_t)
         if batch["sigmas"].ndim == x_t.ndim and batch["sigmas"].shape[1:] == x_t.shape[1:]:
             sigmas = sigmas.expand_as(x_t)
@@ -138,7 +138,7 @@ class FamilyModel:
 
     def at_own_times(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the host batch for the velocity at r = t and the batch's own times."""
-        refuse_untrained(batch, beside_silence=self.family.beside_silence)
+        refuse_untrained(batch, beside_silence=self.family.beside_silence, sings=self.family.sings)
         t = self.sigma(batch)
         there = dict(batch) | self._time_keys(t, torch.ones_like(t))
         if self.time_conditioning_mode == "signed_time":
