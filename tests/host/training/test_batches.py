@@ -117,3 +117,7 @@ def test_batch_with_sound_is_refused():
     with pytest.raises(TwinFlowError, match="audio_latents") as refusal:
         refuse_untrained(host_batch() | {"audio_latents": torch.zeros(ROWS)})
     assert "auto_split" in str(refusal.value)
+
+
+def test_songs_are_no_sound_beside_something_else():
+    refuse_untrained(host_batch() | {"audio_latent_batch": torch.zeros(ROWS)}, sings=True)
