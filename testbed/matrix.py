@@ -20,7 +20,8 @@ ENVIRONMENTS = ROOT / ".venv" / "matrix"
 RESULTS = ENVIRONMENTS / "results.json"
 PAGE = ROOT / "docs" / "hosts.md"
 NEWEST = "newest"
-# With what came out after them these hosts do not start themselves: the last release of a companion that they do with.
+# With what came out after them these hosts do not start themselves: a release of a companion that they do with. The
+# others have constraints.txt's.
 COMPANIONS = {"4.9.3": ("transformers==5.20.0",)}
 VERSIONS = (*COMPANIONS, "4.10.0", "4.10.1", NEWEST)
 # A documented run and its resume, one with all that TwinFlow has, the flag off with the plugin and without, and the
@@ -40,8 +41,8 @@ host alone.
 
 4.8.0 and 4.7.1 were tried and are refused. On 4.8.0 a run without TwinFlow is untouched, but one with it logs none of
 its terms, and the documented one did not end; 4.7.1 was not tried to its end. Older ones lack places that the plugin
-needs. SimpleTuner 4.9.3 itself does not start with transformers 5.24, with which it installs today, with TwinFlow or
-without; it does with 5.20 (`pip install "transformers<5.21"`).
+needs. **None of these SimpleTuners starts with transformers 5.24**, with which they install today, with TwinFlow or
+without ("cannot import name 'Qwen3VLCausalLMOutputWithPast'"); they do with 5.20: `pip install "transformers<5.21"`.
 """
 
 
@@ -63,7 +64,7 @@ def install(wanted: str) -> Path:
     host = "simpletuner" if wanted == NEWEST else f"simpletuner=={wanted}"
     ours = {re.split(r"\W", line)[0] for line in ("simpletuner", *COMPANIONS.get(wanted, ()))}
     if wanted == NEWEST:
-        ours |= {"diffusers", "transformers", "accelerate", "peft"}  # what it asks for itself
+        ours |= {"diffusers", "accelerate", "peft"}  # what it asks for itself
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
     constraints = ENVIRONMENTS / f"{wanted}.txt"

@@ -10,7 +10,7 @@ OFF_WORDS = ("", "none", "0", "0.0", *FALSE_WORDS)
 
 def is_set(value: Any) -> bool:
     """Whether a host value means anything but "off"."""
-    return str(value).strip().lower() not in OFF_WORDS
+    return value not in ([], {}) and str(value).strip().lower() not in OFF_WORDS
 
 
 def is_off(value: Any) -> bool:
@@ -26,6 +26,11 @@ def is_lycoris(value: Any) -> bool:
 def is_positive(value: Any) -> bool:
     """Whether a host value is a number above 0; the host itself refuses what is no number."""
     return (as_number(value) or 0.0) > 0
+
+
+def plain(value: Any) -> str:
+    """A host value that is a word, as the host compares it: without capitals and spaces around it."""
+    return str(value).strip().lower()
 
 
 def as_number(value: Any) -> float | None:
@@ -73,10 +78,15 @@ HOST_CONFLICTS = (
     Conflict("diffusion_blocks_config", "a block knows one span of times, TwinFlow needs all", "remove it"),
     Conflict("xm_enabled", "XM repeats the batch inside the model", "set xm_enabled to false"),
     Conflict("crepa_self_flow", "it needs the EMA teacher at times of its own"),
-    Conflict("crepa_feature_source", "see crepa_self_flow", 'set it to "encoder"', lambda value: value == "self_flow"),
+    Conflict(
+        "crepa_feature_source",
+        "see crepa_self_flow",
+        'set it to "encoder"',
+        lambda value: plain(value) in ("self_flow", "selfflow"),
+    ),
     Conflict("nextlat_enabled", OWN_LOSS, "set nextlat_enabled to false"),
     Conflict("internal_guidance_enabled", OWN_LOSS, "set internal_guidance_enabled to false"),
-    Conflict("loss_type", OWN_LOSS, 'set loss_type to "l2"', lambda value: value in ("huber", "smooth_l1")),
+    Conflict("loss_type", OWN_LOSS, 'set loss_type to "l2"', lambda value: plain(value) in ("huber", "smooth_l1")),
     Conflict(
         "snr_weight", OWN_WEIGHTS, "remove it, or scale learning_rate", lambda value: as_number(value) not in (None, 1)
     ),
@@ -91,7 +101,18 @@ HOST_CONFLICTS = (
 AUXILIARY = ("crepa_enabled", "urepa_enabled", "layersync_enabled")
 
 # Environment variables that the launcher sets for what an accelerate config switches on.
-LAUNCHER_CONFLICTS = (Conflict("ACCELERATE_USE_MEGATRON_LM", OTHER_SHARDS, WITHOUT_SHARDS),)
+LAUNCHER_CONFLICTS = (
+    Conflict("ACCELERATE_USE_MEGATRON_LM", OTHER_SHARDS, WITHOUT_SHARDS),
+    *(
+        Conflict(
+            f"PARALLELISM_CONFIG_{way}_SIZE",
+            "Accelerate would share out tokens or weights, of which SimpleTuner's own keys say nothing",
+            "set it to 1 in the accelerate config; context_parallel_size in the run's config shares tokens",
+            lambda value: (as_number(value) or 1) > 1,
+        )
+        for way in ("CP", "TP", "SP")
+    ),
+)
 
 # Of a run that FSDP 2 shards: each pass is one of all ranks together.
 ALONE = "SimpleTuner makes these passes on one rank alone, which under FSDP would wait for the others for ever"

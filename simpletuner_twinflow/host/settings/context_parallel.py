@@ -29,6 +29,7 @@ CONTEXT_CONFLICTS = (
         lambda value: value != "alltoall",
     ),
     Conflict("fsdp_enable", UNTRIED, "set it to false, or context_parallel_size to 1"),
+    Conflict("deepspeed_config", UNTRIED, "remove it, or set context_parallel_size to 1"),
     Conflict(
         "eval_steps_interval",
         "SimpleTuner makes these passes on one process alone, which would wait for the others of its group for ever",

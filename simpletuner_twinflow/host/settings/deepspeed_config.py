@@ -58,7 +58,12 @@ def deepspeed_settings(value: Any) -> dict[str, Any] | None:
             found = _literal(value.strip())
         elif isinstance(value, str | Path):
             found = json.loads(Path(value).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        RuntimeError,
+    ) as error:  # the last of a home that nobody has, and of depth
         raise DeepSpeedConfigError(f"{KEY} is {shown(value)}, which cannot be read as JSON: {error}.") from error
     if not isinstance(found, dict):
         raise DeepSpeedConfigError(f"{KEY} is {shown(value)}, which must hold an object of DeepSpeed's settings.")
@@ -117,16 +122,27 @@ def deepspeed_problems(config: Mapping[str, Any], environment: Mapping[str, str]
         yield problem
     found = settings.get("zero_optimization")
     zero = found if isinstance(found, Mapping) else {}
-    devices = {key: zero[key].get("device") for key in zero if key.startswith("offload_") and _is_object(zero[key])}
-    for key, device in devices.items():
-        if is_set(device):
-            yield _line(Conflict(f"zero_optimization.{key} in {KEY}", NOT_TRIED, "remove it"), device)
-    if _is_object(settings.get("fp16")) and is_set(settings["fp16"].get("enabled")):
-        loss_scaling = "the scale of its losses has not been tried with TwinFlow's"
-        yield _line(Conflict(f"fp16.enabled in {KEY}", loss_scaling, "remove it, or train in bf16"), True)
+    for key in zero:
+        # "cpu_offload" is the older spelling, of the optimizer's.
+        value = zero[key].get("device") if _is_object(zero[key]) else zero[key]
+        if key.startswith(("offload_", "cpu_offload")) and is_set(value):
+            yield _line(Conflict(f"zero_optimization.{key} in {KEY}", NOT_TRIED, "remove it"), value)
+    yield from _half_precision(config, settings)
     for row in ROWS:
         if row.applies(value := config.get(row.key)):
             yield _line(row, value)
+
+
+def _half_precision(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """A line where losses would be scaled: by settings of DeepSpeed, or because the run itself is in fp16."""
+    wanted, way_out = "the scale of its losses has not been tried with TwinFlow's", "remove it, or train in bf16"
+    for name in ("fp16", "amp"):
+        block = settings.get(name)
+        enabled = block.get("enabled") if _is_object(block) else None
+        if is_set(enabled) and enabled != "auto":
+            yield _line(Conflict(f"{name}.enabled in {KEY}", wanted, way_out), enabled)
+    if str(precision := config.get("mixed_precision")).lower() == "fp16":  # which Accelerate writes into them
+        yield _line(Conflict("mixed_precision", wanted, 'set it to "bf16"'), precision)
 
 
 def _is_object(value: Any) -> bool:

@@ -116,6 +116,15 @@ def test_lycoris_under_fsdp2_is_refused():
     assert [problem for problem in problems if problem.startswith('lora_type is "lycoris"') and "FSDP" in problem]
 
 
+@pytest.mark.parametrize("way", ["CP", "TP", "SP"])
+def test_sharing_that_an_accelerate_config_switches_on_is_refused(way, monkeypatch):
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{way}_SIZE", "2")
+    with pytest.raises(TwinFlowConfigError, match=rf"PARALLELISM_CONFIG_{way}_SIZE is .*context_parallel_size"):
+        load(SEED)
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{way}_SIZE", "1")
+    assert load(SEED).twinflow_enabled
+
+
 @pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_sharding_that_an_accelerate_config_switches_on_is_refused(plugin, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "true")

@@ -18,6 +18,7 @@ REFUSED = [
         ["fsdp_enable", "not been tried", "context_parallel_size to 1"],
     ),
     ({"eval_steps_interval": 10}, ["eval_steps_interval is 10", "on one process alone", "remove it"]),
+    ({"deepspeed_config": {"zero_optimization": {"stage": 2}}}, ["deepspeed_config", "has not been tried"]),
     ({"validation_multigpu": "single-gpu"}, ['"single-gpu"', "benchmark", "batch-parallel"]),
     ({"tread_config": '{"routes": []}'}, ["tread_config", "not been tried with context_parallel_size", "remove it"]),
     ({"crepa_enabled": True}, ["crepa_enabled", "not been tried", "set it to false"]),

@@ -31,6 +31,11 @@ def test_stages_1_and_2_are_accepted_as_object_as_text_and_as_file(stage, tmp_pa
         assert problems(written) == []
 
 
+def test_precision_that_is_left_to_accelerate_is_the_runs():
+    auto = zero(2, fp16={"enabled": "auto"}, bf16={"enabled": "auto"})
+    assert problems(auto, mixed_precision="bf16") == []
+
+
 @pytest.mark.parametrize("off", [None, "", "None", False])
 def test_nothing_is_said_without_deepspeed(off):
     assert deepspeed_settings(off) is None
@@ -47,6 +52,11 @@ def test_nothing_is_said_without_deepspeed(off):
         ({"optimizer": {}}, {}, ["zero_optimization.stage", "0", "stage 1 or 2"]),
         ({"zero_optimization": True}, {}, ["zero_optimization.stage", "0", "stage 1 or 2"]),
         (zero(2, fp16={"enabled": True}), {}, ["fp16.enabled", "true", "bf16"]),
+        (zero(2, amp={"enabled": True}), {}, ["amp.enabled", "true", "bf16"]),
+        (zero(2, fp16={"enabled": "auto"}), {"mixed_precision": "fp16"}, ["mixed_precision", '"fp16"', "bf16"]),
+        ({"zero_optimization": {"stage": 2, "cpu_offload": True}}, {}, ["zero_optimization.cpu_offload", "remove it"]),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}, {}, ["offload_optimizer", '"cpu"']),
+        ("~nobody-has-this-home/x.json", {}, ["deepspeed_config", "cannot be read"]),
         (
             {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
             {},
