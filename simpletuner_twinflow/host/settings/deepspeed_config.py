@@ -138,7 +138,7 @@ def _half_precision(config: Mapping[str, Any], settings: Mapping[str, Any]) -> I
     wanted, way_out = "the scale of its losses has not been tried with TwinFlow's", "remove it, or train in bf16"
     for name in ("fp16", "amp"):
         block = settings.get(name)
-        enabled = block.get("enabled") if _is_object(block) else None
+        enabled = block.get("enabled") if isinstance(block, Mapping) else None
         if is_set(enabled) and enabled != "auto":
             yield _line(Conflict(f"{name}.enabled in {KEY}", wanted, way_out), enabled)
     if str(precision := config.get("mixed_precision")).lower() == "fp16":  # which Accelerate writes into them
