@@ -75,6 +75,20 @@ def different(data: Tensor) -> Tensor:
     return torch.cdist(data.double(), data.double(), compute_mode="donot_use_mm_for_euclid_dist") > 0
 
 
+class Diversity:
+    """How far samples of a prompt are apart, as a share of how far the data are."""
+
+    def __init__(self, data: Tensor, prompts: Tensor) -> None:
+        """Args: data: (N, D); prompts: a number for each one's prompt, (N,)."""
+        self._prompts, self._pairs = prompts, different(data)
+        # Data that is one picture has no diversity to compare with.
+        self._of_data = spread(data, prompts, self._pairs) if self._pairs.any() else None
+
+    def of(self, samples: Tensor) -> float | None:
+        """1 as the data; None where that has none. Args: samples: (N, D), of the data's prompts."""
+        return None if self._of_data is None else spread(samples, self._prompts, self._pairs) / self._of_data
+
+
 def frechet_distance(samples: Tensor, data: Tensor) -> float | None:
     """Frechet distance of samples and data (N, D) in 32 principal directions of the data; None below 300 of each."""
     if min(len(samples), len(data)) < MIN_FRECHET:

@@ -12,15 +12,21 @@ from tests.method.training_step import ANY, NEAR, ONE, TWIN
 ROLES = (ANY, TWIN, ONE, NEAR, NEAR, ONE, TWIN, ANY)
 
 
-def losses_of(family_model: FamilyModel, batch: dict, options: ObjectiveSettings, seed: int = 1) -> Losses:
-    """Every term on a batch of eight rows, two of each role."""
+def losses_of(
+    family_model: FamilyModel,
+    batch: dict,
+    options: ObjectiveSettings,
+    seed: int = 1,
+    weights: torch.Tensor | None = None,
+) -> Losses:
+    """Every term on a batch of eight rows, two of each role. Args: weights: as of `compute_losses`."""
     generator = torch.Generator().manual_seed(seed)
     passes = family_model.predict_with(batch)
     x, z, t = batch["latents"].float(), batch["noise"].float(), family_model.sigma(batch)
     rows = prepare_role_batch(x, z, t, ROLES, options, passes, generator, step_times=(0.999, 0.6))
     prepared = family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
     prediction = family_model.velocity(family_model.model.model_predict(prepared_batch=dict(prepared)), prepared)
-    return compute_losses(rows, prediction, options, passes, passes, generator)
+    return compute_losses(rows, prediction, options, passes, passes, generator, weights=weights)
 
 
 def velocity(

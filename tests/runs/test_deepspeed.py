@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 
 from tests.runs.deepspeed_recipes import RATE
 from tests.runs.test_resume import losses
-from tests.runs.test_sharded import NETWORK, bits, sums, terms
+from tests.runs.test_sharded import NETWORK, assert_trained_alike, bits
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.host_runs("by_deepspeed")]
 # At most a step of Adam is the learning rate; where a gradient is nearly 0 its rounding counts.
@@ -20,15 +20,7 @@ def compared(runs):
 
 @STAGES
 def test_zero_has_the_losses_weights_and_averages_of_ddp(stage, compared):
-    ddp, first = compared.by_ddp, compared.first[stage]
-    assert len(terms(ddp[0])) == 4
-    for one, other in zip(terms(ddp[0]), terms(first[0]), strict=True):
-        assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
-    for what in ("weights", "averages"):
-        for one, other in zip(sums(ddp[0], what), sums(first[0], what), strict=True):
-            assert other == pytest.approx(one, rel=1e-4, abs=1e-4)
-        assert bits(first[0], what) == bits(first[1], what)
-        assert len({*bits(first[0], what)}) == 4
+    assert_trained_alike(compared.by_ddp, compared.first[stage])
 
 
 @STAGES

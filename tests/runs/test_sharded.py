@@ -37,9 +37,8 @@ def terms(run: Run) -> list[dict[str, float]]:
     ]
 
 
-@BOTH
-def test_sharded_ranks_have_the_losses_weights_and_averages_of_ddp(kind, runs):
-    ddp, (first, _, _) = runs[f"by_ddp_{kind}"], runs[f"sharded_{kind}"]
+def assert_trained_alike(ddp: list[Run], first: list[Run]) -> None:
+    """Two ranks of another engine have the losses, weights and averages of DDP's, and one another's to the bit."""
     assert len(terms(ddp[0])) == 4
     for one, other in zip(terms(ddp[0]), terms(first[0]), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
@@ -48,6 +47,12 @@ def test_sharded_ranks_have_the_losses_weights_and_averages_of_ddp(kind, runs):
             assert other == pytest.approx(one, rel=1e-4, abs=1e-4)
         assert bits(first[0], what) == bits(first[1], what)
         assert len({*bits(first[0], what)}) == 4
+
+
+@BOTH
+def test_sharded_ranks_have_the_losses_weights_and_averages_of_ddp(kind, runs):
+    ddp, (first, _, _) = runs[f"by_ddp_{kind}"], runs[f"sharded_{kind}"]
+    assert_trained_alike(ddp, first)
     assert all(step["sharded"] == step["trained"] > 0 for step in first[0].of("step"))
 
 

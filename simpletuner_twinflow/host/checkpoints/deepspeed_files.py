@@ -1,44 +1,16 @@
 """Checkpoints of a run with DeepSpeed's ZeRO 1 or 2: its own files of weights and of each rank's part of the optimizer.
 
-DeepSpeed loads them before the host asks anybody, so what a run cannot go on from is refused before that. Averages are
-the host's file, as without DeepSpeed.
+DeepSpeed loads them before the host asks anybody, so what a run cannot go on from is refused before that, see
+`sharded_resume`. Averages are the host's file, as without DeepSpeed.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError, refuse_other_run
-from simpletuner_twinflow.host.checkpoints.resume import deletion_logged, refuse_damaged
+from simpletuner_twinflow.host.checkpoints.resume import refuse_damaged
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained, saved_by
 from simpletuner_twinflow.host.checkpoints.sharded_files import refuse_other_layout, refuse_other_shards
-from simpletuner_twinflow.host.run import wrap_active
-from simpletuner_twinflow.host.seams import Seam, Touch, set_on, uses
-from simpletuner_twinflow.host.training.sharded import is_deepspeed
-
-
-@uses(
-    Seam("Trainer.init_distillation", ("self",)),
-    Seam("Accelerator.load_state", ("input_dir",), Touch.on_run, "accelerate.accelerator"),
-)
-def attach_to_loading(module: ModuleType) -> None:
-    """Refuse a checkpoint that does not fit a run with DeepSpeed before DeepSpeed has loaded it."""
-
-    def init_distillation(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> None:
-        wrapped(*args, **kwargs)
-        if not is_deepspeed(trainer.accelerator):
-            return
-        load_state = trainer.accelerator.load_state
-
-        def load_checked(input_dir: str | None = None, *args: Any, **kwargs: Any) -> Any:
-            if input_dir is not None:
-                refuse_before_loading(Path(input_dir), trainer)
-            return load_state(input_dir, *args, **kwargs)
-
-        set_on(trainer.accelerator, "load_state", load_checked)
-
-    wrap_active(module, "Trainer.init_distillation", init_distillation)
 
 
 def refuse_before_loading(folder: Path, trainer: Any) -> None:
@@ -50,13 +22,12 @@ def refuse_before_loading(folder: Path, trainer: Any) -> None:
         TwinFlowError: Names what is wrong, and the way out.
     """
     manager, accelerator = trainer.model_hooks, trainer.accelerator
-    with deletion_logged(trainer.config, accelerator):
-        refuse_damaged(folder, trainer.config, accelerator)
-        refuse_other_run(folder, trainer.model)
-        refuse_other_layout(folder, manager)
-        run = saved_by(folder)
-        refuse_other_shards(folder, run, Trained.of(trainer.model, trainer.optimizer), trainer.config)
-        refuse_other_ranks(folder, run, accelerator.num_processes)
+    refuse_damaged(folder, trainer.config, accelerator)
+    refuse_other_run(folder, trainer.model)
+    refuse_other_layout(folder, manager)
+    run = saved_by(folder)
+    refuse_other_shards(folder, run, Trained.of(trainer.model, trainer.optimizer), trainer.config)
+    refuse_other_ranks(folder, run, accelerator.num_processes)
 
 
 def refuse_other_ranks(folder: Path, run: SavedRun | None, processes: int) -> None:

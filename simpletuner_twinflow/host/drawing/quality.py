@@ -41,7 +41,7 @@ from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.trainer import distiller_of
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 from simpletuner_twinflow.quality.features import Scale, random_features
-from simpletuner_twinflow.quality.measures import different, discrepancy, frechet_distance, spread
+from simpletuner_twinflow.quality.measures import Diversity, discrepancy, frechet_distance
 
 logger = logging.getLogger("simpletuner_twinflow")
 
@@ -155,14 +155,15 @@ class QualityMeasure:
             latents = [batch["latents"] for batch in self.rows.batches]
             scale, prompts = self._scale(latents), self._gathered(_numbers(prompts_of(self.rows.batches)))
             real = self._features(latents, scale)
+            diversity = Diversity(real, prompts)
             if self._said_of_base is None:
-                self._said_of_base = self._of_base(scale, real, prompts)
+                self._said_of_base = self._of_base(scale, real, diversity)
             found = dict(self._said_of_base)
             for who, weights in self._trained_weights():
                 with weights:
                     for count in self.counts:
                         samples = self._features(self._drawn(partial(few_step_samples, self._model, count)), scale)
-                        found |= self._compared(f"{who}_{count}", samples, real, prompts)
+                        found |= self._compared(f"{who}_{count}", samples, real, diversity)
         return found
 
     def fields(self) -> Values:
@@ -201,7 +202,7 @@ class QualityMeasure:
         with replay_rng(RngState.capture(self._accelerator.device)), drawing_mode(network), torch.no_grad():
             yield
 
-    def _of_base(self, scale: Scale, real: Tensor, prompts: Tensor) -> Values:
+    def _of_base(self, scale: Scale, real: Tensor, diversity: Diversity) -> Values:
         """The base's own samples, at the guidance that is trained in: what can be reached, and where it began."""
         if self._base is None:
             return {}
@@ -210,16 +211,16 @@ class QualityMeasure:
             for count in (BASE_STEPS, self._options.target_step_count):
                 draw = partial(many_step_samples, self._model, count, self._options.scale)
                 samples = self._features(self._drawn(draw), scale)
-                found |= self._compared(f"base_{count}", samples, real, prompts)
+                found |= self._compared(f"base_{count}", samples, real, diversity)
                 if count == BASE_STEPS and self._options.scale > 1:
                     self._aim = samples
         return found
 
-    def _compared(self, name: str, samples: Tensor, real: Tensor, prompts: Tensor) -> Values:
-        far, pairs = discrepancy(samples, real), different(real)
+    def _compared(self, name: str, samples: Tensor, real: Tensor, diversity: Diversity) -> Values:
+        far = discrepancy(samples, real)
         found = {f"{name}/mmd": far.value, f"{name}/mmd_in_errors": far.ratio}
-        if pairs.any():  # else the data is one picture, which has no diversity to compare with
-            found[f"{name}/diversity"] = spread(samples, prompts, pairs) / spread(real, prompts, pairs)
+        if (share := diversity.of(samples)) is not None:
+            found[f"{name}/diversity"] = share
         if (frechet := frechet_distance(samples, real)) is not None:
             found[f"{name}/frechet"] = frechet
         if self._aim is not None:

@@ -8,9 +8,14 @@ from simpletuner_twinflow.options import FALSE_WORDS
 OFF_WORDS = ("", "none", "0", "0.0", *FALSE_WORDS)
 
 
+def plain(value: Any) -> str:
+    """A host value that is a word, as the host compares it: without capitals and spaces around it."""
+    return str(value).strip().lower()
+
+
 def is_set(value: Any) -> bool:
     """Whether a host value means anything but "off"."""
-    return value not in ([], {}) and str(value).strip().lower() not in OFF_WORDS
+    return value not in ([], {}) and plain(value) not in OFF_WORDS
 
 
 def is_off(value: Any) -> bool:
@@ -28,9 +33,9 @@ def is_positive(value: Any) -> bool:
     return (as_number(value) or 0.0) > 0
 
 
-def plain(value: Any) -> str:
-    """A host value that is a word, as the host compares it: without capitals and spaces around it."""
-    return str(value).strip().lower()
+def is_several(value: Any) -> bool:
+    """Whether a host value is a number above 1: of processes that share something."""
+    return (as_number(value) or 1) > 1
 
 
 def as_number(value: Any) -> float | None:
@@ -108,7 +113,7 @@ LAUNCHER_CONFLICTS = (
             f"PARALLELISM_CONFIG_{way}_SIZE",
             "Accelerate would share out tokens or weights, of which SimpleTuner's own keys say nothing",
             "set it to 1 in the accelerate config; context_parallel_size in the run's config shares tokens",
-            lambda value: (as_number(value) or 1) > 1,
+            is_several,
         )
         for way in ("CP", "TP", "SP")
     ),

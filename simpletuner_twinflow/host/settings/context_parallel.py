@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
-from simpletuner_twinflow.host.settings.conflict_rows import Conflict, as_number, is_positive
+from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_positive, is_several
 
 KEY = "context_parallel_size"
 # Families whose network computes in parts what it computes whole, output and gradients.
@@ -51,7 +51,7 @@ CONTEXT_CONFLICTS = (
 
 def is_shared(config: Mapping[str, Any]) -> bool:
     """Whether a run's configuration switches context parallelism on."""
-    return (as_number(config.get(KEY)) or 1) > 1
+    return is_several(config.get(KEY))
 
 
 def family_problem(config: Mapping[str, Any]) -> Iterator[str]:

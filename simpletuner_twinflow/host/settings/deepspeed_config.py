@@ -58,12 +58,8 @@ def deepspeed_settings(value: Any) -> dict[str, Any] | None:
             found = _literal(value.strip())
         elif isinstance(value, str | Path):
             found = json.loads(Path(value).expanduser().read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        RuntimeError,
-    ) as error:  # the last of a home that nobody has, and of depth
+    # The last is what too deep a text, and a home that nobody has, raise.
+    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         raise DeepSpeedConfigError(f"{KEY} is {shown(value)}, which cannot be read as JSON: {error}.") from error
     if not isinstance(found, dict):
         raise DeepSpeedConfigError(f"{KEY} is {shown(value)}, which must hold an object of DeepSpeed's settings.")
@@ -124,7 +120,7 @@ def deepspeed_problems(config: Mapping[str, Any], environment: Mapping[str, str]
     zero = found if isinstance(found, Mapping) else {}
     for key in zero:
         # "cpu_offload" is the older spelling, of the optimizer's.
-        value = zero[key].get("device") if _is_object(zero[key]) else zero[key]
+        value = zero[key].get("device") if isinstance(zero[key], Mapping) else zero[key]
         if key.startswith(("offload_", "cpu_offload")) and is_set(value):
             yield _line(Conflict(f"zero_optimization.{key} in {KEY}", NOT_TRIED, "remove it"), value)
     yield from _half_precision(config, settings)
@@ -143,10 +139,6 @@ def _half_precision(config: Mapping[str, Any], settings: Mapping[str, Any]) -> I
             yield _line(Conflict(f"{name}.enabled in {KEY}", wanted, way_out), enabled)
     if str(precision := config.get("mixed_precision")).lower() == "fp16":  # which Accelerate writes into them
         yield _line(Conflict("mixed_precision", wanted, 'set it to "bf16"'), precision)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _line(row: Conflict, value: Any) -> str:

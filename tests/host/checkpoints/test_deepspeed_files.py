@@ -5,8 +5,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from accelerate.utils import DistributedType
 
-from simpletuner_twinflow.host.checkpoints import deepspeed_files
-from simpletuner_twinflow.host.checkpoints.deepspeed_files import attach_to_loading, refuse_other_ranks
+from simpletuner_twinflow.host.checkpoints import sharded_resume
+from simpletuner_twinflow.host.checkpoints.deepspeed_files import refuse_other_ranks
 from simpletuner_twinflow.host.checkpoints.other_run import OtherRunError
 from simpletuner_twinflow.host.checkpoints.saved_run import SavedRun, Trained
 
@@ -37,17 +37,20 @@ class Accelerator:
 )
 def test_a_checkpoint_is_looked_at_before_deepspeed_loads_it(kind, checked, monkeypatch):
     seen, host = [], ModuleType("host")
-    host.Trainer = type("Trainer", (), {"init_distillation": lambda self: None})
-    attach_to_loading(host)
+
+    def resume(self):
+        return self.accelerator.load_state("somewhere", strict=True)
+
+    host.Trainer = type("Trainer", (), {"init_resume_checkpoint": resume})
+    sharded_resume.look_before_parts_load.attach(host)
     trainer = host.Trainer()
     trainer.accelerator, trainer.config = Accelerator(kind), SimpleNamespace(twinflow_enabled=True)
-    trainer.init_distillation()
 
     def refuse(folder, trainer):
         assert trainer.accelerator.loaded == []
         seen.append(str(folder))
 
-    monkeypatch.setattr(deepspeed_files, "refuse_before_loading", refuse)
-    assert trainer.accelerator.load_state("somewhere", strict=True) == "loaded"
+    monkeypatch.setattr(sharded_resume, "refuse_before_loading", refuse)
+    assert trainer.init_resume_checkpoint() == "loaded"
     assert trainer.accelerator.loaded == [("somewhere", {"strict": True})]
     assert seen == checked

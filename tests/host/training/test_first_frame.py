@@ -11,13 +11,13 @@ from simpletuner_twinflow.host.drawing.latents import few_step_samples, many_ste
 from simpletuner_twinflow.host.training.distiller import ROWS
 from simpletuner_twinflow.host.training.first_frame import COUNTED, PICTURE, frame_weights, with_first_frame
 from simpletuner_twinflow.method.losses import squared_error
-from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows, compute_losses, prepare_role_batch
+from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows
 from testbed.host_models.build import family_model_of
 from testbed.host_models.flow import PROMPTS, host_batch, host_model
 from testbed.host_models.oracle import install, named
 from testbed.host_models.trainer import host_trainer
 from testbed.pipelines.cosmos3 import CHANNELS
-from tests.host.steps import ROLES
+from tests.host.steps import losses_of
 
 FRAMES, EDGE = 3, 4  # of the latents
 PIXEL_FRAMES = 9
@@ -89,12 +89,7 @@ def test_exact_network_has_no_loss_whatever_the_picture(ratio, model):
     adapter, batch = family_model_of(model), host_batch(model, PROMPTS * 2, latent=0.6)
     install(model.model, model.tiny, prompted=(0.6 + 0.4 * ratio) / (1 - ratio), unprompted=-0.4)
     options = ObjectiveSettings(adversarial_enabled=True, enhanced_ratio=ratio, guidance_reference="ema")
-    generator, passes = torch.Generator().manual_seed(1), adapter.predict_with(batch)
-    x, z, t = batch["latents"], batch["noise"], adapter.sigma(batch)
-    rows = prepare_role_batch(x, z, t, ROLES, options, passes, generator, step_times=(0.999, 0.6))
-    prepared = adapter.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
-    prediction = adapter.velocity(model.model_predict(prepared_batch=dict(prepared)), prepared)
-    losses = compute_losses(rows, prediction, options, passes, passes, generator, weights=frame_weights(batch))
+    losses = losses_of(adapter, batch, options, weights=frame_weights(batch))
     assert len(losses.terms) == 4
     for name, term in losses.terms.items():
         assert term.total.item() / term.rows < 1e-6, name

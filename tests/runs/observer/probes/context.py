@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 
 from .events import around, note
-from .ranks import digest, note_weights
+from .ranks import compare_gradients, digest, note_weights
 from .sharded import start_alike
 
 
@@ -38,20 +38,7 @@ def note_parts() -> None:
         note(kind="loss", whole=float(loss), parts=float(result[0]))
         return result
 
-    def backward(wrapped: Callable, accelerator: Any, args: tuple, kwargs: dict) -> Any:
-        result = wrapped(*args, **kwargs)
-        found = [parameter.grad for group in accelerator._optimizers[0].param_groups for parameter in group["params"]]
-        zeros = [torch.zeros_like(each) if one is None else one for one, each in zip(found, expected, strict=True)]
-        apart = max(float((one - other).abs().max()) for one, other in zip(zeros, expected, strict=True))
-        note(kind="gradient", apart=apart, largest=max(float(it.abs().max()) for it in expected))
-        return result
-
-    def begin_training(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
-        around("simpletuner.helpers.training.trainer", "Trainer._compute_model_prediction_loss", compute)
-        around("accelerate.accelerator", "Accelerator.backward", backward)
-        return wrapped(*args, **kwargs)
-
-    around("simpletuner.helpers.training.trainer", "Trainer.train", begin_training)
+    compare_gradients(compute, expected)
 
 
 def note_whole() -> None:

@@ -33,14 +33,16 @@ def note_damage() -> None:
     def call(wrapped: Callable, measure: Any, args: tuple, kwargs: dict) -> Any:
         from simpletuner_twinflow.host.drawing.latents import prompts_of
         from simpletuner_twinflow.host.drawing.quality import _numbers
+        from simpletuner_twinflow.quality.measures import Diversity
 
         data, drawn = measure.rows.batches
         latents, prompts = drawn["latents"], prompts_of([drawn])
         scale = measure._scale([data["latents"]])
         real = measure._features([data["latents"]], scale)
+        diversity = Diversity(real, _numbers(prompts))
         for damage in (None, blurred, noisy, without_two_prompts):
             worse = latents if damage is None else damage(latents, prompts)
-            found = measure._compared("it", measure._features([worse], scale), real, _numbers(prompts))
+            found = measure._compared("it", measure._features([worse], scale), real, diversity)
             note(
                 kind="damage",
                 name=damage.__name__ if damage else "none",

@@ -61,10 +61,20 @@ def note_gradients() -> None:
         note(kind="roles", roles=[str(role) for role in batch["twinflow_rows"].roles])
         return wrapped(*args, **kwargs)
 
+    compare_gradients(compute, expected)
+
+
+def compare_gradients(compute: Callable[[Callable, Any, tuple, dict], Any], expected: list[Any]) -> None:
+    """Note how far each step's gradients are from those expected, from where training begins.
+
+    Args: compute: wraps the host's computing of the loss, and puts into `expected` a tensor a trained parameter.
+    """
+
     def backward(wrapped: Callable, accelerator: Any, args: tuple, kwargs: dict) -> Any:
         result = wrapped(*args, **kwargs)
         found = [parameter.grad for group in accelerator._optimizers[0].param_groups for parameter in group["params"]]
-        apart = max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+        zeros = [torch.zeros_like(each) if one is None else one for one, each in zip(found, expected, strict=True)]
+        apart = max(float((one - other).abs().max()) for one, other in zip(zeros, expected, strict=True))
         note(kind="gradient", apart=apart, largest=max(float(it.abs().max()) for it in expected))
         return result
 
