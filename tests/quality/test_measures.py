@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from simpletuner_twinflow.quality.features import FEATURES, Scale, random_features
-from simpletuner_twinflow.quality.measures import different, discrepancy, frechet_distance, spread
+from simpletuner_twinflow.quality.measures import Diversity, different, discrepancy, frechet_distance, spread
 from testbed.judge import frechet_distance as reference_frechet
 
 
@@ -115,6 +115,12 @@ def test_a_set_that_is_repeated_is_as_diverse_as_it_is():
     assert spread(repeated, named) == 0
     assert spread(repeated, named, different(repeated)) == spread(pictures, captions) == pytest.approx(6)
     assert not different(pictures[:1].repeat(4, 1)).any()
+    # Other samples of the same captions: 0, 3 and 9 again, and 4 further off, of which a caption's two do not count.
+    samples = repeated + torch.tensor([[0.0]] * 3 + [[4.0]] * 3)
+    apart = [abs(float(samples[i] - samples[j])) for i in range(6) for j in range(6) if i % 3 != j % 3]
+    assert Diversity(repeated, named).of(samples) == pytest.approx(sum(apart) / len(apart) / 6)
+    assert Diversity(repeated, named).of(repeated) == pytest.approx(1)
+    assert Diversity(pictures[:1].repeat(4, 1), named[:4]).of(samples[:4]) is None
 
 
 def test_frechet_distance_is_scipys_in_few_dimensions_and_none_with_few_samples():
