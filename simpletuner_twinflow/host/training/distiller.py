@@ -131,7 +131,8 @@ class TwinFlowDistiller(DistillationBase):
         noise = rows.z.to(dtype)
         samples = {"latents": rows.x.to(dtype), "noise": noise, "input_noise": noise}
         prepared = self.family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
-        turn = window + self._micro_batch + self.replica.rank
+        # Another one for each batch of a step, and for a rank's batches from step to step, whose data may stay its own.
+        turn = window + self._micro_batch * self.replica.ranks + self.replica.rank
         return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch, turn)}
 
     def training_loss(self, prepared_batch: dict) -> tuple[Tensor, Tensor, dict[str, Any] | None]:
