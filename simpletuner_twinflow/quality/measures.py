@@ -12,6 +12,7 @@ from torch import Tensor
 WIDTHS = (0.5, 1.0, 2.0)  # of the kernels, in median distances of the data
 PERMUTATIONS = 200
 MIN_FRECHET, DIRECTIONS = 300, 32
+SAME = 1e-3  # of the samples' size: below it two are the same one
 
 
 class Discrepancy(NamedTuple):
@@ -71,8 +72,12 @@ def spread(x: Tensor, prompts: Tensor, among: Tensor | None = None) -> float:
 
 
 def different(data: Tensor) -> Tensor:
-    """The pairs of samples (N, D) that are not the same one twice, as a set that is repeated has them; (N, N)."""
-    return torch.cdist(data.double(), data.double(), compute_mode="donot_use_mm_for_euclid_dist") > 0
+    """The pairs of samples (N, D) that are not the same one twice, as a set that is repeated has them; (N, N).
+
+    Encoded twice, as on several processes, a picture is not the same to the last bit.
+    """
+    x = data.double()
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") > SAME * x.norm(dim=1).mean()
 
 
 class Diversity:

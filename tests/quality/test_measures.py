@@ -114,7 +114,10 @@ def test_a_set_that_is_repeated_is_as_diverse_as_it_is():
     repeated, named = pictures.repeat(2, 1), captions.repeat(2)
     assert spread(repeated, named) == 0
     assert spread(repeated, named, different(repeated)) == spread(pictures, captions) == pytest.approx(6)
-    assert not different(pictures[:1].repeat(4, 1)).any()
+    assert not different(pictures[1:2].repeat(4, 1)).any()
+    encoded_twice = torch.cat([pictures, pictures + torch.tensor([[0.0], [1e-6], [-1e-5]])])
+    assert different(encoded_twice).equal(different(repeated))
+    assert not different(pictures[1:2] + torch.tensor([[0.0], [1e-6], [2e-6]])).any()
     # Other samples of the same captions: 0, 3 and 9 again, and 4 further off, of which a caption's two do not count.
     samples = repeated + torch.tensor([[0.0]] * 3 + [[4.0]] * 3)
     apart = [abs(float(samples[i] - samples[j])) for i in range(6) for j in range(6) if i % 3 != j % 3]

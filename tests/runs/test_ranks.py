@@ -1,5 +1,7 @@
 """Two processes: they train the same weights, resume to the bit, export, and end together."""
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,6 +27,15 @@ def test_both_ranks_train_the_same_weights_and_averages(kind, name, runs):
         one, other = (noted(rank, kind) for rank in ranks)
         assert one == other
         assert len(set(one)) == steps
+
+
+@pytest.mark.host_runs(*BOTH)
+@pytest.mark.parametrize("name", BOTH)
+def test_first_rank_says_once_how_many_share_the_work(name, runs):
+    first, other = runs[name][0]
+    assert first.log.count("data-parallel (DDP), 2 processes") == 1
+    assert re.search(r"(\d+) rows of the data a\s+step, (\d+)\s+a process", first.log).groups() == ("6", "3")
+    assert "data-parallel" not in other.log
 
 
 @pytest.mark.host_runs(*BOTH)
