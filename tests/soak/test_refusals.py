@@ -85,7 +85,7 @@ def test_bad_data_sets_are_refused_by_the_name_of_their_file(host, seen):
 
 
 def _started(host: Any, given: list[tuple[dict[str, Any], str | None]]) -> Iterator[tuple[int, str]]:
-    """Start the host's command on each configuration, two at a time. Returns: of each its exit code and what it said."""
+    """Start the host's command on each configuration, two at a time. Returns: each one's exit code and words."""
     with ThreadPoolExecutor(2) as pool:
         yield from pool.map(lambda at: _start(host, f"refused_{at}", *given[at]), range(len(given)))
 
