@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from simpletuner_twinflow.method.roles import Role
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/*.md")])
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)")
@@ -33,6 +35,13 @@ def test_the_tables_of_memory_are_what_the_function_says():
 def test_the_page_of_errors_is_what_the_sources_say():
     script = runpy.run_path(str(ROOT / "docs/generate_errors.py"))
     assert script["PAGE"].read_text(encoding="utf-8") == script["render"](), "run: python docs/generate_errors.py"
+
+
+def test_the_picture_of_the_time_axis_is_what_the_code_says():
+    script = runpy.run_path(str(ROOT / "docs/generate_time_axis.py"))
+    picture = script["PICTURE"].read_text(encoding="utf-8")
+    assert picture == script["render"](), "run: python docs/generate_time_axis.py"
+    assert [role for role in Role if f">{role}<" not in picture] == []
 
 
 TRANSLATED = {"README.zh-CN.md": "README.md", "docs/zh/first-run.md": "docs/first-run.md"}
