@@ -54,8 +54,8 @@ simpletuner examples copy sd3.peft-lora && cd sd3.peft-lora
 simpletuner-twinflow doctor && simpletuner train
 ```
 
-`simpletuner train example=sd3.peft-lora` starts the shipped file as it is, without TwinFlow. `simpletuner examples list`
-names all.
+`simpletuner train example=sd3.peft-lora` starts the shipped file as it is, without TwinFlow. `simpletuner
+examples list` names all.
 
 CREPA, U-REPA, iREPA and LayerSync stay on, as SimpleTuner computes and weighs them: on the rows of data of the pass
 with gradient, not on the twins'. Of a full fine-tune with an EMA the first three are refused, since SimpleTuner itself
