@@ -64,10 +64,10 @@ def _page(y: float, drawn: Iterable[str]) -> str:
     legend = (
         f'<circle cx="24" cy="{y + 24:g}" r="4" fill="{INK}"/>{_arrow(28, 66, y + 24, INK)}'
         + _text(74, y + 28, "asked at t for the way to r", small=True)
-        + _ring(238, y + 24, INK)
-        + _text(248, y + 28, "asked at t for the velocity there, r = t", small=True)
-        + _line(485, 515, y + 24, "#94a3b8", 5, "0.45")
-        + _text(522, y + 28, "any t of the span is sampled; the marks are examples", small=True)
+        + _ring(244, y + 24, INK)
+        + _text(254, y + 28, "asked at t for the velocity there, r = t", small=True)
+        + _line(490, 518, y + 24, "#94a3b8", 5, "0.45")
+        + _text(525, y + 28, "any t of the span is sampled; the marks are examples", small=True)
     )
     bands = "".join(
         f'<rect x="{_x(at):g}" y="58" width="{UNIT}" height="{y - 58:g}" fill="{colour}"/>'

@@ -44,7 +44,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links to what lies beside docs/, formulas as the extension for them takes them, and Chinese without its line ends."""
+    """Links to what lies beside docs/, formulas as their extension takes them, Chinese without its line ends."""
     place = page.file.src_uri
     if place.startswith("zh/"):
         markdown = WRAPPED.sub("", markdown)
