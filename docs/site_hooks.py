@@ -19,7 +19,9 @@ FOLDERS = ("sample_configs", "examples")  # whose files can be loaded from the s
 MATH = re.compile(r"^```math\n(.*?)^```", re.MULTILINE | re.DOTALL)  # GitHub's fence
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?!\w+:)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 CHINESE = "[\u2014-\u201f\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
-WRAPPED = re.compile(rf"(?<={CHINESE})\n(?={CHINESE})")  # the end of a line within Chinese, which is no space
+SIGNS = "[\u3001\u3002\uff08\uff09\uff0c\uff1a\uff1b]"  # that have room of their own
+# The end of a line within Chinese, which is no space.
+WRAPPED = re.compile(rf"(?<={CHINESE})\n(?={CHINESE})|(?<={SIGNS})\n(?=[A-Za-z\[])|(?<=\S)\n(?={SIGNS})")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 PLAIN = (  # browsers leave MathML's mathvariant out, so the letters themselves
     ("&lt;", "<"),
