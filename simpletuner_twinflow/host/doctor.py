@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
             report["problems"].append(f"SimpleTuner {found} is not supported: {supported} is.")
     if os.environ.get(SWITCHED_OFF, "0") not in ("", "0"):
         report["problems"].append(f"{DISABLE_VARIABLE} is set: the plugin does not attach, and runs train without it.")
-    report["ok"] = not report["problems"]
+    report["ok"] = not report["problems"] and not report.get("missing")
     print(json.dumps(report, indent=1, default=str) if arguments.json else as_text(report))
     return 0 if report["ok"] else BAD
 
@@ -158,7 +158,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     if "run" in report:
         lines.append(block("a run with this configuration", report["run"]))
     lines += dict.fromkeys([*report["notes"], *report.get("overridden", [])])
-    problems = report["problems"]
+    problems = [*report["problems"], *report.get("missing", [])]
     lines += problems
     if problems:
         lines.append(f"{len(problems)} problem{'s' * (len(problems) > 1)}: a run would stop at its start.")

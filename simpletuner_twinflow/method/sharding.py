@@ -40,8 +40,8 @@ def reshard(network: nn.Module) -> None:
     FSDP2 keeps the weights outside of the wrapped blocks after a pass, and would make the next one with them. Calls
     between a pass with gradient and its backward are fine: that gathers again. No effect on other networks.
     """
-    if not torch.distributed.is_available():
-        return
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return  # before the walk over all modules, which a large network's passes would feel
     from torch.distributed.fsdp import FSDPModule
 
     for module in network.modules():

@@ -99,6 +99,11 @@ def teacher_weights(parameters: Iterable[Parameter], shadows: Iterable[Tensor]) 
 @contextmanager
 def lent_weights(network: nn.Module, parameters: Iterable[Parameter], shadows: Iterable[Tensor]) -> Iterator[None]:
     """`teacher_weights` of a network, also of one that FSDP2 has sharded; its parameters as they are between passes."""
+    parameters = list(parameters)
+    if not any(map(is_sharded, parameters)):  # then there is nothing to gather, and no walk over all modules
+        with teacher_weights(parameters, shadows):
+            yield
+        return
     reshard(network)  # else the passes would be made with what is gathered already
     try:
         with teacher_weights(parameters, shadows):

@@ -72,9 +72,12 @@ class Budget:
         counts, step, interval = ", ".join(map(str, self.counts)), self.of_step(), self.interval()
         took = f"{self.of_measure() / step:.0f} steps of training"
         if interval == 0:
+            needed = math.ceil(self.of_measure() / (SHARE * step))
             return (
                 f"TwinFlow does not measure the quality of few-step samples: for {self.samples} of them it takes as "
-                f"long as {took}, too much of this run. Set the interval, or fewer samples {KEYS}."
+                f"long as {took}, more than {SHARE:.0%} of this run. From max_train_steps {needed} on it does, or with "
+                f"an interval of your own, as twinflow_quality_interval {int(self._config.max_train_steps)} once at "
+                "the end (fewer samples: twinflow_quality_samples)."
             )
         once = f"; once the base, as long as {self.of_base() / step:.0f} steps" if base else ""
         who = "by EMA and student" if self._config.use_ema else "by the student"

@@ -54,7 +54,12 @@ class Conflict(NamedTuple):
     way_out: str = "set it to false"
     applies: Callable[[Any], bool] = is_set
 
+    def without_lora(self) -> "Conflict":
+        """The same row without the way out that a LoRA would be."""
+        return self._replace(way_out=self.way_out.removesuffix(OR_LORA))
 
+
+OR_LORA = ", or train a LoRA"
 MOVED_TIMES = "scheduled sampling moves the time after TwinFlow has drawn it"
 OWN_LOSS = "TwinFlow replaces the training loss, so this term would be left out"
 OWN_WEIGHTS = "TwinFlow's terms have weights of their own"
@@ -142,12 +147,12 @@ SHARDED_CONFLICTS = (
 
 # Of a full fine-tune. An adapter's frozen base may be quantised or streamed, since teacher and student share it.
 FULL_CONFLICTS = (
-    Conflict("ramtorch", STREAMED, "set ramtorch to false, or train a LoRA"),
-    Conflict("musubi_blocks_to_swap", STREAMED, "set it to 0, or train a LoRA", is_positive),
+    Conflict("ramtorch", STREAMED, f"set ramtorch to false{OR_LORA}"),
+    Conflict("musubi_blocks_to_swap", STREAMED, f"set it to 0{OR_LORA}", is_positive),
     Conflict(
         "base_model_precision",
         "the teacher is an average of the trained weights, and quantised ones have none",
-        'set it to "no_change", or train a LoRA',
+        f'set it to "no_change"{OR_LORA}',
         lambda value: is_set(value) and value != "no_change",
     ),
 )
@@ -180,7 +185,7 @@ EMA_CONFLICTS = tuple(
     Conflict(
         key,
         "SimpleTuner cannot save the EMA of a full fine-tune with its projector (it fails at the first checkpoint)",
-        f"set {key} to false, or train a LoRA",
+        f"set {key} to false{OR_LORA}",
     )
     for key in ("crepa_enabled", "urepa_enabled")
 )

@@ -14,7 +14,7 @@ from simpletuner_twinflow.host.settings.data_config import (
     only_regularisation,
 )
 from simpletuner_twinflow.host.settings.deepspeed_config import deepspeed_problems
-from simpletuner_twinflow.host.settings.families import FAMILIES, predicts_flow, unsupported_reason
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow, unsupported_reason
 from simpletuner_twinflow.host.settings.first_frame import DATASET_CONFLICTS, first_frame_problems, has_first_frame
 from simpletuner_twinflow.host.settings.guidance import settled
 from simpletuner_twinflow.host.settings.lycoris_config import DEFAULT_FILE, lycoris_problems
@@ -42,7 +42,8 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     if not flow and not bridged:
         yield (
             f"prediction_type of model_family {config.get('model_family')!r} is not flow matching "
-            f"(diff2flow_enabled is {_found(config, 'diff2flow_enabled')}, twinflow_allow_diff2flow is "
+            f"(the key is {shown(config.get('prediction_type'))}, diff2flow_enabled "
+            f"{_found(config, 'diff2flow_enabled')}, twinflow_allow_diff2flow "
             f"{shown(options.allow_diff2flow)}). Use a flow-matching model, or set both diff2flow_enabled and "
             "twinflow_allow_diff2flow to true."
         )
@@ -75,8 +76,12 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     rows: tuple[Conflict, ...] = conflict_rows.HOST_CONFLICTS if ours else conflict_rows.DOCUMENTED_CONFLICTS
     if ours and not flow:
         rows += conflict_rows.DIFFUSION_CONFLICTS
-    if ours and config.get("model_type", "full") == "full":
-        rows += conflict_rows.FULL_CONFLICTS + (conflict_rows.EMA_CONFLICTS if use_ema else ())
+    family = (FAMILIES | DIFFUSION_FAMILIES).get(str(config.get("model_family")))
+    only_full = family is not None and family.refuses("model_type", "lora")
+    if ours and (config.get("model_type", "full") == "full" or only_full):
+        of_full = conflict_rows.FULL_CONFLICTS + (conflict_rows.EMA_CONFLICTS if use_ema else ())
+        # Of a family that trains no LoRA all problems of the full fine-tune are said, and no LoRA is offered.
+        rows += tuple(row.without_lora() for row in of_full) if only_full else of_full
     yield from _met([row for row in rows if not (schnell and row.key == "flux_fast_schedule")], config)
     if schnell and (is_set(config.get("flux_fast_schedule")) or not is_set(config.get("i_know_what_i_am_doing"))):
         yield (
@@ -101,6 +106,8 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
         if context_parallel.is_shared(config):
             yield from context_parallel.family_problem(config)
             yield from _met(context_parallel.CONTEXT_CONFLICTS, config)
+            if not is_set(config.get("validation_disable")):
+                yield from _met(context_parallel.DRAWN, config)
         for key in conflict_rows.AUXILIARY:
             if options.image_free and is_set(config.get(key)):
                 yield (
@@ -113,7 +120,6 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
             yield from lycoris_problems(file, needs_base=_needs_base(config, options))
         else:
             yield from _adapter_problems(config)
-    family = FAMILIES.get(str(config.get("model_family")))
     if ours and family is not None and family.makes_sound:
         dataset_rows += conflict_rows.SOUND_CONFLICTS
     if ours and has_first_frame(family, config.get("model_flavour")):

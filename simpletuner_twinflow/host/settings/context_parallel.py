@@ -21,6 +21,14 @@ OTHER_IN_PARTS = {
 }
 ENDS = "SimpleTuner itself cannot share this family's tokens and ends, with TwinFlow or without"
 UNTRIED = "it has not been tried with context_parallel_size"
+DRAWN = (  # of a run that validates
+    Conflict(
+        "validation_multigpu",
+        "the base's benchmark would be drawn by one process alone, which would wait for the others for ever",
+        'set it to "batch-parallel"',
+        lambda value: value not in (None, "", "batch-parallel"),
+    ),
+)
 CONTEXT_CONFLICTS = (
     Conflict(
         "context_parallel_comm_strategy",
@@ -35,12 +43,6 @@ CONTEXT_CONFLICTS = (
         "SimpleTuner makes these passes on one process alone, which would wait for the others of its group for ever",
         "remove it",
         is_positive,
-    ),
-    Conflict(
-        "validation_multigpu",
-        "the base's benchmark would be drawn by one process alone, which would wait for the others for ever",
-        'set it to "batch-parallel"',
-        lambda value: value not in (None, "", "batch-parallel"),
     ),
     Conflict("tread_config", UNTRIED, "remove it"),
     *(Conflict(key, UNTRIED) for key in ("crepa_enabled", "urepa_enabled", "layersync_enabled")),

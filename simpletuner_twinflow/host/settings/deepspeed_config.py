@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
-from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_off, is_positive, is_set
+from simpletuner_twinflow.host.settings.conflict_rows import Conflict, as_number, is_off, is_positive, is_set
 
 KEY = "deepspeed_config"
 LAUNCHER = "ACCELERATE_USE_DEEPSPEED"  # an environment variable, which an accelerate config sets
@@ -27,7 +27,7 @@ ROWS: tuple[Conflict, ...] = (
     ),
     Conflict(
         "validation_disable",
-        "with DeepSpeed SimpleTuner draws nothing, since it asks a device's name for its type, and no average at all",
+        "with DeepSpeed SimpleTuner draws nothing: its validation fails where it looks up the accelerator's kind",
         "set it to true, and draw with what is exported",
         is_off,
     ),
@@ -35,7 +35,9 @@ ROWS: tuple[Conflict, ...] = (
     Conflict("crepa_enabled", NOT_TRIED),
     Conflict("urepa_enabled", NOT_TRIED),
     Conflict("tread_config", NOT_TRIED, "remove it"),
+    Conflict("fsdp_enable", "both would shard the run", f"set it to false, or remove {KEY}"),
 )
+ACCUMULATION = "gradient_accumulation_steps"  # a key of SimpleTuner's and of DeepSpeed's
 
 
 class DeepSpeedConfigError(ValueError):
@@ -115,7 +117,13 @@ def deepspeed_problems(config: Mapping[str, Any], environment: Mapping[str, str]
             )
         return
     if problem := refused_stage(f"zero_optimization.stage in {KEY} is", zero_stage(settings)):
-        yield problem
+        yield f"{problem}{_where_the_stage_stands(settings)}"
+    steps = as_number(settings.get(ACCUMULATION))  # None: not given, or "auto"
+    if steps is not None and steps != (wanted := as_number(config.get(ACCUMULATION)) or 1):
+        yield (
+            f"{ACCUMULATION} in {KEY} is {shown(settings[ACCUMULATION])} and {wanted:g} in the run, so that rows would "
+            f'be counted otherwise than they are trained. Way out: set the one in {KEY} to "auto".'
+        )
     found = settings.get("zero_optimization")
     zero = found if isinstance(found, Mapping) else {}
     for key in zero:
@@ -127,6 +135,15 @@ def deepspeed_problems(config: Mapping[str, Any], environment: Mapping[str, str]
     for row in ROWS:
         if row.applies(value := config.get(row.key)):
             yield _line(row, value)
+
+
+def _where_the_stage_stands(settings: Mapping[str, Any]) -> str:
+    """How a stage that has been written elsewhere, or otherwise, is written."""
+    zero = settings.get("zero_optimization")
+    found = zero.get("stage") if isinstance(zero, Mapping) else settings.get("zero_stage")
+    if as_number(found) in STAGES and (isinstance(found, str) or not isinstance(zero, Mapping)):
+        return f' DeepSpeed reads it as {{"zero_optimization": {{"stage": {as_number(found):g}}}}}, a number.'
+    return ""
 
 
 def _half_precision(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from simpletuner_twinflow.host.settings.guidance import AUTO, settled
 from simpletuner_twinflow.host.settings.lycoris_config import DEFAULT_FILE
 from simpletuner_twinflow.host.settings.memory import memory
 from simpletuner_twinflow.host.settings.overridden import overridden
-from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, summary
+from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, Processes, summary
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, from_text
 
 HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as SimpleTuner's parser has them
@@ -41,6 +41,7 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "ema_device": "cpu",
     "lora_rank": 16,
 }
+FEWEST_ROWS = 1_600  # of the smallest run in docs/ whose few steps were worth drawing: first-run.md
 NAME = r"[\w.*|()^$-]+"  # of a module, in a list or its text
 NUMBERS = ("train_batch_size", "gradient_accumulation_steps")
 STEPS = ("max_train_steps", "validation_step_interval", "validation_steps")  # none or up to 0: the default
@@ -53,8 +54,8 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         "options" by key, "problems", "on"; of a run that TwinFlow trains also "run", what it would do, by title,
-        "data", whether its data config is there, and "overridden", a line on each of the host's keys that TwinFlow
-        overrides or adds.
+        "data", whether it names a data config, "missing", a line on each file that it names and that is not there, and
+        "overridden", a line on each of the host's keys that TwinFlow overrides or adds.
     """
     problems: list[str] = []
     values = {key: from_text(key, value) for key, value in given.items() if key in KEYS}
@@ -98,19 +99,33 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     entries["family"] = f"{family}: {'supported, see docs/families.md' if known else 'unknown'}"
     # Where the readers have not added it already.
     added = [why for key, why in ADDED.items() if key in values and not is_set(given.get(key))]
-    datasets = given.get("data_backend_config")
-    found = bool(datasets) and Path(str(datasets)).is_file()
-    if not datasets:
+    named = given.get("data_backend_config")
+    if not named:
         added.append("data_backend_config is not set: SimpleTuner needs it.")
-    elif not found:
-        added.append(
-            f"data_backend_config is {shown(datasets)}: no such file from here, so the datasets were not examined."
-        )
+    lost = [] if not named or _is_file(named) else [("data_backend_config", named)]
     if config.model_type == "lora" and is_lycoris(config.lora_type) and not _is_file(config.lycoris_config):
-        added.append(
-            f"lycoris_config is {shown(config.lycoris_config)}: no such file from here, so it was not examined."
-        )
-    return report | {"run": entries, "data": found, "overridden": [*added, *overridden(vars(config), options)]}
+        lost.append(("lycoris_config", config.lycoris_config))
+    missing = [
+        f"{key} is {shown(path)}: there is no such file, seen from {Path.cwd()}. Mend the path, or start in the folder "
+        "that it is relative to."
+        for key, path in lost
+    ]
+    said = [*added, *too_small(config), *overridden(vars(config), options)]
+    return report | {"run": entries, "data": bool(named), "missing": missing, "overridden": said}
+
+
+def too_small(config: SimpleNamespace) -> list[str]:
+    """A line where a run trains far less than those that few steps were learnt by. Args: config: the host's keys."""
+    processes = Processes.configured(config)
+    rows = config.train_batch_size * config.gradient_accumulation_steps * processes.all // processes.sharing
+    steps = as_number(config.max_train_steps) or 0
+    if not 0 < steps * rows < FEWEST_ROWS:
+        return []
+    return [
+        f"max_train_steps is {shown(config.max_train_steps)} with {rows} row{'s' * (rows > 1)} a step, "
+        f"{steps * rows:,.0f} rows in all. Drawing in few steps took a tiny model {FEWEST_ROWS:,} rows and published "
+        "ones 190,000 and more (docs/choosing.md): this run can show that all works, and no more."
+    ]
 
 
 def configured(given: Mapping[str, Any]) -> SimpleNamespace:

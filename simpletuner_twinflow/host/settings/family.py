@@ -1,5 +1,6 @@
 """What the host's classes do not tell of a model family, and what a family cannot be trained with."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -59,3 +60,8 @@ class Family:
     embeds_guidance: bool = False  # whether flavours embed the guidance scale that the host trains with
     network_config: Mapping[str, Any] = field(default_factory=dict)  # what the pipeline reads there and the host omits
     refusals: tuple[Refusal, ...] = ()
+
+    def refuses(self, key: str, value: str) -> bool:
+        """Whether the family cannot be trained with this value of a host key, whatever else is chosen."""
+        rows = (row for row in self.refusals if row.key == key and row.model_type is None and row.flavour is None)
+        return any(re.fullmatch(row.value, value) for row in rows)

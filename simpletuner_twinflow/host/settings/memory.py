@@ -151,8 +151,10 @@ def memory(options: TwinFlowOptions, config: Any) -> dict[str, str]:
     if options.time_conditioning == "training_only":
         more.append("time conditioning")
     said = {"memory": f"{', '.join(more) or 'nothing'}, beyond plain training without EMA"}
-    if network is None or (not full and is_lycoris(getattr(config, "lora_type", ""))):
-        return said
+    if network is None:
+        return said | {"in all": "not foretold: the network's files are not on this machine (sizes: docs/scaling.md)"}
+    if not full and is_lycoris(getattr(config, "lora_type", "")):
+        return said | {"in all": "not foretold: how large a LyCORIS network is, LyCORIS says when it is made"}
     found = parts(str(config.model_family), network, training := training_of(options, config, network))
     lacking = [part for part in ("optimizer", "activations") if part not in found]
     named = ", ".join(f"{part} {size(count)}" for part, count in found.items())

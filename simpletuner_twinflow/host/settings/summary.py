@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
-from simpletuner_twinflow.host.settings.conflict_rows import AUXILIARY, is_set
+from simpletuner_twinflow.host.settings.conflict_rows import AUXILIARY, as_number, is_set
+from simpletuner_twinflow.host.settings.deepspeed_config import KEY, deepspeed_settings, zero_stage
 from simpletuner_twinflow.host.settings.guidance import described
 from simpletuner_twinflow.method.cost import BACKWARD, passes, step_ratio
 from simpletuner_twinflow.method.roles import Role
@@ -21,7 +22,28 @@ WIDTH = 10  # of the titles
 MORE_LAYERS = "on all of them few steps were learnt much better (peft_lora_target_modules, docs/first-run.md)"
 
 
-def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), *, own_steps: bool) -> dict[str, str]:
+class Processes(NamedTuple):
+    """The processes of a run."""
+
+    all: int = 1
+    sharing: int = 1  # those of them that train on one batch together, by context parallelism
+
+    @classmethod
+    def configured(cls, config: Any) -> "Processes":
+        """As a configuration has them. Args: config: the host's keys."""
+        keys = ("num_processes", "num_machines", "context_parallel_size")
+        count, machines, sharing = (max(int(as_number(getattr(config, key, None)) or 1), 1) for key in keys)
+        return cls(max(count, machines, sharing), sharing)
+
+
+def summary(
+    options: TwinFlowOptions,
+    config: Any,
+    times: Sequence[float] = (),
+    *,
+    own_steps: bool,
+    processes: Processes | None = None,
+) -> dict[str, str]:
     """What is known of a run from its configuration, by title.
 
     Args:
@@ -29,7 +51,9 @@ def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), 
         config: the host's, parsed.
         times: at which the sampler of a run with so many target steps calls the network, where they are known.
         own_steps: whether these steps are trained as such.
+        processes: of the run; by default those of the configuration.
     """
+    processes = processes or Processes.configured(config)
     count = options.target_step_count
     more = passes(options, own_steps=own_steps)
     between = "" if count == 1 else " by Euler steps" if own_steps else " with fresh noise in between"
@@ -39,7 +63,8 @@ def summary(options: TwinFlowOptions, config: Any, times: Sequence[float] = (), 
     beside = ", ".join(key.removesuffix("_enabled") for key in AUXILIARY if is_set(getattr(config, key, False)))
     return {
         "draws": f"in {count} step{'s' * (count > 1)}{between}{levels}, without guidance",
-        "trains": _rows(options, config, own_steps=own_steps),
+        "trains": _rows(options, config, processes, own_steps=own_steps),
+        "engine": _engine(config, processes),
         "beside": f"SimpleTuner's {beside} on the rows of data, by its own weights" if beside else "",
         "guidance": described(options, config),
         "teacher": _teacher(config),
@@ -65,19 +90,41 @@ def block(head: str, entries: Mapping[str, str]) -> str:
     return "\n".join([head, *(f"  {title:<{WIDTH}} {text}" for title, text in entries.items() if text)])
 
 
-def _rows(options: TwinFlowOptions, config: Any, *, own_steps: bool) -> str:
+def _rows(options: TwinFlowOptions, config: Any, processes: Processes, *, own_steps: bool) -> str:
     roles = options.roles(own_steps=own_steps)
     largest = max(roles.values())
     whole = sum(value / largest for value in roles.values())
     rectifies = options.adversarial_enabled and options.rectify_weight > 0
-    parts = []
+    parts: list[str] = []
     for role, value in roles.items():
         terms = TERMS[role] + (" and rectify" if role is Role.one_step and rectifies else "")
         if value > 0:
-            parts.append(f"{terms} on {_share(value / largest / whole)} ({role})")
+            of_rows = "" if parts else " of the rows"
+            parts.append(f"{terms} on {_share(value / largest / whole)}{of_rows} ({role})")
     rows = int(config.train_batch_size) * int(config.gradient_accumulation_steps or 1)
+    groups = processes.all // processes.sharing
     data = "the model's own samples" if options.image_free else "the data"
-    return f"{', '.join(parts)} of {rows} row{'s' * (rows > 1)} a step and process, on {data}"
+    said = f"{rows * groups} row{'s' * (rows * groups > 1)} of {data} a step"
+    if groups > 1:
+        who = "process" if processes.sharing == 1 else f"group of {processes.sharing} processes"
+        said += f", {rows} a {who}"
+    turns = ", so that the kinds take turns from step to step" if rows * groups < len(parts) else ""
+    return f"{', '.join(parts)}; {said}{turns}"
+
+
+def _engine(config: Any, processes: Processes) -> str:
+    """How several processes share the work; "" where there is one, and nothing that shards."""
+    settings = deepspeed_settings(getattr(config, KEY, None))
+    if settings is not None:
+        name = f"DeepSpeed, stage {zero_stage(settings)} of ZeRO"
+    elif is_set(getattr(config, "fsdp_enable", False)):
+        name = "FSDP 2"
+    elif processes.all == 1:
+        return ""
+    else:
+        name = "data-parallel (DDP)" if processes.sharing < processes.all else "context parallelism"
+    shared = f", {processes.sharing} of them sharing each sample's tokens" if processes.sharing > 1 else ""
+    return f"{name}, {processes.all} process{'es' * (processes.all > 1)}{shared}"
 
 
 def _share(value: float) -> str:

@@ -18,7 +18,7 @@ from simpletuner_twinflow.comparison.quality_files import FOLDER, RUN_FILE
 from simpletuner_twinflow.host.run import exported_weights
 from simpletuner_twinflow.host.seams import Seam, Touch, changed, uses, wrap
 from simpletuner_twinflow.host.settings.memory import size
-from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, block, recorded, summary
+from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, Processes, block, recorded, summary
 from simpletuner_twinflow.host.training.auxiliary import PROJECTORS
 from simpletuner_twinflow.host.training.lycoris import IN_NETWORK, lycoris_of
 from simpletuner_twinflow.host.training.time_conditioning import TIME_CONDITIONING
@@ -62,7 +62,9 @@ def said_at_start(trainer: Any) -> str:
     """The block of lines. Args: trainer: the host's, all loaded, a checkpoint resumed if there is one."""
     distiller, config = trainer.distiller, trainer.config
     model, own_steps = distiller.family_model, bool(distiller.sampler_steps)
-    entries = summary(distiller.options, config, model.step_times, own_steps=own_steps)
+    groups = distiller.replica
+    processes = Processes(groups.ranks * groups.size, groups.size)
+    entries = summary(distiller.options, config, model.step_times, own_steps=own_steps, processes=processes)
     shadows = [] if trainer.ema_model is None else list(trainer.ema_model.shadow_params)
     if shadows:
         dtypes = ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in shadows}))

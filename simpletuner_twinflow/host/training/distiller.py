@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin
 from simpletuner.helpers.distillation.common import DistillationBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.settings.data_config import has_regularisation
@@ -131,7 +131,8 @@ class TwinFlowDistiller(DistillationBase):
         noise = rows.z.to(dtype)
         samples = {"latents": rows.x.to(dtype), "noise": noise, "input_noise": noise}
         prepared = self.family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
-        turn = window + self._micro_batch + self.replica.rank
+        # Another one for each batch of a step, and for a rank's batches from step to step, whose data may stay its own.
+        turn = window + self._micro_batch * self.replica.ranks + self.replica.rank
         return prepared | samples | {ROWS: rows, STREAM: (stream, self._micro_batch, turn)}
 
     def training_loss(self, prepared_batch: dict) -> tuple[Tensor, Tensor, dict[str, Any] | None]:
@@ -143,19 +144,21 @@ class TwinFlowDistiller(DistillationBase):
         rows, (stream, micro_batch, turn) = prepared_batch[ROWS], prepared_batch[STREAM]
         device = rows.x_t.device
         student_rng = RngState.capture(device)
-        routes = TokenRoutes(self.trainer.model)
+        # Unwrapped once: the host looks through all modules for it.
+        network = self.trainer.model.get_trained_component(unwrap_model=True)
+        routes = TokenRoutes(self.trainer.model, network)
         with routes.recorded():
             output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
         prediction = self.family_model.velocity(output, prepared_batch)
         passes = self.family_model.predict_with(prepared_batch)
-        student, teacher = replay_rng(student_rng)(passes), routes.repeated(self._teacher(passes, student_rng))
+        student, teacher = replay_rng(student_rng)(passes), routes.repeated(self._teacher(passes, student_rng, network))
         generator = _generator(stream + 1, device)
         mask = self._mask(prepared_batch, stream + 2)
         if is_regularisation(prepared_batch):
-            parent = None if self._parent is None else _lent(passes, student_rng, self._parent.lend)
+            parent = None if self._parent is None else _lent(passes, student_rng, partial(self._parent.lend, network))
             losses = regularisation_losses(rows, prediction, self.options, parent, weights=mask)
         else:
-            base = None if self.base is None else _lent(passes, student_rng, self.base.lend)
+            base = None if self.base is None else _lent(passes, student_rng, partial(self.base.lend, network))
             losses = compute_losses(
                 rows,
                 prediction,
@@ -186,14 +189,13 @@ class TwinFlowDistiller(DistillationBase):
         """Save what the host does not."""
         self.trainer.twinflow_save(Path(ckpt_dir))  # host/checkpoints/saving.py
 
-    def _teacher(self, passes: Predict, rng: RngState) -> Predict:
+    def _teacher(self, passes: Predict, rng: RngState, network: nn.Module) -> Predict:
         """The same passes with EMA weights; with the student's where the run has no EMA."""
         ema = self.trainer.ema_model
         if ema is None:
             return replay_rng(rng)(passes)
 
         def lend() -> Block:
-            network = self.trainer.model.get_trained_component(unwrap_model=True)
             reshard(network)
             parameters = list(self.trainer._get_trainable_parameters())
             shadows = [

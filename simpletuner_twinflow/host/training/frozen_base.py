@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from simpletuner_twinflow.errors import TwinFlowError
@@ -64,15 +64,17 @@ class FrozenBase:
         if self._kept and trainer.accelerator.is_main_process:
             self._log_cost(trainer.accelerator.device)
 
-    def lend(self) -> Block:
+    def lend(self, network: nn.Module | None = None) -> Block:
         """A block in which the network is this base, to be entered as often as needed: its values are made here, once.
+
+        Args: network: the model's, unwrapped, by one who has it.
 
         Raises:
             TwinFlowError: A parameter is trained that was not when training began.
         """
-        network = self._model.get_trained_component(unwrap_model=True)
+        network = network or self._model.get_trained_component(unwrap_model=True)
         reshard(network)
-        trained, lycoris = self._trained(), lycoris_of(self._model)
+        trained, lycoris = self._trained(network), lycoris_of(self._model)
         first = [self._first(name, parameter) for name, parameter in trained.items()]
 
         @contextmanager
@@ -95,11 +97,11 @@ class FrozenBase:
             value = self._kept[name] = like_sharded(value, parameter)  # taken before FSDP2 has sharded the network
         return value.to(device=parameter.device, dtype=parameter.dtype, non_blocking=True)
 
-    def _trained(self) -> dict[str, Parameter]:
+    def _trained(self, network: nn.Module | None = None) -> dict[str, Parameter]:
         """What is lent, by name: all that is trained but the factors A, which add nothing where B is zero."""
         return {
             name: parameter
-            for name, parameter in trained_parameters(self._model).items()
+            for name, parameter in trained_parameters(self._model, network).items()
             if not self._left_alone & _parts(name)
         }
 

@@ -23,15 +23,18 @@ def lycoris_of(model: Any) -> Any | None:
     return getattr(getattr(model, "accelerator", None), "_lycoris_wrapped_network", None)
 
 
-def trained_parameters(model: Any) -> dict[str, Parameter]:
-    """What a run trains, by the names in the model's network and in the order of its EMA's averages."""
+def trained_parameters(model: Any, network: nn.Module | None = None) -> dict[str, Parameter]:
+    """What a run trains, by the names in the model's network and in the order of its EMA's averages.
+
+    Args: network: the model's, unwrapped, by one who has it: for another the host looks through all its modules.
+    """
     if (lycoris := lycoris_of(model)) is not None:
         ours = {*TIME_CONDITIONING}
         return {
             name if name.split(".")[0] in ours else f"{IN_NETWORK}.{name}": parameter
             for name, parameter in lycoris.named_parameters()
         }
-    network = model.get_trained_component(unwrap_model=True)
+    network = network or model.get_trained_component(unwrap_model=True)
     return {name: parameter for name, parameter in named_parameters(network).items() if parameter.requires_grad}
 
 

@@ -17,10 +17,13 @@ from simpletuner_twinflow.method.transfer import row_index
 
 
 class TokenRoutes:
-    """The routes of one step. Args: model: the host's `ModelFoundation`, whose network may have a TREAD router."""
+    """The routes of one step.
 
-    def __init__(self, model: Any) -> None:
-        self._model, self._network = model, model.get_trained_component(unwrap_model=True)
+    Args: model: the host's `ModelFoundation`; network: its network, unwrapped, which may have a TREAD router.
+    """
+
+    def __init__(self, model: Any, network: nn.Module) -> None:
+        self._model, self._network = model, network
         self._router = getattr(self._network, "_tread_router", None)
         self._taken: list[Any] = []  # the host's `MaskInfo`s, in the order of the network's routes
 

@@ -34,6 +34,12 @@ def problems(**changes):
     return [*conflicts(config, TwinFlowOptions.from_mapping(config))]
 
 
+def test_how_validation_would_be_shared_matters_to_a_run_that_validates():
+    key = {"validation_multigpu": "single-gpu"}
+    assert len(problems(**key)) == 1
+    assert problems(**key, validation_disable=True) == []
+
+
 @pytest.mark.parametrize(("changes", "words"), REFUSED, ids=[next(iter(changes)) for changes, _ in REFUSED])
 def test_what_does_not_work_in_groups_is_refused_by_name_with_the_way_out(changes, words):
     with pytest.raises(TwinFlowConfigError) as refusal:

@@ -31,6 +31,11 @@ def test_stages_1_and_2_are_accepted_as_object_as_text_and_as_file(stage, tmp_pa
         assert problems(written) == []
 
 
+@pytest.mark.parametrize("steps", ["auto", 2, "2"])
+def test_accumulation_that_is_the_runs_is_accepted(steps):
+    assert problems(zero(2, gradient_accumulation_steps=steps), gradient_accumulation_steps=2) == []
+
+
 def test_precision_that_is_left_to_accelerate_is_the_runs():
     auto = zero(2, fp16={"enabled": "auto"}, bf16={"enabled": "auto"})
     assert problems(auto, mixed_precision="bf16") == []
@@ -62,6 +67,19 @@ def test_nothing_is_said_without_deepspeed(off):
             {},
             ["zero_optimization.offload_optimizer", '"cpu"', "remove it"],
         ),
+        (
+            zero("2"),
+            {},
+            ["zero_optimization.stage", '"2"', 'reads it as {"zero_optimization": {"stage": 2}}, a number'],
+        ),
+        ({"zero_stage": 2}, {}, ["zero_optimization.stage", "0", 'reads it as {"zero_optimization": {"stage": 2}}']),
+        (
+            zero(2, gradient_accumulation_steps=4),
+            {"gradient_accumulation_steps": 2},
+            ["gradient_accumulation_steps", "is 4 and 2 in the run", '"auto"'],
+        ),
+        (zero(2, gradient_accumulation_steps=4), {}, ["is 4 and 1 in the run"]),
+        (zero(2), {"fsdp_enable": True}, ["fsdp_enable", "true", "remove deepspeed_config"]),
         (zero(2), {"model_type": "lora"}, ["model_type", '"lora"', "SimpleTuner trains no LoRA", '"full"']),
         (zero(2), {"crepa_enabled": True}, ["crepa_enabled", "true", "set it to false"]),
         (zero(2), {"urepa_enabled": True}, ["urepa_enabled", "true", "set it to false"]),

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -148,12 +149,71 @@ def test_doctor_foretells_when_quality_is_measured(changes, words):
 
 
 @pytest.mark.usefixtures("folder")
+def test_length_from_which_quality_is_measured_is_the_shortest_such_run():
+    def said(steps):
+        return examined(written(SEED | QUIET | {"max_train_steps": steps}))["run"]["quality"]
+
+    enough = int(re.search(r"more than 3% of this run\. From max_train_steps (\d+) on", said(20))[1])
+    assert "twinflow_quality_interval 20 once at the end" in said(20)
+    assert said(enough - 1).startswith("TwinFlow does not measure")
+    assert said(enough).startswith("TwinFlow measures 64 samples")
+
+
+@pytest.mark.usefixtures("folder")
 def test_doctor_names_the_copy_that_guidance_keeps_of_a_full_fine_tune():
     config = SEED | QUIET | {"model_type": "full", "twinflow_guidance_base_device": "cpu"}
     memory = examined(written(config))["run"]["memory"]
     assert "the base's first weights, once more, in their own dtype on the CPU" in memory
     assert "first weights" not in examined(written(config | {"twinflow_enhanced_ratio": 0.0}))["run"]["memory"]
     assert "adapts" not in {title for title, text in examined(written(config))["run"].items() if text}
+
+
+@pytest.mark.usefixtures("folder")
+def test_files_that_a_config_names_and_that_are_not_there_are_what_a_run_would_end_at():
+    lycoris = {"lora_type": "lycoris", "lycoris_config": "config/mine.json"}
+    config = SEED | QUIET | {"data_backend_config": "config/data.json"} | lycoris
+    report = examined(written(config))
+    assert report["problems"] == []
+    assert [line.partition(":")[0] for line in report["missing"]] == [
+        'data_backend_config is "config/data.json"',
+        'lycoris_config is "config/mine.json"',
+    ]
+    assert all(f"seen from {Path.cwd()}" in line for line in report["missing"])
+    Path("config").mkdir(exist_ok=True)
+    for name in ("data", "mine"):
+        Path(f"config/{name}.json").write_text("[]" if name == "data" else "{}", encoding="utf-8")
+    assert examined(written(config))["missing"] == []
+    assert examined(written(SEED | QUIET))["missing"] == []
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"max_train_steps": 199, "train_batch_size": 8},
+            "max_train_steps is 199 with 8 rows a step, 1,592 rows in all",
+        ),
+        ({"max_train_steps": 200, "train_batch_size": 8}, None),
+        ({"max_train_steps": 100, "gradient_accumulation_steps": 4, "train_batch_size": 4, "num_processes": 1}, None),
+        ({"max_train_steps": 100, "train_batch_size": 8, "num_processes": 2}, None),
+        ({"max_train_steps": 0}, None),
+    ],
+)
+def test_run_that_is_far_too_short_is_said(changes, words):
+    said = " ".join(examined(written(SEED | QUIET | {"gradient_accumulation_steps": 1} | changes))["overridden"])
+    assert words in said if words else "rows in all" not in said
+
+
+@pytest.mark.usefixtures("folder")
+def test_family_that_trains_no_lora_says_at_once_what_its_full_fine_tune_would_refuse():
+    config = {"model_family": "omnigen", "base_model_precision": "int8-quanto", "use_ema": True}
+    config |= {"twinflow_enabled": True}
+    for kind, count in (("lora", 2), ("full", 1)):
+        problems = examined(config | {"model_type": kind})["problems"]
+        assert len(problems) == count
+        assert not any("train a LoRA" in line for line in problems)
+        assert any('Way out: set it to "no_change".' in line for line in problems)
 
 
 def run(*arguments, folder, **more):
@@ -242,7 +302,7 @@ def test_lists_and_objects_are_read_as_the_host_reads_them(tmp_path):
         code, said, complained, _ = run(*arguments, folder=tmp_path)
         assert (code, complained) == (0, "")
         assert 'twinflow_role_shares {"near": 1000.0, "sampler_step": 1.0}' in said
-        assert "real_velocity on 99.90% (near), rcgm on 0.10% (sampler_step)" in said
+        assert "real_velocity on 99.90% of the rows (near), rcgm on 0.10% (sampler_step)" in said
         assert "at times 0.2 to 0.8" in said
         assert said.count(EMA_ADDED) == 1
 

@@ -25,19 +25,52 @@ def said(options=GUIDED, times=(1.0,), *, own_steps=False, **changes):
 
 def test_rows_are_named_with_their_terms_and_exact_shares():
     assert said()["trains"] == (
-        "rcgm on 1/4 (one_step), real_velocity on 1/2 (near), rcgm on 1/4 (any_step) of 8 rows a step and process, "
-        "on the data"
+        "rcgm on 1/4 of the rows (one_step), real_velocity on 1/2 (near), rcgm on 1/4 (any_step); 8 rows of the data a "
+        "step"
     )
     branch = GUIDED.changed(adversarial_enabled=True, enhanced_ratio=0.0, image_free=True)
     assert said(branch)["trains"] == (
-        "rcgm and rectify on 1/4 (one_step), real_velocity on 1/4 (near), rcgm on 1/4 (any_step), adversarial on 1/4 "
-        "(twin) of 8 rows a step and process, on the model's own samples"
+        "rcgm and rectify on 1/4 of the rows (one_step), real_velocity on 1/4 (near), rcgm on 1/4 (any_step), "
+        "adversarial on 1/4 (twin); 8 rows of the model's own samples a step"
     )
-    assert "of 1 row a step" in said(train_batch_size=1)["trains"]
+    assert said(train_batch_size=1)["trains"].endswith(
+        "; 1 row of the data a step, so that the kinds take turns from step to step"
+    )
     shares = GUIDED.changed(role_shares={"near": 1e308, "any_step": 1e308})
-    assert said(shares)["trains"].startswith("real_velocity on 1/2 (near), rcgm on 1/2 (any_step)")
-    assert "rcgm on 1/4 (one_step)" in said(branch.changed(rectify_weight=0.0))["trains"]
+    assert said(shares)["trains"].startswith("real_velocity on 1/2 of the rows (near), rcgm on 1/2 (any_step)")
+    assert "rcgm on 1/4 of the rows (one_step)" in said(branch.changed(rectify_weight=0.0))["trains"]
     assert "one_step" not in said(GUIDED.changed(target_step_count=2), (1.0, 0.5), own_steps=True)["trains"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "engine"),
+    [
+        ({}, "16 rows of the data a step", ""),
+        ({"num_processes": 1}, "16 rows of the data a step", ""),
+        ({"num_processes": "4"}, "64 rows of the data a step, 16 a process", "data-parallel (DDP), 4 processes"),
+        ({"num_machines": 2}, "32 rows of the data a step, 16 a process", "data-parallel (DDP), 2 processes"),
+        (
+            {"num_processes": 4, "context_parallel_size": 2},
+            "32 rows of the data a step, 16 a group of 2 processes",
+            "data-parallel (DDP), 4 processes, 2 of them sharing each sample's tokens",
+        ),
+        (
+            {"num_processes": 2, "context_parallel_size": 2},
+            "16 rows of the data a step",
+            "context parallelism, 2 processes, 2 of them sharing each sample's tokens",
+        ),
+        ({"fsdp_enable": True}, "16 rows of the data a step", "FSDP 2, 1 process"),
+        (
+            {"deepspeed_config": {"zero_optimization": {"stage": 2}}, "num_processes": 2},
+            "32 rows of the data a step, 16 a process",
+            "DeepSpeed, stage 2 of ZeRO, 2 processes",
+        ),
+    ],
+)
+def test_engine_and_rows_in_all_are_named(changes, rows, engine):
+    found = said(gradient_accumulation_steps=2, **changes)
+    assert found["trains"].endswith(f"; {rows}")
+    assert found["engine"] == engine
 
 
 @pytest.mark.parametrize(

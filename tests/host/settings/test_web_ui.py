@@ -20,9 +20,10 @@ from simpletuner_twinflow.host.settings.examined import examined
 from simpletuner_twinflow.host.settings.given import EMA_ADDED, checked
 from simpletuner_twinflow.host.settings.web_ui import found_in, wrong_value
 from simpletuner_twinflow.options import PREFIX
-from tests.host.settings.configs import RUNNABLE
+from tests.host.settings.configs import RUNNABLE as SHORT
 
 NAME = "few-steps"
+RUNNABLE = SHORT | {"max_train_steps": 1000}  # a few steps are worth a warning of their own
 OFF = {key: value for key, value in RUNNABLE.items() if not key.startswith(PREFIX)}
 ITEM = re.compile(r"<li>(.*?)</li>", re.DOTALL)
 

@@ -34,7 +34,7 @@ def passed(trainer, batch, predict, rows):
 
 @pytest.mark.parametrize("rows", [(0, 1, 2, 3), (2,), (3, 1, 1)])
 def test_each_row_repeats_its_own_route_and_without_it_the_pass_is_another(rows, trainer, batch):
-    model, routes = trainer.twinflow_model, TokenRoutes(trainer.model)
+    model, routes = trainer.twinflow_model, TokenRoutes(trainer.model, trainer.model.get_trained_component())
     with routes.recorded():
         with_gradient = model.velocity(trainer.model.model_predict(dict(batch)), batch)
     assert with_gradient.requires_grad
@@ -47,7 +47,7 @@ def test_each_row_repeats_its_own_route_and_without_it_the_pass_is_another(rows,
 def test_repeated_passes_leave_no_graph_the_routers_numbers_and_the_parameters_as_they_were(trainer, batch):
     network = trainer.model.get_trained_component(unwrap_model=True)
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    routes = TokenRoutes(trainer.model)
+    routes = TokenRoutes(trainer.model, trainer.model.get_trained_component())
     with routes.recorded():
         loss = trainer.model.model_predict(dict(batch))["model_prediction"].square().mean()
     numbers = network._tread_router.generator.get_state()
@@ -64,7 +64,7 @@ def test_repeated_passes_leave_no_graph_the_routers_numbers_and_the_parameters_a
 
 def test_without_tread_nothing_is_changed(folder, in_folder):
     trainer = host_trainer(host_model("sd3", folder, model_type="lora", lora_rank=2))
-    routes = TokenRoutes(trainer.model)
+    routes = TokenRoutes(trainer.model, trainer.model.get_trained_component())
     with routes.recorded():
         pass
     assert routes.repeated(passed) is passed
