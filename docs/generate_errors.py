@@ -35,7 +35,7 @@ ROWS = {
     "By the launcher": conflict_rows.LAUNCHER_CONFLICTS,
     "Under FSDP 2": conflict_rows.SHARDED_CONFLICTS,
     "Under DeepSpeed": deepspeed_config.ROWS,
-    "With `context_parallel_size`": context_parallel.CONTEXT_CONFLICTS,
+    "With `context_parallel_size`": context_parallel.CONTEXT_CONFLICTS + context_parallel.DRAWN,
     "In a dataset": conflict_rows.DATASET_CONFLICTS,
     "In a dataset of `super-i2v`": first_frame.DATASET_CONFLICTS,
     "In a dataset, under FSDP 2": conflict_rows.SHARDED_DATASET_CONFLICTS,

@@ -44,6 +44,19 @@ Only what a key says is checked here, and the data config where one is shipped: 
 [examples-trained.md](examples-trained.md), and whether a family trains from files to pictures is in
 [families.md](families.md).
 
+The examples are in the folder `simpletuner/examples` of the installed package, and their paths `config/examples/...`
+mean that folder. To train one with TwinFlow, copy it with the files that it names, and set both keys in the copy
+(`use_ema` is `false` in many):
+
+```sh
+simpletuner examples copy sd3.peft-lora && cd sd3.peft-lora
+# now in config.json: "twinflow_enabled": true, "use_ema": true
+simpletuner-twinflow doctor && simpletuner train
+```
+
+`simpletuner train example=sd3.peft-lora` starts the shipped file as it is, without TwinFlow. `simpletuner
+examples list` names all.
+
 CREPA, U-REPA, iREPA and LayerSync stay on, as SimpleTuner computes and weighs them: on the rows of data of the pass
 with gradient, not on the twins'. Of a full fine-tune with an EMA the first three are refused, since SimpleTuner itself
 fails there at its first checkpoint.

@@ -18,7 +18,18 @@ PAGES = {  # where they are in the repository -> on the site
 FOLDERS = ("sample_configs", "examples")  # whose files can be loaded from the site
 MATH = re.compile(r"^```math\n(.*?)^```", re.MULTILINE | re.DOTALL)  # GitHub's fence
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?!\w+:)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+CHINESE = "[\u2014-\u201f\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
+SIGNS = "[\u3001\u3002\uff08\uff09\uff0c\uff1a\uff1b]"  # that have room of their own
+# The end of a line within Chinese, which is no space.
+WRAPPED = re.compile(rf"(?<={CHINESE})\n(?={CHINESE})|(?<={SIGNS})\n(?=[A-Za-z\[])|(?<=\S)\n(?={SIGNS})")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+PLAIN = (  # browsers leave MathML's mathvariant out, so the letters themselves
+    ("&lt;", "<"),
+    ("&gt;", ">"),
+    ("&amp;", "&"),
+    (r"\mathbb E", "\U0001d53c"),
+    (r"\mathcal N", "\U0001d4a9"),
+)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -35,8 +46,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links of a page in docs/ to what lies beside it; formulas as the extension for them takes them."""
+    """Links to what lies beside docs/, formulas as their extension takes them, Chinese without its line ends."""
     place = page.file.src_uri
+    if place.startswith("zh/"):
+        markdown = WRAPPED.sub("", markdown)
     markdown = MATH.sub(lambda found: f"$$\n{found[1]}$$", markdown)
     return markdown if place in PAGES.values() else _links_from(f"docs/{place}", place, markdown)
 
@@ -51,7 +64,7 @@ def _display(tag: str) -> str:
 
 
 def _plain(formula: str) -> str:
-    for name, sign in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
+    for name, sign in PLAIN:
         formula = formula.replace(name, sign)
     return formula
 

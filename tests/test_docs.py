@@ -1,11 +1,14 @@
 """What the pages point at is there."""
 
 import ast
+import json
 import re
 import runpy
 from pathlib import Path
 
 import pytest
+
+from simpletuner_twinflow.method.roles import Role
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/*.md")])
@@ -35,7 +38,15 @@ def test_the_page_of_errors_is_what_the_sources_say():
     assert script["PAGE"].read_text(encoding="utf-8") == script["render"](), "run: python docs/generate_errors.py"
 
 
+def test_the_picture_of_the_time_axis_is_what_the_code_says():
+    script = runpy.run_path(str(ROOT / "docs/generate_time_axis.py"))
+    picture = script["PICTURE"].read_text(encoding="utf-8")
+    assert picture == script["render"](), "run: python docs/generate_time_axis.py"
+    assert [role for role in Role if f">{role}<" not in picture] == []
+
+
 TRANSLATED = {"README.zh-CN.md": "README.md", "docs/zh/first-run.md": "docs/first-run.md"}
+PAIRS = TRANSLATED | {f"docs/zh/{name}.md": f"docs/{name}.md" for name in ("recipes", "options", "troubleshooting")}
 BLOCK = re.compile(r"^```.*?^```$|(?:^ {4}[^\n]*\n)+", re.MULTILINE | re.DOTALL)  # fenced, or indented by four
 
 
@@ -53,13 +64,33 @@ def test_a_translation_has_the_same_code_figures_and_headings(page):
 def test_the_readme_in_chinese_leads_to_the_same_pages():
     here, there = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.zh-CN.md", "README.md"))
     own = {"README.md", "README.zh-CN.md", "docs/zh/first-run.md", "docs/zh/options.md", "docs/zh/troubleshooting.md"}
-    own |= {"docs/options.md", "docs/troubleshooting.md"}
+    own |= {"docs/options.md", "docs/troubleshooting.md", "docs/recipes.md", "docs/zh/recipes.md"}
     assert set(LINK.findall(here)) - own == set(LINK.findall(there)) - own
 
 
-@pytest.mark.parametrize("page", TRANSLATED)
+def test_the_recipes_in_chinese_have_the_configs_and_their_numbers():
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("docs/zh/recipes.md", "docs/recipes.md")]
+    rows = [re.findall(r"^\| \[([\w.-]+)\]\((.*?)\) \| (.*)$", page, re.MULTILINE) for page in pages]
+    assert [row[0] for row in rows[0]] == [row[0] for row in rows[1]]
+    folder = ROOT / "sample_configs"
+    assert {row[0] for row in rows[0]} == {path.name for path in folder.glob("*.json")} - {"cpu-demo.json"}
+    for name, path, rest in rows[0]:
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
+        rank = f"\uff0c秩 {config['lora_rank']}" if "lora_rank" in config else ""
+        assert path.endswith(f"/sample_configs/{name}")
+        assert [cell.strip() for cell in rest.split("|")][:3] == [
+            {"lora": "LoRA", "full": "全量"}[config["model_type"]] + rank,
+            str(config["twinflow_target_step_count"]),
+            f"{config['learning_rate']:g}",
+        ]
+    tables = [re.findall(r"^\| (?!\[)(.*)$", page, re.MULTILINE) for page in pages]
+    assert [re.findall(r"[\d.]+", row) for row in tables[0]] == [re.findall(r"[\d.]+", row) for row in tables[1]]
+    assert len({len(re.findall(r"^## |^- \*\*", page, re.MULTILINE)) for page in pages}) == 1
+
+
+@pytest.mark.parametrize("page", PAIRS)
 def test_a_page_and_its_translation_link_each_other(page):
-    for one, other in ((page, TRANSLATED[page]), (TRANSLATED[page], page)):
+    for one, other in ((page, PAIRS[page]), (PAIRS[page], page)):
         text = (ROOT / one).read_text(encoding="utf-8")
         linked = {((ROOT / one).parent / link).resolve() for link in LINK.findall(text)}
         assert (ROOT / other).resolve() in linked, one
