@@ -1,4 +1,4 @@
-"""`simpletuner-twinflow doctor`: examine the installation and a configuration, in seconds and without a model."""
+"""`simpletuner-twinflow doctor`: examine the installation and a configuration, in some seconds and without a model."""
 
 import argparse
 import os

@@ -7,14 +7,16 @@ scale, and the initial product is subtracted from `B A`.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
 from simpletuner_twinflow.host.training.compiled import plain_name
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 ADAPTER = "default"  # the name under which the host adds the adapter that it trains
 
@@ -42,7 +44,7 @@ def taken_from_base(network: Any) -> dict[str, Factors]:
     }
 
 
-def scale(layer: LoraLayer) -> float:
+def scale(layer: "LoraLayer") -> float:
     """The factor of the layer's `B A`; PEFT's own record of it changes while an adapter is switched off."""
     rank = layer.r[ADAPTER]
     return layer.lora_alpha[ADAPTER] / (rank**0.5 if layer.use_rslora[ADAPTER] else rank)
@@ -50,6 +52,8 @@ def scale(layer: LoraLayer) -> float:
 
 def lora_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
     """The network's layers that the trained adapter changes, by name."""
+    from peft.tuners.lora import LoraLayer  # takes ten seconds, for which `doctor` would wait
+
     for name, layer in network.named_modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.r:
             yield plain_name(name), layer

@@ -3,8 +3,6 @@
 import pickle
 from pathlib import Path
 
-from torch.distributed.checkpoint import FileSystemReader
-
 INDEX = ".metadata"  # torch's pickled list of what lies where in which shard, without which none can be read
 SHARD = ".distcp"  # suffix of a shard
 # What unpickling bytes that were cut off has been seen to raise, or may by Python's documentation.
@@ -21,6 +19,8 @@ def damage_of_shards(folder: Path) -> str | None:
 
     Reads the index alone, which says how far each shard reaches.
     """
+    from torch.distributed.checkpoint import FileSystemReader  # takes seconds, for which `doctor` would wait
+
     index = folder / INDEX
     if not index.exists():
         return f"{index} is missing"

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from simpletuner_twinflow._hooks import DISTRIBUTION
@@ -88,6 +87,8 @@ def said_at_start(trainer: Any) -> str:
 
 def adapted(network: torch.nn.Module, lycoris: Any | None = None) -> str:
     """Which of a network's linear layers carry an adapter, of PEFT or the LyCORIS network; "" where none does."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes ten seconds, for which `doctor` would wait
+
     named = dict(network.named_modules())
     adapters = {name for name, module in named.items() if isinstance(module, BaseTunerLayer)}
     if lycoris is not None:

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import torch
-from simpletuner.helpers.data_backend.runtime.context_parallel_sync import get_model_replica_data_info
 from torch import Tensor
 
 
@@ -21,6 +20,9 @@ class Replica(NamedTuple):
     @classmethod
     def of(cls, accelerator: Any) -> "Replica":
         """Of this process. Args: accelerator: of the host's trainer."""
+        # Takes seconds, for which `doctor` would wait.
+        from simpletuner.helpers.data_backend.runtime.context_parallel_sync import get_model_replica_data_info
+
         shared, rank, _, size, ranks = get_model_replica_data_info(accelerator)
         if shared:
             return cls(rank, ranks, size)
