@@ -9,6 +9,7 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from testbed.trainer import ROOT
 
 PLAIN = "plain"
+ADVERSARIAL = "host's own, adversarial"
 NETWORK = {"num_layers": 6, "num_attention_heads": 6, "attention_head_dim": 64, "patch_size": 2, "qk_norm": "rms_norm"}
 KINDS: dict[str, dict[str, Any]] = {
     "full": {"model_type": "full", "learning_rate": 1e-4},
@@ -27,7 +28,7 @@ WAYS: dict[str, dict[str, Any] | None] = {  # None: without TwinFlow
     "adversarial, no guidance": BRANCH | NO_GUIDANCE,
     "adversarial, guidance 2": BRANCH,
     "host's own": HOST,
-    "host's own, adversarial": HOST | BRANCH,
+    ADVERSARIAL: HOST | BRANCH,
 }
 
 
