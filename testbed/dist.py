@@ -1,4 +1,4 @@
-"""Builds the wheel and the sdist of a release, and does with them what a stranger would: installs, runs, tests, unpacks.
+"""Builds the wheel and the sdist of a release, and does with them what a stranger would: installs, runs, tests.
 
     make dist                    # all stages, in output/dist; ten minutes
     make dist ARGS="built bare"  # these
@@ -99,10 +99,9 @@ def wheel() -> None:
     needed |= {"simpletuner_twinflow/py.typed", f"{NAME}.dist-info/licenses/LICENSE"}
     if lacking := needed - names:
         raise DistError(f"the wheel lacks {sorted(lacking)}")
-    tops = {name.split("/")[0] for name in names}
-    if more := tops - {"simpletuner_twinflow", "simpletuner_twinflow.pth", "simpletuner_twinflow.start"}:
-        if more != {f"{NAME}.dist-info"}:
-            raise DistError(f"the wheel has {sorted(more)} beside the package")
+    package = {"simpletuner_twinflow", "simpletuner_twinflow.pth", "simpletuner_twinflow.start", f"{NAME}.dist-info"}
+    if more := {name.split("/")[0] for name in names} - package:
+        raise DistError(f"the wheel has {sorted(more)} beside the package")
     wanted = PROJECT["entry-points"] | {"console_scripts": PROJECT["scripts"]}
     if {group: dict(declared[group]) for group in declared.sections()} != wanted:
         raise DistError("the wheel's entry points are not those of pyproject.toml")
