@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -26,24 +27,26 @@ ORDERS = {
 
 
 @pytest.fixture(scope="module")
-def states(tmp_path_factory):
-    """What stands in the host after each step, by order."""
-    found = {}
-    for name, steps in ORDERS.items():
-        path = tmp_path_factory.mktemp("order") / "states.json"
+def taken(tmp_path_factory):
+    """A function that gives what stands in the host after each step of an order."""
+
+    @cache
+    def take(name):
+        path, steps = tmp_path_factory.mktemp("order") / "states.json", ORDERS[name]
         environment = os.environ | {"SIMPLETUNER_TWINFLOW_DISABLED": "0" if steps == START_UP else "1"}
         command = [sys.executable, "-W", "ignore", "-m", attach_orders.__name__, str(path), *steps.split()]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-        found[name] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return take
 
 
 @pytest.fixture(params=ORDERS)
-def order(request, states):
+def order(request, taken):
     """The steps of an order, each with whether the plugin is attached after it."""
     attached, steps = ORDERS[request.param] == START_UP, []
-    for state in states[request.param]:
+    for state in taken(request.param):
         attached = {"attach": True, "detach": False}.get(state["step"], attached)
         steps.append((attached, state))
     return steps
@@ -83,15 +86,10 @@ def test_parser_takes_our_keys_while_the_plugin_is_attached_and_the_hosts_own_af
     assert attached == [ours] * len(attached)
 
 
-def test_order_makes_no_difference_to_what_an_attached_host_holds(states):
-    modules = {name for name, _ in all_hooks()}
-    whole = {
-        (order, number): state["ours"]
-        for order, steps in states.items()
-        for number, state in enumerate(steps)
-        if {*state["imported"]} == modules and state["ours"]
-    }
-    by_start_up = whole["start-up file", 0]
-    assert len(whole) > len(ORDERS)
-    for step, ours in whole.items():
-        assert ours == by_start_up, step
+@pytest.mark.parametrize("name", ORDERS)
+def test_order_makes_no_difference_to_what_an_attached_host_holds(name, taken):
+    modules = {module for module, _ in all_hooks()}
+    by_start_up = taken("start-up file")[0]["ours"]
+    whole = [state["ours"] for state in taken(name) if {*state["imported"]} == modules and state["ours"]]
+    assert whole
+    assert whole == [by_start_up] * len(whole)
