@@ -31,8 +31,8 @@ NAME = f"{PROJECT['name'].replace('-', '_')}-{PROJECT['version']}"
 WHEEL, SDIST, SBOM = (DIST / f"{NAME}{kind}" for kind in ("-py3-none-any.whl", ".tar.gz", ".cdx.json"))
 TOOLS = ("twine", "cyclonedx-bom")
 PUBLIC = ("", ".method", ".sampling", ".options", ".comparison", ".cli", ".errors")
-# What needs neither a run of the host nor minutes: the method, the sampler, the commands, the documentation's laws.
-QUICK = ("tests/method", "tests/sampling", "tests/cli", "tests/test_docs.py", "tests/test_imports.py")
+# What needs neither a run of the host nor minutes, and reads what an sdist might lack.
+QUICK = ("tests/method", "tests/sampling", "tests/test_docs.py", "tests/test_imports.py", "tests/test_options.py")
 SAMPLE = """
 from simpletuner_twinflow import TwinFlowScheduler
 scheduler = TwinFlowScheduler()
@@ -85,6 +85,16 @@ def built() -> None:
     if found != {WHEEL.name, SDIST.name}:
         raise DistError(f"made {sorted(found)}")
     said(environment("tools", *TOOLS) / "twine", "check", "--strict", WHEEL, SDIST)
+    if (ROOT / ".git").exists():  # an sdist makes a release too, and has none
+        complete({*said("git", "ls-files", cwd=ROOT).splitlines()})
+
+
+def complete(tracked: set[str]) -> None:
+    """Raises: DistError: The sdist lacks one of these files."""
+    with tarfile.open(SDIST) as archive:
+        packed = {name.removeprefix(f"{NAME}/") for name in archive.getnames()}
+    if lacking := {name for name in tracked - packed if (ROOT / name).is_file()}:
+        raise DistError(f"the sdist lacks {sorted(lacking)}")
 
 
 def wheel() -> None:

@@ -1,6 +1,7 @@
 """A wheel that lacks something, or has something more, is noticed before it is installed."""
 
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -71,6 +72,15 @@ def test_entry_point_that_went_missing_is_noticed(pack):
     pack(files)
     with pytest.raises(dist.DistError, match="entry points"):
         dist.wheel()
+
+
+def test_file_of_the_repository_that_the_sdist_lacks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(dist, "SDIST", tmp_path / "made.tar.gz")
+    with tarfile.open(dist.SDIST, "w:gz") as archive:
+        archive.add(dist.ROOT / "README.md", f"{dist.NAME}/README.md")
+    dist.complete({"README.md", "removed.md"})
+    with pytest.raises(dist.DistError, match=r"the sdist lacks \['README\.zh-CN\.md'\]"):
+        dist.complete({"README.md", "README.zh-CN.md"})
 
 
 def test_command_that_ends_with_another_code_is_a_failure_with_its_last_words(tmp_path):
