@@ -1,9 +1,9 @@
-# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | soak | matrix | site | deepspeed | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
+# make setup | test | quick | lint | graph | demo | families | examples | order | mutants | soak | matrix | dist | site | deepspeed | webui | bench. Needs Python 3.12 or 3.13 and make; the rest goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup test quick lint graph demo families examples order mutants soak matrix site deepspeed webui bench clean
+.PHONY: setup test quick lint graph demo families examples order mutants soak matrix dist site deepspeed webui bench clean
 
 setup: .venv/ready
 
@@ -89,6 +89,11 @@ soak: setup
 # Real installs of several versions of the host, docs/hosts.md: five minutes a version. ARGS="4.9.3 newest" takes these.
 matrix: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m testbed.matrix $(ARGS)
+
+# The wheel and the sdist of a release in output/dist, with a bill of materials: installed in empty environments with the
+# host alone and without it, the sdist unpacked elsewhere and tested; minutes. ARGS="built wheel" takes these stages.
+dist: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m testbed.dist $(ARGS)
 
 # The documentation as a site, output/site; fails on a link that leads nowhere.
 site: setup

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from simpletuner_twinflow.errors import HostVersionError, TwinFlowConfigError, TwinFlowError
+    from simpletuner_twinflow.host.attachment import attach, detach
     from simpletuner_twinflow.options import TwinFlowOptions
     from simpletuner_twinflow.sampling.diffusion_scheduler import TwinFlowDiffusionScheduler
     from simpletuner_twinflow.sampling.flow_scheduler import TwinFlowScheduler
@@ -22,6 +23,8 @@ __all__ = [
     "TwinFlowOptions",
     "TwinFlowScheduler",
     "__version__",
+    "attach",
+    "detach",
 ]
 
 _HOME = {
@@ -31,6 +34,8 @@ _HOME = {
     "TwinFlowError": "errors",
     "TwinFlowOptions": "options",
     "TwinFlowScheduler": "sampling.flow_scheduler",
+    "attach": "host.attachment",
+    "detach": "host.attachment",
 }
 
 

@@ -1,9 +1,10 @@
 """Real installs of several hosts: each trains by TwinFlow, resumes, and trains without it, by tests of whole runs.
 
-    make matrix                       # all of them, and docs/hosts.md; five minutes a version
-    make matrix ARGS="4.9.3 newest"   # these
+    make matrix                           # all of them, and docs/hosts.md; five minutes a row
+    make matrix ARGS="4.9.3 python-3.13"  # these
 
-Each version gets an environment of its own under .venv/matrix. A host whose tests fail has its line all the same.
+Each row gets an environment of its own under .venv/matrix. A host whose tests fail has its line all the same. Another
+Python has to be installed, so that `uv python find 3.13` finds it.
 """
 
 import json
@@ -20,10 +21,26 @@ ENVIRONMENTS = ROOT / ".venv" / "matrix"
 RESULTS = ENVIRONMENTS / "results.json"
 PAGE = ROOT / "docs" / "hosts.md"
 NEWEST = "newest"
-# With what came out after them these hosts do not start themselves: a release of a companion that they do with. The
-# others have constraints.txt's.
-COMPANIONS = {"4.9.3": ("transformers==5.20.0",)}
-VERSIONS = (*COMPANIONS, "4.10.0", "4.10.1", NEWEST)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An environment: the host, and what is not as in constraints.txt."""
+
+    host: str  # its version, or NEWEST
+    companions: tuple[str, ...] = ()  # requirements
+    python: str = ""  # a version; empty for the one that runs this
+
+
+ROWS = {
+    # With what came out after it this host does not start itself: a release of a companion that it does with.
+    "4.9.3": Row("4.9.3", ("transformers==5.20.0",)),
+    "4.10.0": Row("4.10.0"),
+    "4.10.1": Row("4.10.1"),  # constraints.txt has the newest diffusers of all that the host admits
+    "python-3.13": Row("4.10.1", python="3.13"),
+    "diffusers-0.40.0": Row("4.10.1", ("diffusers==0.40.0",)),  # the oldest that the host admits
+    NEWEST: Row(NEWEST),
+}
 # A documented run and its resume, one with all that TwinFlow has, the flag off with the plugin and without, and the
 # plugin switched off.
 RUNS = ("seed_lora", "adversarial_lora", "off_with_plugin", "off_without_plugin", "disabled")
@@ -32,7 +49,9 @@ INTRO = """# Which SimpleTuner
 
 Written by `make matrix`: real installs, each with these whole runs of a tiny SD3, from config files, with the tests of
 `tests/runs` that look at them: a LoRA by the documented configuration and its resume, one with the adversarial branch,
-the flag off with the plugin against the same without it, to the bit, and the plugin switched off.
+the flag off with the plugin against the same without it, to the bit, and the plugin switched off. Another Python and
+the oldest diffusers that SimpleTuner 4.10.1 admits (its metadata say 0.40.0 or newer) have a row with that host; the
+newest diffusers of the registry on 27 November 2026, 0.42.1, is what the other rows have.
 """
 OUTRO = """
 What an older host lacks is a problem of `simpletuner-twinflow doctor` and an error at the start of a run that needs it,
@@ -48,38 +67,43 @@ without ("cannot import name 'Qwen3VLCausalLMOutputWithPast'"); they do with 5.2
 
 @dataclass
 class Result:
-    """What came of a version."""
+    """What came of a row."""
 
     version: str
+    python: str
     companions: str
     passed: int
     failed: list[str]
     lacking: list[str]
 
 
-def install(wanted: str) -> Path:
-    """An environment with this host and the plugin. Returns: its interpreter."""
-    folder = ENVIRONMENTS / wanted
+def install(name: str) -> Path:
+    """An environment with a row's host and the plugin. Returns: its interpreter."""
+    row, folder = ROWS[name], ENVIRONMENTS / name
     python = folder / "bin" / "python"
-    host = "simpletuner" if wanted == NEWEST else f"simpletuner=={wanted}"
-    ours = {re.split(r"\W", line)[0] for line in ("simpletuner", *COMPANIONS.get(wanted, ()))}
-    if wanted == NEWEST:
-        ours |= {"diffusers", "accelerate", "peft"}  # what it asks for itself
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    host = "simpletuner" if row.host == NEWEST else f"simpletuner=={row.host}"
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
-    constraints = ENVIRONMENTS / f"{wanted}.txt"
-    constraints.write_text("\n".join(line for line in lines if line.split("==")[0] not in ours), encoding="utf-8")
+    constraints = ENVIRONMENTS / f"{name}.txt"
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    constraints.write_text("\n".join(constrained(row, lines)), encoding="utf-8")
     uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
+    subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", row.python or sys.executable, folder], check=True)
     install = [*uv, "pip", "install", "--quiet", "--python", str(python), "--constraint", str(constraints)]
-    subprocess.run([*install, host, *COMPANIONS.get(wanted, ()), "--editable", f"{ROOT}[demo,test]"], check=True)
+    subprocess.run([*install, host, *row.companions, "--editable", f"{ROOT}[demo,test]"], check=True)
     return python
 
 
-def tried(wanted: str) -> Result:
-    """The tests of this host's runs."""
-    python = install(wanted)
-    log = ENVIRONMENTS / f"{wanted}.log"
+def constrained(row: Row, lines: list[str]) -> list[str]:
+    """The lines of constraints.txt but for what a row sets itself, or has its newest host ask for."""
+    own = {re.split(r"\W", requirement)[0] for requirement in ("simpletuner", *row.companions)}
+    own |= {"diffusers", "accelerate", "peft"} if row.host == NEWEST else set()
+    return [line for line in lines if line.split("==")[0] not in own]
+
+
+def tried(name: str) -> Result:
+    """The tests of a row's runs."""
+    python = install(name)
+    log = ENVIRONMENTS / f"{name}.log"
     command = [str(python), "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *FILES, "--recipes", *RUNS]
     with log.open("w", encoding="utf-8") as file:
         subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
@@ -91,6 +115,7 @@ def tried(wanted: str) -> Result:
     installed, seams = json.loads(answer.stdout.splitlines()[-1])
     return Result(
         installed["simpletuner"],
+        installed["python"],
         ", ".join(f"{name} {installed[name]}" for name in ("diffusers", "transformers", "accelerate", "peft")),
         sum(map(int, re.findall(r"(\d+) passed", text))),
         re.findall(r"^(?:FAILED|ERROR) \S+::(\S+)", text, re.MULTILINE)
@@ -101,25 +126,28 @@ def tried(wanted: str) -> Result:
 
 def render(results: list[Result]) -> str:
     """The page."""
-    rows = ["", "| SimpleTuner | with | tests passed | failed | what it lacks |", "|---|---|---|---|---|"]
+    rows = ["", "| SimpleTuner | Python | with | tests passed | failed | what it lacks |", "|---|---|---|---|---|---|"]
     for each in results:
         failed, lacking = ("<br>".join(texts) or "none" for texts in (each.failed, each.lacking))
-        rows.append(f"| {each.version} | {each.companions} | {each.passed} | {failed} | {lacking} |")
+        rows.append(f"| {each.version} | {each.python} | {each.companions} | {each.passed} | {failed} | {lacking} |")
     return INTRO + "\n".join([*rows, "", f"Supported: `simpletuner{supported_range()}`.", ""]) + OUTRO
 
 
 def main() -> int:
-    """Returns: 1 where a test of a version failed."""
-    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for wanted in sys.argv[1:] or VERSIONS:
-        print(f"SimpleTuner {wanted}: installing, then whole runs; what they print is in {ENVIRONMENTS / wanted}.log")
-        result = tried(wanted)
-        print(f"  {result.version}: {result.passed} passed, {len(result.failed)} failed")
-        before[result.version] = asdict(result)
-        RESULTS.write_text(json.dumps(before), encoding="utf-8")
-    results = [Result(**before[version]) for version in sorted(before, key=lambda it: [*map(int, it.split("."))])]
-    PAGE.write_text(render(results), encoding="utf-8")
-    return int(any(each.failed for each in results))
+    """Returns: 1 where a test of a row failed."""
+    results = {}
+    if RESULTS.exists():
+        results = {name: Result(**found) for name, found in json.loads(RESULTS.read_text(encoding="utf-8")).items()}
+    for name in sys.argv[1:] or ROWS:
+        print(f"{name}: installing, then whole runs; what they print is in {ENVIRONMENTS / name}.log", flush=True)
+        result = tried(name)
+        print(f"  {result.version}: {result.passed} passed, {len(result.failed)} failed", flush=True)
+        # The newest host is most often one that has a row: its line is that one's.
+        results[result.version if name == NEWEST else name] = result
+        RESULTS.write_text(json.dumps({name: asdict(each) for name, each in results.items()}), encoding="utf-8")
+    found = sorted(results.values(), key=lambda it: ([*map(int, it.version.split("."))], it.python, it.companions))
+    PAGE.write_text(render(found), encoding="utf-8")
+    return int(any(each.failed for each in found))
 
 
 if __name__ == "__main__":

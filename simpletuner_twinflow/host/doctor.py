@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     report: dict[str, Any] = {"versions": installed(), "notes": []}
     if report["versions"]["simpletuner"] is None:
-        report |= {"problems": ["SimpleTuner is not installed in this environment."], "seams": {}}
+        way_out = "Install the plugin where it is, or both: pip install 'simpletuner-twinflow[host]'."
+        report |= {"problems": [f"SimpleTuner is not installed in this environment. {way_out}"], "seams": {}}
     else:
         report["seams"] = seams()  # first: it loads the hooks, which the host's command comes by
         with _heard(report["notes"]):

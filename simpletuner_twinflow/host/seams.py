@@ -21,10 +21,11 @@ import wrapt
 
 from simpletuner_twinflow._hooks import hook_entry_points
 from simpletuner_twinflow.errors import HostVersionError, TwinFlowError
-from simpletuner_twinflow.host import versions
+from simpletuner_twinflow.host import changes, versions
 
 MODELS = "simpletuner.helpers.models.common"  # where the base class of the host's model families is
 STATE = "simpletuner.helpers.training.state_tracker"
+PARSER = "simpletuner.helpers.configuration.cmd_args"
 CONFIG = "config"  # owner of the seams that are keys of the run's configuration
 
 
@@ -107,7 +108,7 @@ class Hook:
     def __call__(self, module: ModuleType) -> None:
         """Attach to this module, or record what is wrong with its seams."""
         key = (module.__name__, f"{self.attach.__module__}.{self.attach.__qualname__}")
-        if key not in _attached and self._fits(module):
+        if changes.is_attached() and key not in _attached and self._fits(module):
             _attached.add(key)
             _attaching.append((module.__name__, self))
             try:
@@ -157,16 +158,22 @@ def all_hooks(module: str | None = None) -> list[tuple[str, Hook]]:
     return [(entry.name, entry.load()) for entry in hook_entry_points() if module in (None, entry.name)]
 
 
+def forget_attached() -> None:
+    """Have every hook attach to its module when it is called again; once what they have changed is undone."""
+    _attached.clear()
+
+
 def wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> None:
     """Wrap `path` of `module`; `wrapper(wrapped, instance, args, kwargs)` as wrapt calls it."""
     hook = _attaching[-1][1] if _attaching else None
 
     def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if hook is not None and not hook.enabled:
+        if not changes.is_attached() or (hook is not None and not hook.enabled):
             return wrapped(*args, **kwargs)
         return wrapper(wrapped, instance, args, kwargs)
 
-    wrapt.wrap_function_wrapper(module, path, call)
+    owner, name, original = wrapt.resolve_path(module, path)
+    changes.put(owner, name, wrapt.FunctionWrapper(original, call))
 
 
 def set_on(owner: Any, name: str, value: Any) -> None:
@@ -183,7 +190,7 @@ def set_on(owner: Any, name: str, value: Any) -> None:
     if not owners & (_owners_of(name, _attaching[-1:]) if _attaching else _owners_in_any_hook(name)):
         where = CONFIG if CONFIG in owners else getattr(owner, "__name__", type(owner).__name__)
         raise TwinFlowError(f"{where}.{name} is set, but no hook declares it as a seam.")
-    setattr(owner, name, value)
+    (changes.put if _attaching else setattr)(owner, name, value)
 
 
 @contextmanager
@@ -193,16 +200,8 @@ def changed(owner: Any, **values: Any) -> Iterator[None]:
         for name, value in values.items():
             own = (vars(owner)[name],) if name in vars(owner) else ()
             set_on(owner, name, value)
-            restored.callback(_restore, owner, name, own)
+            restored.callback(changes.restore, owner, name, own)
         yield
-
-
-def _restore(owner: Any, name: str, own: tuple[Any, ...]) -> None:
-    """Give the owner the attribute back that it had of its own, or take it away."""
-    if own:
-        setattr(owner, name, own[0])
-    elif name in vars(owner):
-        delattr(owner, name)
 
 
 def _owners_of(name: str, hooks: list[tuple[str, Hook]]) -> frozenset[str]:

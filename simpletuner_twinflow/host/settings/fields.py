@@ -6,20 +6,29 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from simpletuner_twinflow.declaration import kind_of, limits
 from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
+from simpletuner_twinflow.host import changes
 from simpletuner_twinflow.host.run import argument
-from simpletuner_twinflow.host.seams import Seam, Touch, refuse_broken_seams, set_on, uses, warn_of_broken_seams, wrap
+from simpletuner_twinflow.host.seams import (
+    PARSER,
+    Seam,
+    Touch,
+    refuse_broken_seams,
+    uses,
+    warn_of_broken_seams,
+    wrap,
+)
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.host.settings.given import as_mapping, checked_arguments, say_what_is_added
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions
 
 PATIENCE = 15  # seconds; a launcher ends the other ranks within one second of the first one's end
-LOADER = "simpletuner.helpers.configuration.loader"
 SECTION = "twinflow"  # the web UI shows the fields of a section as a block
 DOCUMENTATION = "distillation/TWINFLOW.md"  # the host's page on the keys of which it has no field
 
@@ -30,11 +39,30 @@ DOCUMENTATION = "distillation/TWINFLOW.md"  # the host's page on the keys of whi
     Seam("FieldRegistry._add_field", ("field",), Touch.read),
     *(Seam(name, touch=Touch.read) for name in ("ConfigField", "FieldDependency", "FieldType", "ImportanceLevel")),
     *(Seam(name, touch=Touch.read) for name in ("ValidationRule", "ValidationRuleType")),
+    *(Seam(f"FieldRegistry.{name}", touch=Touch.read) for name in ("_fields", "_dependencies_map")),
+    Seam("_ARG_PARSER_CACHE", touch=Touch.replaced, module=PARSER),
 )
 def add_fields(module: ModuleType) -> None:
     """Register every key with the host's field registry, which feeds argparse, JSON/TOML/env configs and the web UI."""
+    registry = module.field_registry
+    before = {PREFIX + name: registry.get_field(PREFIX + name) for name in TwinFlowOptions.names()}
     for order, name in enumerate(TwinFlowOptions.names()):
-        module.field_registry._add_field(_config_field(module, name, order))
+        registry._add_field(_config_field(module, name, order))
+    changes.when_undone(partial(_give_back, registry, before))
+
+
+def _give_back(registry: Any, before: dict[str, Any]) -> None:
+    """Have the registry hold the fields that it had of its own, when the plugin is detached."""
+    for name, field in before.items():
+        for dependency in registry._fields[name].dependencies:
+            dependents = registry._dependencies_map[dependency.field]
+            del dependents[len(dependents) - 1 - dependents[::-1].index(name)]  # ours came last
+            if not dependents:
+                del registry._dependencies_map[dependency.field]
+        if field is None:
+            del registry._fields[name]
+        else:
+            registry._fields[name] = field
 
 
 def _config_field(module: ModuleType, name: str, order: int) -> Any:
@@ -87,7 +115,7 @@ def _config_field(module: ModuleType, name: str, order: int) -> Any:
     )
 
 
-@uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")), Seam("helpers", touch=Touch.replaced, module=LOADER))
+@uses(Seam("parse_cmdline_args", ("input_args", "exit_on_error")))
 def check_arguments(module: ModuleType) -> None:
     """Check the keys among command line arguments before the host's parser sees them.
 
@@ -105,9 +133,6 @@ def check_arguments(module: ModuleType) -> None:
         return wrapped(taken, *args[1:], **{key: value for key, value in kwargs.items() if key != "input_args"})
 
     wrap(module, "parse_cmdline_args", parse)
-    # A loader that was imported before has the parser in its table.
-    if (loader := sys.modules.get(LOADER)) is not None and "cmd" in getattr(loader, "helpers", {}):
-        set_on(loader, "helpers", loader.helpers | {"cmd": module.parse_cmdline_args})
 
 
 @uses(Seam("load_config", ("args",)))

@@ -350,7 +350,9 @@ def test_without_the_host_that_alone_is_said(monkeypatch, capsys):
 
     monkeypatch.setattr(doctor, "version", version)
     assert doctor.main([]) == 1
-    assert "SimpleTuner is not installed in this environment." in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "SimpleTuner is not installed in this environment." in said
+    assert "pip install 'simpletuner-twinflow[host]'" in said
 
 
 def test_text_counts_the_problems_and_names_what_optional_seams_are_missing():
