@@ -90,25 +90,28 @@ def attach_to_logging(module: ModuleType) -> None:
             log(values, step=step, **more)
             if STEP_MARK in values and step is not None and (step % measure.interval == 0 or step == last):
                 try:
-                    found = measure.values()
+                    log_quality(step, **more)
                 except Exception:  # the host drops what a tracker raises, so it is said here
                     logger.exception("TwinFlow could not measure the quality of few-step samples at step %s.", step)
                     raise
-                if not found and step == last and records is not None:
-                    logger.warning(
-                        "TwinFlow did not measure the quality of few-step samples: the run trained on fewer rows than "
-                        "twinflow_quality_samples %s.",
-                        measure.budget.samples,
-                    )
-                fields, sheet = (measure.fields(), measure.sheet()) if found and beside_main else ({}, None)
-                if found and records is not None:
-                    logger.info(as_text(found, measure.budget.samples, step))
-                    logged = {f"twinflow/quality/{name}": value for name, value in found.items()}
-                    logged |= {f"twinflow/fields/{name}": value for name, value in fields.items()}
-                    log(logged, step=step, **more)
-                    records.add(found, measure.budget.samples, step)
-                    if sheet is not None:
-                        records.add_sheet(sheet, step)
+
+        def log_quality(step: int, **more: Any) -> None:
+            found = measure.values()
+            if not found and step == last and records is not None:
+                logger.warning(
+                    "TwinFlow did not measure the quality of few-step samples: the run trained on fewer rows than "
+                    "twinflow_quality_samples %s.",
+                    measure.budget.samples,
+                )
+            fields, sheet = (measure.fields(), measure.sheet()) if found and beside_main else ({}, None)
+            if found and records is not None:
+                logger.info(as_text(found, measure.budget.samples, step))
+                logged = {f"twinflow/quality/{name}": value for name, value in found.items()}
+                logged |= {f"twinflow/fields/{name}": value for name, value in fields.items()}
+                log(logged, step=step, **more)
+                records.add(found, measure.budget.samples, step)
+                if sheet is not None:
+                    records.add_sheet(sheet, step)
 
         set_on(accelerator, "log", log_with_quality)
 

@@ -3,7 +3,6 @@
 The problems come from `given.checked`, by which a run's start-up refuses.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from simpletuner_twinflow.host.settings.given import ADDED, KEYS, checked
 from simpletuner_twinflow.host.settings.guidance import AUTO, settled
 from simpletuner_twinflow.host.settings.lycoris_config import DEFAULT_FILE
 from simpletuner_twinflow.host.settings.memory import memory
+from simpletuner_twinflow.host.settings.network import target_modules
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, Processes, summary
 from simpletuner_twinflow.options import PREFIX, TwinFlowOptions, from_text
@@ -42,7 +42,6 @@ HOST_DEFAULTS: dict[str, Any] = {  # of the keys that the summary reads, as Simp
     "lora_rank": 16,
 }
 FEWEST_ROWS = 1_600  # of the smallest run in docs/ whose few steps were worth drawing: first-run.md
-NAME = r"[\w.*|()^$-]+"  # of a module, in a list or its text
 NUMBERS = ("train_batch_size", "gradient_accumulation_steps")
 STEPS = ("max_train_steps", "validation_step_interval", "validation_steps")  # none or up to 0: the default
 
@@ -146,9 +145,8 @@ def _adapted(config: Any) -> str:
         return ""
     if is_lycoris(config.lora_type):
         return f"the layers that LyCORIS takes by lycoris_config {config.lycoris_config}"
-    named = str(config.peft_lora_target_modules or "")
-    if named not in ("", "None"):
-        return f"peft_lora_target_modules {', '.join(re.findall(NAME, named))}"
+    if named := target_modules(vars(config)):
+        return f"peft_lora_target_modules {', '.join(named)}"
     return f"the layers of the family's default, of most the attention alone: {MORE_LAYERS}"
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 NETWORKS = ("transformer", "unet")  # folders of a pipeline
 HEADER = 8  # bytes that say how long a safetensors file's header is
+TARGETS = "peft_lora_target_modules"
+MODULE = re.compile(r"[\w.*|()^$-]+")
 BLOCK = re.compile(r"(\w*(?:blocks|layers))\.(\d+)\.")
 # Of the host's LoRA, where a family has no layers of its own and the user names none.
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
@@ -76,9 +78,13 @@ def _last(size: Any) -> int:
     return int(size[-1] if isinstance(size, list | tuple) else size or 1)
 
 
+def target_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the layers that a LoRA shall adapt, of a list or its text; none where the family's default is."""
+    return tuple(name for name in MODULE.findall(str(config.get(TARGETS) or "")) if name != "None")
+
+
 def _adapted_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
-    named = re.findall(r"[\w.]+", str(config.get("peft_lora_target_modules") or ""))
-    return tuple(named) if named and named != ["None"] else ATTENTION
+    return target_modules(config) or ATTENTION
 
 
 def _shapes_in(file: Path) -> dict[str, list[int]]:

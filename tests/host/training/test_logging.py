@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from simpletuner_twinflow.host.drawing.quality import QualityMeasure
 from simpletuner_twinflow.host.training.logging import MAX_CHARTS, chart_is_due
 from simpletuner_twinflow.host.training.wandb_chart import CHART_KEY
 from testbed.host_models.trainer import training_step
@@ -98,3 +99,19 @@ def test_chart_interval_is_kept_where_it_is_long_enough():
 
 def test_chart_interval_zero_means_no_chart():
     assert due(0, 100) == []
+
+
+@pytest.mark.parametrize("part", ["values", "fields", "sheet"])
+def test_what_a_measure_of_quality_raises_is_said_since_the_host_drops_it(part, logged, trainer, monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("no sample")
+
+    monkeypatch.setattr(QualityMeasure, "values", lambda _: {"ema_1_mmd": 1.0})
+    monkeypatch.setattr(QualityMeasure, "fields", lambda _: {})
+    monkeypatch.setattr(QualityMeasure, part, broken)
+    trainer.distiller.options = trainer.distiller.options.changed(quality_samples=8, quality_interval=1)
+    trainer.config.max_train_steps = 4
+    logged("tensorboard")
+    with pytest.raises(RuntimeError, match="no sample"):
+        trainer.accelerator.log({"train_loss": 1.0}, step=1)
+    assert "could not measure the quality of few-step samples at step 1" in caplog.text
