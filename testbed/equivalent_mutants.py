@@ -1,6 +1,12 @@
 """Faults of `testbed.mutations` that change nothing that anybody could see, by name, each with the reason."""
 
 EQUIVALENT = {
+    "method/roles.py: module: 10 -> 11": (
+        "11**6 in place of 10**6, the finest share that is read as a fraction: either is exact for what anybody writes"
+    ),
+    "sampling/diffusion_path.py: DiffusionPath.time: (exact - low).clamp(min=0) -> exact - low": (
+        "the search finds the last sigma that is not above; the clamp is for a device whose search rounds otherwise"
+    ),
     "method/roles.py: RoleSampler._counts: True -> False": (
         "strict=True of zip: one pair of edges a role by construction; it would only show a later mistake"
     ),

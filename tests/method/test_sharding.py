@@ -47,6 +47,11 @@ def on_rank(rank: int, port: int) -> None:
         with lent_weights(net, parameters, spread), torch.no_grad():
             torch.testing.assert_close(net(x), made(1)(x))
         assert all(own_shard(it).equal(was) for it, was in zip(parameters, before, strict=True))
+    beside, other = torch.nn.Parameter(torch.ones(2)), torch.full((2,), 5.0)  # not sharded, as beside an adapter
+    with lent_weights(net, [*parameters, beside], [*spread, other]), torch.no_grad():
+        torch.testing.assert_close(net(x), made(1)(x))
+        assert beside.equal(other)
+    assert beside.equal(torch.ones(2))
     student.square().sum().backward()  # of the student's pass, which is older than the teacher's
 
     alone = made(0)

@@ -162,6 +162,7 @@ def test_a_schedule_in_bf16_is_refused_because_its_steps_collapse():
         (SCHEDULES["sdxl"].flip(0), "epsilon", "alphas_cumprod"),
         (torch.tensor([1.0, 0.5, 0.1]), "epsilon", "alphas_cumprod"),
         (torch.tensor([0.9, 0.5, -0.1]), "epsilon", "alphas_cumprod"),
+        (torch.tensor([0.9, 0.5, 0.5, 0.1]), "epsilon", "alphas_cumprod"),
         (torch.tensor([0.9, float("nan"), 0.1]), "epsilon", "alphas_cumprod"),
         (torch.ones(3, 3), "epsilon", "alphas_cumprod"),
     ],
