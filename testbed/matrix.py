@@ -50,8 +50,8 @@ INTRO = """# Which SimpleTuner
 Written by `make matrix`: real installs, each with these whole runs of a tiny SD3, from config files, with the tests of
 `tests/runs` that look at them: a LoRA by the documented configuration and its resume, one with the adversarial branch,
 the flag off with the plugin against the same without it, to the bit, and the plugin switched off. Python 3.13
-has a row with 4.10.1. All rows whose line says so have diffusers 0.42.1, the registry's newest on 27 November 2026; the
-oldest that 4.10.1 admits is tried by `make matrix ARGS=diffusers-0.40.0`, and where no line has it it was not seen.
+and the oldest diffusers that 4.10.1 admits, 0.40.0, have a row with it; 0.42.1 was the registry's newest on
+27 November 2026.
 """
 OUTRO = """
 What an older host lacks is a problem of `simpletuner-twinflow doctor` and an error at the start of a run that needs it,

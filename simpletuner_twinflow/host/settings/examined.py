@@ -115,8 +115,8 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def too_small(config: SimpleNamespace) -> list[str]:
     """A line where a run trains far less than those that few steps were learnt by. Args: config: the host's keys."""
-    processes = Processes.configured(config)
-    rows = config.train_batch_size * config.gradient_accumulation_steps * processes.all // processes.sharing
+    groups = Processes.configured(config).groups
+    rows = config.train_batch_size * config.gradient_accumulation_steps * groups
     steps = as_number(config.max_train_steps) or 0
     if not 0 < steps * rows < FEWEST_ROWS:
         return []

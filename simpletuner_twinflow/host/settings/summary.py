@@ -28,6 +28,11 @@ class Processes(NamedTuple):
     all: int = 1
     sharing: int = 1  # those of them that train on one batch together, by context parallelism
 
+    @property
+    def groups(self) -> int:
+        """Of processes, each with data of its own."""
+        return self.all // self.sharing
+
     @classmethod
     def configured(cls, config: Any) -> "Processes":
         """As a configuration has them. Args: config: the host's keys."""
@@ -102,7 +107,7 @@ def _rows(options: TwinFlowOptions, config: Any, processes: Processes, *, own_st
             of_rows = "" if parts else " of the rows"
             parts.append(f"{terms} on {_share(value / largest / whole)}{of_rows} ({role})")
     rows = int(config.train_batch_size) * int(config.gradient_accumulation_steps or 1)
-    groups = processes.all // processes.sharing
+    groups = processes.groups
     data = "the model's own samples" if options.image_free else "the data"
     said = f"{rows * groups} row{'s' * (rows * groups > 1)} of {data} a step"
     if groups > 1:
