@@ -22,6 +22,7 @@ class PromptRows:
 
     rows: tuple[int, ...]
     unconditional: bool = False  # the empty prompt in place of the rows' own
+    half_unconditional: bool = False  # in place of those of the second half alone
 
 
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]

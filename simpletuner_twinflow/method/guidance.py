@@ -59,14 +59,21 @@ def guided(
     weight: float | Tensor,
     options: ObjectiveSettings,
     reference: Predict,
+    together: bool = False,
 ) -> Tensor:
     """The velocities at x_t, (n, ...), guided where t, (n,), lies in `enhanced_range`, else as they are.
 
-    Takes two passes over all rows: leaving out those outside the range would mean waiting for the device.
+    Takes two passes over all rows, or one over them twice: leaving out those outside the range would mean waiting for
+    the device.
     """
     ones = torch.ones_like(t)
-    conditional = call(reference, x_t, t, t, ones, PromptRows(prompts))
-    unconditional = call(reference, x_t, t, t, ones, PromptRows(prompts, unconditional=True))
+    if together:
+        x_twice, t_twice = torch.cat([x_t, x_t]), torch.cat([t, t])
+        both = PromptRows(prompts + prompts, half_unconditional=True)
+        conditional, unconditional = call(reference, x_twice, t_twice, t_twice, torch.cat([ones, ones]), both).chunk(2)
+    else:
+        conditional = call(reference, x_t, t, t, ones, PromptRows(prompts))
+        unconditional = call(reference, x_t, t, t, ones, PromptRows(prompts, unconditional=True))
     low, high = options.enhanced_range
     within = per_sample((t >= low) & (t <= high), like=x_t)
     return torch.where(within, guided_velocity(velocity, conditional, unconditional, weight), velocity)
@@ -106,13 +113,25 @@ def guided_velocities(
     *,
     turn: int = 0,
     elsewhere: Collection[Role] = (),
+    unprompted: Collection[int] = (),
+    together: bool = False,
 ) -> tuple[Tensor, int]:
     """The velocities of all rows, (B, ...), and how many of them took two passes of the guide.
 
     Guided on the rows of `guided_groups` whose time lies in `enhanced_range`, else z - x. Where there are none, but
     among the roles `elsewhere`, both passes are made for the sake of other ranks.
+
+    Args:
+        turn: see `guided_groups`.
+        elsewhere: the roles of other ranks' rows, see `objective.compute_losses`.
+        unprompted: rows whose prompt is the empty one, so that there is nothing between the guide's two fields.
+        together: whether the guide may be asked for both prompts in one call. It is, where that call has no more rows
+            than the batch: so it needs no more memory than a pass on the batch.
     """
-    groups = guided_groups(rows, options, turn)
+    groups = [
+        (tuple(row for row in members if row not in unprompted), weight)
+        for members, weight in guided_groups(rows, options, turn)
+    ]
     chosen = tuple(row for members, _ in groups for row in members)
     if not chosen and {*REAL_ROLES}.isdisjoint(elsewhere):
         return rows.velocity, 0
@@ -132,5 +151,6 @@ def guided_velocities(
         weight=weights[0] if len(set(weights)) == 1 else per_sample(numbers(weights, rows.t.device), rows.velocity),
         options=options,
         reference=guide,
+        together=together and 2 * len(chosen) <= len(rows.roles),
     )
     return rows.velocity.index_copy(0, at, found.to(rows.velocity.dtype)), len(chosen)

@@ -87,6 +87,8 @@ def compute_losses(
     weights: Tensor | None = None,
     turn: int = 0,
     elsewhere: Collection[Role] = (),
+    unprompted: Collection[int] = (),
+    together: bool = False,
 ) -> Losses:
     """Every term of the batch, given the student's prediction.
 
@@ -104,6 +106,7 @@ def compute_losses(
         elsewhere: the roles of other ranks' rows, where a pass is one that all ranks make together, as of weights that
             are sharded: of each kind as many passes are then made as for a row of these roles, in the same order, on
             the first row where none needs them, and what comes of those is not used.
+        unprompted, together: see `guidance.guided_velocities`.
 
     Raises:
         TwinFlowError: if the prediction's shape is not the rows', or the base is needed and not given.
@@ -124,7 +127,16 @@ def compute_losses(
 
     velocity = rows.velocity
     if options.guides("velocity"):
-        velocity, guided_count = guided_velocities(rows, options, teacher, base, turn=turn, elsewhere=elsewhere)
+        velocity, guided_count = guided_velocities(
+            rows,
+            options,
+            teacher,
+            base,
+            turn=turn,
+            elsewhere=elsewhere,
+            unprompted=unprompted,
+            together=together,
+        )
         forwards["guidance"] += 2 * guided_count
 
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:

@@ -137,6 +137,47 @@ def test_base_is_asked_for_both_fields_of_the_rows_in_turn_and_the_teacher_for_i
     assert guided == [(3, 0, 5), (4, 2, 7), (0, 5), (2, 7)]  # near: 3 and 4; jumps: 0, 2, 5 and 7
 
 
+def recorded(rows, turn, **how):
+    base = Recorder(both_fields)
+    found = guided_velocities(rows, BASE, field, base, turn=turn, **how)
+    return found, [call[4] for call in base.calls]
+
+
+def both_fields(x_t, t, r, sign, condition):
+    """`field`, also of rows half of which have the empty prompt."""
+    if not condition.half_unconditional:
+        return field(x_t, t, r, sign, condition)
+    halves, prompts = zip(x_t.chunk(2), t.chunk(2), strict=True), condition.rows[: len(x_t) // 2]
+    return torch.cat([field(*half, r, sign, PromptRows(prompts, empty)) for empty, half in enumerate(halves)])
+
+
+def test_one_call_for_both_prompts_gives_what_two_give_where_it_has_no_more_rows_than_the_batch():
+    rows = prepared()
+    for turn in range(ROUND):
+        (apart, count), two = recorded(rows, turn)
+        (together, same), one = recorded(rows, turn, together=True)
+        assert torch.equal(apart, together)
+        assert count == same
+        [chosen, _] = [prompts.rows for prompts in two]
+        assert one == [PromptRows(chosen + chosen, half_unconditional=True)]
+    few = prepared((ONE,))
+    assert len(recorded(few, 0, together=True)[1]) == 2
+
+
+def test_rows_without_a_prompt_are_not_guided_and_the_others_as_before():
+    """Between the guide's two fields there is nothing then, so that the expectation is the same."""
+    rows = prepared()
+    for turn in range(ROUND):
+        (everyone, count), [prompts, _] = recorded(rows, turn)
+        [left, *others] = prompts.rows
+        (found, fewer), asked = recorded(rows, turn, unprompted=(left, 1))
+        assert fewer == count - 1
+        assert [prompts.rows for prompts in asked] == [tuple(others)] * 2
+        assert torch.equal(found[left], rows.velocity[left])
+        assert torch.equal(found[others], everyone[others])
+    assert recorded(rows, 0, unprompted=range(8)) == ((rows.velocity, 0), [])
+
+
 @pytest.mark.parametrize("rows_of_each", [1, 2, 3, 4, 5, 8])
 def test_the_rows_that_are_guided_stand_for_those_that_are_not(rows_of_each):
     rows = prepared((*[NEAR] * rows_of_each, *[ONE] * rows_of_each), BASE)

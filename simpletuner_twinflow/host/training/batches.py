@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from simpletuner_twinflow.errors import TwinFlowError
@@ -13,6 +14,7 @@ from simpletuner_twinflow.method.transfer import on_device, row_index
 EMPTY_PROMPT = "twinflow_empty_prompt"  # batch key: the text encoders' output for the empty prompt, repeated per row
 TEXT = "text_encoder_output"  # the host's batch key: the same for the rows' own prompts
 SOUND = ("audio_latent_batch", "audio_latents")  # the host's batch keys: of the dataset, and as the network takes it
+UNEQUAL = object()  # in place of two values that do not fit together
 SIZES = ("batch_time_ids", "time_ids")  # of the image; the host keeps them with the text
 
 # Where the host's `prepare_batch` puts each entry of the text encoders' output; "a.b" is key b of the dict a.
@@ -49,6 +51,30 @@ def unconditional(batch: Mapping[str, Any], destinations: Mapping[str, Sequence[
                 changed = {key: _like(value, entries[key])}
                 swapped |= {folder: entries | changed} if folder else changed
     return swapped
+
+
+def second_half(batch: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The first half of a batch's rows, then the second half of another's, which has the same rows in other words.
+
+    Returns: None where a value of one does not fit beside that of the other, as of prompts of unequal length.
+    """
+    size = batch["latents"].shape[0]
+
+    def joined(own: Any, others: Any) -> Any:
+        if own is others:
+            return own
+        if isinstance(own, Tensor) and isinstance(others, Tensor):
+            fits = own.ndim and own.shape == others.shape and own.shape[0] == size and own.dtype == others.dtype
+            return torch.cat([own[: size // 2], others[size // 2 :]]) if fits else UNEQUAL
+        if isinstance(own, dict) and isinstance(others, dict) and own.keys() == others.keys():
+            found = {key: joined(value, others[key]) for key, value in own.items()}
+            return UNEQUAL if any(value is UNEQUAL for value in found.values()) else found
+        if type(own) is type(others) and isinstance(own, list | tuple) and len(own) == len(others) == size:
+            return own[: size // 2] + others[size // 2 :]
+        return UNEQUAL
+
+    found = joined(dict(batch), dict(other))
+    return None if found is UNEQUAL else found
 
 
 def without_condition(batch: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,11 @@ def named_parameters(network: nn.Module) -> dict[str, Parameter]:
     return {plain_name(name): parameter for name, parameter in network.named_parameters()}
 
 
+def is_compiled(network: nn.Module) -> bool:
+    """Whether torch compiles the network or blocks of it."""
+    return any(name.endswith(HELD) for name, _ in network.named_modules())
+
+
 def uncompiled(module: nn.Module) -> Any:
     """The module that a compiled one holds; itself where it is not compiled."""
     return getattr(module, HELD, module)

@@ -159,6 +159,8 @@ class TwinFlowDistiller(DistillationBase):
             losses = regularisation_losses(rows, prediction, self.options, parent, weights=mask)
         else:
             base = None if self.base is None else _lent(passes, student_rng, partial(self.base.lend, network))
+            # Of sharded weights each rank makes as many passes as the others, whatever its prompts.
+            guides = self.options.guides("velocity") and not self._elsewhere
             losses = compute_losses(
                 rows,
                 prediction,
@@ -170,6 +172,8 @@ class TwinFlowDistiller(DistillationBase):
                 weights=mask,
                 turn=turn,
                 elsewhere=self._elsewhere,
+                unprompted=self.family_model.unprompted(prepared_batch) if guides else (),
+                together=guides and len(rows.roles) > 1 and self.family_model.takes_both(prepared_batch),
             )
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
         whole, logs = auxiliary_loss(self.trainer.model, output, prepared_batch, rows, losses.total)

@@ -8,7 +8,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from simpletuner_twinflow.errors import TwinFlowConfigError
+from simpletuner_twinflow.errors import TwinFlowConfigError, TwinFlowError
 from simpletuner_twinflow.host.run import options_of
 from simpletuner_twinflow.host.settings.assistants import ASSISTANT
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
@@ -17,6 +17,7 @@ from simpletuner_twinflow.host.training.anima import AnimaTwinFlowScheduler
 from simpletuner_twinflow.host.training.batches import (
     DESTINATIONS,
     refuse_untrained,
+    second_half,
     select_rows,
     unconditional,
     without_condition,
@@ -159,6 +160,29 @@ class FamilyModel:
             return without_condition(batch, keys)
         return without_words(batch) if self.family.reads_words else unconditional(batch, self.text_destinations)
 
+    def unprompted(self, batch: Mapping[str, Any]) -> tuple[int, ...]:
+        """The rows whose caption is empty, as where the host has dropped it: there is nothing for guidance to do."""
+        if self.family.zeros_without_prompt:
+            return ()
+        return tuple(row for row, prompt in enumerate(batch.get("prompts") or ()) if prompt == "")
+
+    def _half_without_prompts(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the host batch with the empty prompt for those of the second half of its rows.
+
+        Raises:
+            TwinFlowError: `takes_both` would be false.
+        """
+        if (both := second_half(batch, self.without_prompts(batch))) is None:
+            raise TwinFlowError("The empty prompt's embedding does not fit beside the prompts' in one batch.")
+        return both
+
+    def takes_both(self, batch: Mapping[str, Any]) -> bool:
+        """Whether the network can be asked for a batch's prompts and the empty one in a single pass."""
+        if self.family.whole_batch:
+            return False
+        twice = select_rows(batch, (0, 0))
+        return second_half(twice, self.without_prompts(twice)) is not None
+
     def predict_with(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor, PromptRows], Tensor]:
         """The objective's `predict` on this host batch, for passes without gradient."""
 
@@ -167,6 +191,8 @@ class FamilyModel:
             rows = select_rows(batch, prompts.rows)
             if prompts.unconditional:
                 rows = self.without_prompts(rows)
+            if prompts.half_unconditional:
+                rows = self._half_without_prompts(rows)
             there = self.at(rows, x_t, t, r, sign)
             return self.velocity(self.model.model_predict(prepared_batch=dict(there)), there)
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
+from simpletuner_twinflow.host.training.compiled import is_compiled
 from simpletuner_twinflow.host.training.lycoris import (
     IN_NETWORK,
     lycoris_of,
@@ -33,10 +35,10 @@ A, B = {"lora_A", "lora_embedding_A"}, {"lora_B", "lora_embedding_B"}  # in the 
 class FrozenBase:
     """The first values of all that a run trains. Must be made before anything is trained, or loaded from a checkpoint.
 
-    Where they are known they are not kept: an adapter is switched off by zeros for its factors B, a LyCORIS network by
-    its multiplier, and time conditioning by zeros, so an adapter needs no memory. An adapter that has changed the
-    base's weights is kept as it was made, and so is all else: what a full fine-tune trains, and modules that are
-    trained whole beside an adapter.
+    Where they are known they are not kept: an adapter is left out, by PEFT's switch or by zeros for its factors B, a
+    LyCORIS network by its multiplier, and time conditioning by zeros, so an adapter needs no memory. An adapter that
+    has changed the base's weights is kept as it was made, and so is all else: what a full fine-tune trains, and
+    modules that are trained whole beside an adapter.
     """
 
     def __init__(self, trainer: Any, options: TwinFlowOptions) -> None:
@@ -53,6 +55,7 @@ class FrozenBase:
                     'twinflow_guidance_reference "ema".'
                 )
             self._left_alone = {IN_NETWORK}
+        self._layers: list[nn.Module] | None = None
         self._zeros = zeros | {*TIME_CONDITIONING}
         device, dtype = trainer.accelerator.device, None
         if not lora and options.guidance_base_device == "cpu":
@@ -74,12 +77,18 @@ class FrozenBase:
         """
         network = network or self._model.get_trained_component(unwrap_model=True)
         reshard(network)
-        trained, lycoris = self._trained(network), lycoris_of(self._model)
+        trained, lycoris, layers = self._trained(network), lycoris_of(self._model), self._adapted(network)
+        if layers:
+            trained = {name: parameter for name, parameter in trained.items() if not B & _parts(name)}
         first = [self._first(name, parameter) for name, parameter in trained.items()]
 
         @contextmanager
         def block() -> Iterator[None]:
-            with lent_weights(network, trained.values(), first), switched_off(lycoris):
+            with ExitStack() as off:
+                off.enter_context(lent_weights(network, trained.values(), first))
+                off.enter_context(switched_off(lycoris))
+                for layer in layers:
+                    off.enter_context(changed(layer, _disable_adapters=True))
                 yield
 
         return block
@@ -87,6 +96,18 @@ class FrozenBase:
     def kept(self) -> list[Tensor]:
         """The values that take memory of their own."""
         return list(self._kept.values())
+
+    def _adapted(self, network: nn.Module) -> list[nn.Module]:
+        """The layers whose adapter is left out of the base's passes, which saves what it would compute to no effect.
+
+        None where the adapter has moved the base, nor in a network that torch compiles, which would be compiled anew.
+        """
+        if self._layers is None:
+            from peft.tuners.tuners_utils import BaseTunerLayer  # takes ten seconds, for which `doctor` would wait
+
+            off = bool(self._left_alone & A) and not is_compiled(network)
+            self._layers = [it for it in network.modules() if off and isinstance(it, BaseTunerLayer)]
+        return self._layers
 
     def _first(self, name: str, parameter: Parameter) -> Tensor:
         if self._zeros & _parts(name):

@@ -8,6 +8,7 @@ from simpletuner_twinflow.host.training.batches import (
     EMPTY_PROMPT,
     TEXT,
     refuse_untrained,
+    second_half,
     select_rows,
     unconditional,
     without_words,
@@ -110,6 +111,27 @@ def test_rows_are_taken_of_lists_of_what_the_samples_have():
     swapped = unconditional(found)
     assert [id(entry) for entry in swapped[TEXT]["read"]] == [id(read[0]), id(read[2])]
     assert swapped["prompts"] == ["", ""]
+
+
+def test_second_half_takes_the_empty_prompt_and_the_first_keeps_its_own():
+    twice = select_rows(host_batch(), (0, 1, 0, 1))
+    found, empty = second_half(twice, unconditional(twice)), unconditional(twice)
+    assert found["prompts"] == ["a", "b", "", ""]
+    assert found["latents"] is twice["latents"]
+    for at in (slice(0, 2), slice(2, 4)):
+        expected = twice if at.start == 0 else empty
+        assert torch.equal(found["encoder_hidden_states"][at], expected["encoder_hidden_states"][at])
+        texts = [batch["added_cond_kwargs"]["text_embeds"][at] for batch in (found, expected)]
+        assert torch.equal(*texts)
+        assert torch.equal(found[TEXT]["attention_masks"][at], expected[TEXT]["attention_masks"][at])
+
+
+def test_prompts_of_unequal_length_do_not_fit_into_one_batch():
+    batch = {"latents": torch.zeros(2), TEXT: {"prompt_embeds": torch.zeros(2, 5)}, "rows": ["a", "b"]}
+    assert second_half(batch, batch | {TEXT: {"prompt_embeds": torch.zeros(2, 4)}}) is None
+    assert second_half(batch, batch | {"rows": "ab"}) is None
+    assert second_half(batch, batch | {TEXT: {"other": torch.zeros(2, 5)}}) is None
+    assert second_half(batch, batch | {"rows": ["c", "d"]})["rows"] == ["a", "d"]
 
 
 def test_batch_with_sound_is_refused():

@@ -151,3 +151,15 @@ def test_sound_beside_a_video_is_not_trained_on_in_silence(folder):
     batch |= {"audio_latent_batch": torch.zeros_like(batch["audio_latents"])}
     with pytest.raises(TwinFlowError, match="audio_latent_batch"):
         family_model.at(batch, batch["noisy_latents"], T, R, SIGN)
+
+
+def test_rows_without_a_caption_are_those_that_guidance_has_nothing_to_do_for(folder):
+    """As the host's own `collate` drops captions; between their two fields there is nothing."""
+    model = host_model("sd3", folder)
+    adapter, batch = family_model_of(model), host_batch(model, ("a", "", "c", ""))
+    assert adapter.unprompted(batch) == (1, 3)
+    predict, x, t = adapter.predict_with(batch), batch["noisy_latents"].float(), adapter.sigma(batch)
+    own, empty = (predict(x, t, t, torch.ones(4), PromptRows((0, 1, 2, 3), at)) for at in (False, True))
+    assert torch.equal(own[[1, 3]], empty[[1, 3]])
+    assert not torch.equal(own[[0, 2]], empty[[0, 2]])
+    assert adapter.unprompted({key: value for key, value in batch.items() if key != "prompts"}) == ()

@@ -2,11 +2,18 @@
 
 import torch
 import wrapt
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from simpletuner_twinflow.method.objective import PromptRows
 
 from .events import around, note
 from .frozen_base import base_is_untouched
+
+
+def adapted(network):
+    """The layers whose adapter is switched on."""
+    layers = (module for module in network.modules() if isinstance(module, BaseTunerLayer))
+    return sum(not layer.disable_adapters for layer in layers)
 
 
 def how_far_apart(trainer, batch, rng_state):
@@ -58,7 +65,7 @@ def note_each_step():
                     "timesteps": prepared_batch["timesteps"].tolist(),
                     "target_time": prepared_batch["twinflow_target_time"].tolist(),
                     "sign": prepared_batch["twinflow_sign"].tolist(),
-                    "weights": sum(parameter.double().sum().item() for parameter in trained),
+                    "weights": [sum(parameter.double().sum().item() for parameter in trained), adapted(network)],
                 }
             )
             return original(prepared_batch=prepared_batch, **options)
