@@ -89,39 +89,60 @@ def _tutorial(variant: Variant, net: TwinNet, shadows: list[Tensor], seed: int) 
     velocity difference of rectify is not clamped. Without the adversarial branch it is RCGM alone.
     """
     options = variant.objective
+    cost = STUDENT_COST + options.estimate_order
+    if options.adversarial_enabled:
+        cost = 4 * STUDENT_COST + 2 * options.estimate_order + 2
 
     def step(x: Tensor, y: Tensor, number: int) -> Step:
         student, teacher = _passes(variant, net, shadows, y)
-        everyone = PromptRows(tuple(range(len(x))))
-        t, ones = torch.rand(len(x)), torch.ones(len(x))
-        r, zeros = t * torch.rand(len(x)), torch.zeros(len(x))
-        z = torch.randn_like(x)
-        x_t, velocity = interpolate(x, z, t)
-
-        def rcgm_loss(prediction: Tensor, x_t: Tensor, t: Tensor, r: Tensor) -> Tensor:
-            target = _rcgm_target(prediction.detach(), velocity, x_t, t, r, options, teacher, everyone)
-            return squared_error(prediction, target).mean()
-
-        loss = rcgm_loss(student(x_t, t, r, ones, everyone), x_t, t, r)
-        if not options.adversarial_enabled:
-            return Step(loss, (STUDENT_COST + options.estimate_order) * len(x))
-
-        loss = loss + squared_error(student(x_t, t, t, ones, everyone), velocity).mean()
-
-        one_step = student(z, ones, zeros, ones, everyone)
-        x_hat = endpoints(z, one_step.detach(), ones).x_hat
-        fake = interpolate(x_hat, z, t)
-        loss = loss + squared_error(student(fake.x_t, t, t, -ones, everyone), fake.velocity).mean()
-
-        with torch.no_grad():
-            t_again = torch.rand(len(x))
-            x_again = interpolate(x_hat, torch.randn_like(x), t_again).x_t
-            twin, real = (student(x_again, t_again, t_again, sign, everyone) for sign in (-ones, ones))
-        loss = loss + squared_error(one_step, rectify_target(one_step, twin - real, clamp=math.inf)).mean()
-        loss = loss + rcgm_loss(one_step, z, ones, zeros)
-        return Step(loss, (4 * STUDENT_COST + 2 * options.estimate_order + 2) * len(x))
+        t = torch.rand(len(x))
+        r, z = t * torch.rand(len(x)), torch.randn_like(x)
+        prediction = student(interpolate(x, z, t).x_t, t, r, torch.ones_like(t), PromptRows(tuple(range(len(x)))))
+        return Step(tutorial_loss(x, z, t, r, prediction, options, student, teacher), cost * len(x))
 
     return step
+
+
+def tutorial_loss(
+    x: Tensor,
+    z: Tensor,
+    t: Tensor,
+    r: Tensor,
+    prediction: Tensor,
+    options: ObjectiveSettings,
+    student: Predict,
+    teacher: Predict,
+) -> Tensor:
+    """The tutorial's loss, a mean over rows, with torch's global random numbers.
+
+    Args:
+        x: data, (B, ...); z: noise, (B, ...); t, r: times of the first pass, (B,), r below t.
+        prediction: of the student's first pass, with its graph.
+        options: of the run; student: passes with gradient; teacher: passes of the averages.
+    """
+    everyone, ones, zeros = PromptRows(tuple(range(len(x)))), torch.ones_like(t), torch.zeros_like(t)
+    x_t, velocity = interpolate(x, z, t)
+
+    def rcgm_loss(prediction: Tensor, x_t: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        target = _rcgm_target(prediction.detach(), velocity, x_t, t, r, options, teacher, everyone)
+        return squared_error(prediction, target).mean()
+
+    loss = rcgm_loss(prediction, x_t, t, r)
+    if not options.adversarial_enabled:
+        return loss
+    loss = loss + squared_error(student(x_t, t, t, ones, everyone), velocity).mean()
+
+    one_step = student(z, ones, zeros, ones, everyone)
+    x_hat = endpoints(z, one_step.detach(), ones).x_hat
+    fake = interpolate(x_hat, z, t)
+    loss = loss + squared_error(student(fake.x_t, t, t, -ones, everyone), fake.velocity).mean()
+
+    with torch.no_grad():
+        t_again = torch.rand_like(t)
+        x_again = interpolate(x_hat, torch.randn_like(x), t_again).x_t
+        twin, real = (student(x_again, t_again, t_again, sign, everyone) for sign in (-ones, ones))
+    loss = loss + squared_error(one_step, rectify_target(one_step, twin - real, clamp=math.inf)).mean()
+    return loss + rcgm_loss(one_step, z, ones, zeros)
 
 
 @torch.no_grad()

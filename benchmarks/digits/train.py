@@ -26,6 +26,7 @@ GRADIENT_CLIP = 1.0
 FEW_STEPS = (1, 2, 4)
 EULER_STEPS = 50
 LOOK_EVERY = 75  # steps
+CURVE_STEPS = (1, 2)  # of the distance at each look
 
 
 class AveragedWeights:
@@ -60,9 +61,9 @@ class Trained:
     milliseconds: float  # processor time of a step, the median
 
 
-Look = Callable[[int, TwinNet, AveragedWeights], None]
-"""Called with the number of steps made, the network and its averages, after every `LOOK_EVERY` steps; draws no global
-random numbers.
+Look = Callable[[int, float, TwinNet, AveragedWeights], None]
+"""Called with the number of steps made, the processor seconds that they took, the network and its averages, after every
+`LOOK_EVERY` steps; draws no global random numbers.
 """
 
 
@@ -72,7 +73,7 @@ def train(
     seed: int,
     steps: int,
     on_step: OnStep = lambda step: None,
-    look: Look = lambda step, net, average: None,
+    look: Look = lambda step, seconds, net, average: None,
 ) -> Trained:
     """Train a copy of the base model: Adam, gradient clip, all random numbers from the seed."""
     torch.manual_seed(seed)
@@ -99,19 +100,21 @@ def train(
         cost += taken.cost
         on_step(step + 1)
         if (step + 1) % LOOK_EVERY == 0:
-            look(step + 1, net, average)
+            look(step + 1, sum(durations), net, average)
     return Trained(net, average, cost=cost / (BATCH * steps), milliseconds=1000 * statistics.median(durations))
 
 
-def draw(net: TwinNet, variant: Variant) -> dict[int, tuple[Tensor, Tensor]]:
+def draw(
+    net: TwinNet, variant: Variant, few: tuple[int, ...] = FEW_STEPS, euler_steps: tuple[int, ...] = (EULER_STEPS,)
+) -> dict[int, tuple[Tensor, Tensor]]:
     """Samples of the network as it is now and their labels, by number of calls.
 
     In few calls by the sampler of the variant's runs in the host: with Euler steps from 2 target steps on, else with
-    fresh noise. Those of `EULER_STEPS` follow the ODE, r = t.
+    fresh noise. Those of `euler_steps` follow the ODE, r = t.
     """
     times, fresh = variant.sampler.step_times, not variant.own_steps
-    drawn = {calls: few_step(net.few_step_field, times(calls), fresh_noise=fresh) for calls in FEW_STEPS}
-    return drawn | {EULER_STEPS: euler(net.velocity_field, EULER_STEPS)}
+    drawn = {calls: few_step(net.few_step_field, times(calls), fresh_noise=fresh) for calls in few}
+    return drawn | {calls: euler(net.velocity_field, calls) for calls in euler_steps}
 
 
 def scores(drawn: dict[int, tuple[Tensor, Tensor]], examiner: Judge) -> dict[str, dict[str, float]]:
@@ -132,14 +135,16 @@ def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda
     variant = VARIANTS[name]
     examiner = judge(folder / "classifier.pt")
     path, scale = folder / "base.pt", variant.objective.scale
-    base, growth = base_model(path), []
+    base, growth, curve = base_model(path), [], []
 
-    def look(step: int, net: TwinNet, average: AveragedWeights) -> None:
+    def look(step: int, seconds: float, net: TwinNet, average: AveragedWeights) -> None:
         with average.applied():
-            growth.append((step, learnt_scale(net, base)))
+            if scale > 1:
+                growth.append((step, learnt_scale(net, base)))
+            found = draw(net, variant, few=CURVE_STEPS, euler_steps=())
+        curve.append((seconds, {calls: score["frechet"] for calls, score in scores(found, examiner).items()}))
 
-    guided = {"look": look} if scale > 1 else {}
-    trained = train(variant, base, seed, steps, on_step, **guided)
+    trained = train(variant, base, seed, steps, on_step, look)
     student = scores(draw(trained.net, variant), examiner)
     with trained.average.applied():
         drawn = draw(trained.net, variant)
@@ -156,5 +161,6 @@ def run(name: str, seed: int, steps: int, folder: Path, on_step: OnStep = lambda
         "base": to_base,
         "learnt": learnt,
         "growth": growth,
+        "curve": curve,
         "student": student,
     }
