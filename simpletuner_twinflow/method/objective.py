@@ -77,7 +77,7 @@ class Losses:
 
 def compute_losses(
     rows: RoleBatch,
-    prediction: Tensor,
+    prediction: Tensor | Callable[[], Tensor],
     options: ObjectiveSettings,
     student: Predict,
     teacher: Predict,
@@ -94,7 +94,8 @@ def compute_losses(
 
     Args:
         rows: of `prepare_role_batch`.
-        prediction: the student's F(rows.x_t, rows.t, rows.r, rows.sign), with its graph, (B, ...).
+        prediction: the student's F(rows.x_t, rows.t, rows.r, rows.sign), with its graph, (B, ...); or what makes it,
+            asked once, after guidance and rollout, so that the graph takes no memory beside theirs.
         options: of the run.
         student: the weights being trained, for the two velocities of rectify; called without gradient.
         teacher: the averaged weights with the student's random numbers; called without gradient.
@@ -111,15 +112,6 @@ def compute_losses(
     Raises:
         TwinFlowError: if the prediction's shape is not the rows', or the base is needed and not given.
     """
-    if prediction.shape != rows.x_t.shape:
-        raise TwinFlowError(
-            f"The student's pass returned shape {tuple(prediction.shape)} for x_t of {tuple(rows.x_t.shape)}."
-        )
-
-    def distance(at: tuple[int, ...], target: Tensor) -> Tensor:
-        rows_at = index(at, prediction)
-        return DISTANCES[options.loss](prediction[rows_at], target, None if weights is None else weights[rows_at])
-
     one_step = rows.having(Role.one_step)
     forwards = {"student": len(rows.roles), "generated": rows.generated, "guidance": 0, "rollout": 0, "rectify": 0}
     losses: dict[str, tuple[Tensor, float]] = {}  # by term: the loss of each row that has it, and its weight
@@ -139,27 +131,39 @@ def compute_losses(
         )
         forwards["guidance"] += 2 * guided_count
 
+    if jumps := rows.having(*JUMPS):
+        displacement = _displacement(rows, jumps, velocity, options, teacher)
+        forwards["rollout"] = options.estimate_order * len(jumps)
+    elif not {*JUMPS}.isdisjoint(elsewhere):
+        _displacement(rows, UNUSED, velocity, options, teacher)
+    made = prediction if isinstance(prediction, Tensor) else prediction()
+    if made.shape != rows.x_t.shape:
+        raise TwinFlowError(
+            f"The student's pass returned shape {tuple(made.shape)} for x_t of {tuple(rows.x_t.shape)}."
+        )
+
+    def distance(at: tuple[int, ...], target: Tensor) -> Tensor:
+        rows_at = index(at, made)
+        return DISTANCES[options.loss](made[rows_at], target, None if weights is None else weights[rows_at])
+
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
         loss = distance(at, target)
         if options.time_weighting:
             loss = loss * time_weight(rows.t, rows.r)[index(at, loss)]
         return loss
 
-    if jumps := rows.having(*JUMPS):
-        target, clamped = _rcgm_target(rows, jumps, prediction.detach(), velocity, options, teacher)
+    if jumps:
+        target, clamped = _rcgm_target(rows, jumps, made.detach(), velocity, displacement, options)
         losses["rcgm"] = real_loss(jumps, target), 1.0
         watched["clamped"] = Term(total=clamped.sum(), rows=len(jumps))
-        forwards["rollout"] = options.estimate_order * len(jumps)
-    elif not {*JUMPS}.isdisjoint(elsewhere):
-        _rcgm_target(rows, UNUSED, prediction.detach(), velocity, options, teacher)
     if near := rows.having(Role.near):
         losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
     if twins := rows.having(Role.twin):
-        losses["adversarial"] = distance(twins, rows.velocity[index(twins, prediction)]), options.adversarial_weight
+        losses["adversarial"] = distance(twins, rows.velocity[index(twins, made)]), options.adversarial_weight
     rectify = options.adversarial_enabled and options.rectify_weight > 0
     if rectify and (one_step or Role.one_step in elsewhere):
         asked = one_step or UNUSED
-        f1 = prediction[index(asked, prediction)]
+        f1 = made[index(asked, made)]
         draws, guide = Draws(generator, rows.x_t.device), None
         if options.guides("rectify"):
             guide = reference(options, teacher, base)
@@ -192,7 +196,7 @@ def training_step(
     turn: int = 0,
     elsewhere: Collection[Role] = (),
 ) -> Losses:
-    """`prepare_role_batch`, the student's pass and `compute_losses` in one; the arguments are theirs."""
+    """`prepare_role_batch` and `compute_losses` with the student's pass in one; the arguments are theirs."""
     rows = prepare_role_batch(
         x,
         z,
@@ -205,25 +209,17 @@ def training_step(
         sampler_steps=sampler_steps,
         elsewhere=elsewhere,
     )
-    prediction = student(rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles)))))
+    asked = rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(roles))))
     return compute_losses(
-        rows, prediction, options, student, teacher, generator, base=base, turn=turn, elsewhere=elsewhere
+        rows, lambda: student(*asked), options, student, teacher, generator, base=base, turn=turn, elsewhere=elsewhere
     )
 
 
 @torch.no_grad()
-def _rcgm_target(
-    rows: RoleBatch,
-    jumps: tuple[int, ...],
-    prediction: Tensor,
-    velocity: Tensor,
-    options: ObjectiveSettings,
-    teacher: Predict,
-) -> tuple[Tensor, Tensor]:
-    """The RCGM target of these rows, (n, ...), by a rollout of the teacher, and the share that the clamp cut, (n,).
-
-    An element counts as cut if it lies a clamp from the prediction, but for rounding.
-    """
+def _displacement(
+    rows: RoleBatch, jumps: tuple[int, ...], velocity: Tensor, options: ObjectiveSettings, teacher: Predict
+) -> Tensor:
+    """How far a rollout of the teacher goes from just before t to r, on these rows, (n, ...)."""
     at = index(jumps, rows.t)
     t, r, v = rows.t[at], rows.r[at], velocity[at]
     s = torch.maximum(t - options.delta_t, r)
@@ -232,7 +228,24 @@ def _rcgm_target(
     def jump(x: Tensor, now: Tensor, following: Tensor) -> Tensor:
         return call(teacher, x, now, following, torch.ones_like(now), PromptRows(jumps))
 
-    displacement = rollout(jump, x_s, s, r, options.estimate_order).displacement
+    return rollout(jump, x_s, s, r, options.estimate_order).displacement
+
+
+@torch.no_grad()
+def _rcgm_target(
+    rows: RoleBatch,
+    jumps: tuple[int, ...],
+    prediction: Tensor,
+    velocity: Tensor,
+    displacement: Tensor,
+    options: ObjectiveSettings,
+) -> tuple[Tensor, Tensor]:
+    """The RCGM target of these rows, (n, ...), and the share that the clamp cut, (n,).
+
+    An element counts as cut if it lies a clamp from the prediction, but for rounding.
+    """
+    at = index(jumps, rows.t)
+    t, r, v = rows.t[at], rows.r[at], velocity[at]
     f, clamp = prediction[at], options.target_clamp
     target = rcgm_target(f, v, displacement, t, r, delta_t=options.delta_t, clamp=clamp)
     return target, ((target - f).abs() >= 0.999 * clamp).float().flatten(1).mean(dim=1)

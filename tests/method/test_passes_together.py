@@ -61,4 +61,4 @@ def test_passes_for_other_ranks_change_no_loss(options):
 def test_roles_without_a_share_cost_nothing():
     options = SETTINGS[0]
     called, _ = step((NEAR,), options, elsewhere=(NEAR,))
-    assert called == ["student", "teacher", "teacher"]  # the row's own pass and the two of guidance
+    assert called == ["teacher", "teacher", "student"]  # the two of guidance and the row's own pass

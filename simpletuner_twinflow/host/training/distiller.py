@@ -147,23 +147,23 @@ class TwinFlowDistiller(DistillationBase):
         # Unwrapped once: the host looks through all modules for it.
         network = self.trainer.model.get_trained_component(unwrap_model=True)
         routes = TokenRoutes(self.trainer.model, network)
-        with routes.recorded():
-            output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
-        prediction = self.family_model.velocity(output, prepared_batch)
+        graded = cache(partial(self._graded, routes, prepared_batch))
+        if routes.taken_again:
+            graded()
         passes = self.family_model.predict_with(prepared_batch)
         student, teacher = replay_rng(student_rng)(passes), routes.repeated(self._teacher(passes, student_rng, network))
         generator = _generator(stream + 1, device)
         mask = self._mask(prepared_batch, stream + 2)
         if is_regularisation(prepared_batch):
             parent = None if self._parent is None else _lent(passes, student_rng, partial(self._parent.lend, network))
-            losses = regularisation_losses(rows, prediction, self.options, parent, weights=mask)
+            losses = regularisation_losses(rows, graded()[1], self.options, parent, weights=mask)
         else:
             base = None if self.base is None else _lent(passes, student_rng, partial(self.base.lend, network))
             # Of sharded weights each rank makes as many passes as the others, whatever its prompts.
             guides = self.options.guides("velocity") and not self._elsewhere
             losses = compute_losses(
                 rows,
-                prediction,
+                lambda: graded()[1],
                 self.options,
                 student,
                 teacher,
@@ -176,8 +176,14 @@ class TwinFlowDistiller(DistillationBase):
                 together=guides and len(rows.roles) > 1 and self.family_model.takes_both(prepared_batch),
             )
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
-        whole, logs = auxiliary_loss(self.trainer.model, output, prepared_batch, rows, losses.total)
+        whole, logs = auxiliary_loss(self.trainer.model, graded()[0], prepared_batch, rows, losses.total)
         return whole, losses.total, logs
+
+    def _graded(self, routes: TokenRoutes, prepared_batch: dict) -> tuple[dict, Tensor]:
+        """The student's pass with gradient: what the host returns, and the velocity."""
+        with routes.recorded():
+            output = self.trainer.model_predict(prepared_batch=dict(prepared_batch))
+        return output, self.family_model.velocity(output, prepared_batch)
 
     def _mask(self, batch: Mapping[str, Any], stream: int) -> Tensor | None:
         """The weights that the host's own loss gives the parts of a batch's samples, see `loss_mask`."""

@@ -27,6 +27,11 @@ class TokenRoutes:
         self._router = getattr(self._network, "_tread_router", None)
         self._taken: list[Any] = []  # the host's `MaskInfo`s, in the order of the network's routes
 
+    @property
+    def taken_again(self) -> bool:
+        """Whether the passes without gradient take the routes of the one with gradient, which then comes first."""
+        return self._router is not None
+
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """A block for the student's pass with gradient; its routes are kept."""

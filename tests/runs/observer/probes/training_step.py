@@ -73,6 +73,7 @@ def note_each_step():
         trainer.model.model_predict = recording
         result = wrapped(*args, **kwargs)
         trainer.model.model_predict = original
+        calls.sort(key=lambda call: not call["with_grad"])
         after_step = torch.get_rng_state()
 
         distiller, options_of_run = trainer.distiller, trainer.distiller.options
