@@ -28,7 +28,9 @@ PAGE = ROOT / "docs/walk.md"
 PICTURE = ROOT / "docs/images/walk.png"
 LIMIT_SECONDS = 15 * 60.0
 WIDTH = 118
+ONE_OF_MANY = "One picture of one seed; the quality lines above are of 64."
 COMPANIONS = ("torch", "torchvision", "torchaudio", "diffusers", "transformers", "accelerate", "peft")
+PROGRESS = re.compile(r"Steps: +\d+%")
 NOISE = re.compile(r"\x1b\[[0-9;]*m")
 # The picture once more, and which modules that took.
 IMPORTED = """cat > imported.py <<'END'
@@ -91,7 +93,7 @@ def steps() -> list[Step]:
         Step(
             "Train",
             "simpletuner train",
-            r"TwinFlow [\d.]+ is on|^ +(draws|trains|guidance|adapts) |^Steps:|TwinFlow quality",
+            r"TwinFlow [\d.]+ is on|^ +(draws|trains|guidance|adapts) |Steps: +\d|TwinFlow quality",
             says="TwinFlow quality at step 200",
         ),
         Step("An environment with diffusers alone", stock),
@@ -147,7 +149,7 @@ def shortened(text: str, shown: str, folder: Path) -> str:
         line = whole.rstrip().rpartition("\r")[2]
         going_on = bool(re.search(shown, line)) or (going_on and line.startswith("    "))
         if going_on:
-            if line.startswith("Steps:") and lines and lines[-1].startswith("Steps:"):
+            if PROGRESS.search(line) and lines and PROGRESS.search(lines[-1]):
                 lines.pop()
             lines += textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False) or [""]
     return "\n".join(lines)
@@ -213,7 +215,8 @@ def walk(folder: Path) -> None:
         raise WalkError(f"took {minutes(total)}, over fifteen minutes")
     with Image.open(folder / "output.png") as drawn:
         drawn.resize((256, 256), Image.Resampling.NEAREST).save(PICTURE)
-    picture = f"\n![{named_prompt()}, four times as large]({PICTURE.relative_to(PAGE.parent).as_posix()})\n"
+    place = PICTURE.relative_to(PAGE.parent).as_posix()
+    picture = f"\n## The picture\n\n{ONE_OF_MANY}\n\n![{named_prompt()}, four times as large]({place})\n"
     PAGE.write_text(render(taken, installed, total) + picture, encoding="utf-8")
     print(f"{minutes(total)} in all: {PAGE.relative_to(ROOT)}")
 
