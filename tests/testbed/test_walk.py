@@ -26,7 +26,8 @@ def test_a_step_that_does_not_come_to_what_it_must_fails(tmp_path, step, word):
 
 
 def test_of_progress_the_last_is_shown_and_no_path(tmp_path):
-    text = f"Steps: 1%|\rEpoch 1, Steps: 50%|\nEpoch 1, Steps: 100%|\nother\n\x1b[31mTwinFlow\x1b[0m in {tmp_path}/output\n    goes on\nends\n"
+    progress = "Steps: 1%|\rEpoch 1, Steps: 50%|\nEpoch 1, Steps: 100%|\n"
+    text = f"{progress}other\n\x1b[31mTwinFlow\x1b[0m in {tmp_path}/output\n    goes on\nends\n"
     assert (
         walk.shortened(text, r"Steps: +\d|TwinFlow", tmp_path)
         == "Epoch 1, Steps: 100%|\nTwinFlow in output\n    goes on"
