@@ -8,6 +8,8 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
+from testbed.first_run import DOWNLOAD, download
+
 ROOT = Path(__file__).parents[1]
 PAGES = {  # where they are in the repository -> on the site
     "README.md": "index.md",
@@ -33,7 +35,8 @@ PLAIN = (  # browsers leave MathML's mathvariant out, so the letters themselves
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages and files from beside docs/."""
+    """Add the pages and files from beside docs/, and what is made here."""
+    files.append(File.generated(config, DOWNLOAD, content=download()))
     for source, target in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, target, content=_links_from(source, target, text)))
@@ -50,6 +53,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     place = page.file.src_uri
     if place.startswith("zh/"):
         markdown = WRAPPED.sub("", markdown)
+    markdown = markdown.replace(f"`{DOWNLOAD}`", f"[{DOWNLOAD}]({relpath(DOWNLOAD, Path(place).parent.as_posix())})")
     markdown = MATH.sub(lambda found: f"$$\n{found[1]}$$", markdown)
     return markdown if place in PAGES.values() else _links_from(f"docs/{place}", place, markdown)
 

@@ -60,8 +60,35 @@ host alone.
 
 4.8.0 and 4.7.1 were tried and are refused. On 4.8.0 a run without TwinFlow is untouched, but one with it logs none of
 its terms, and the documented one did not end; 4.7.1 was not tried to its end. Older ones lack places that the plugin
-needs. **None of these SimpleTuners starts with transformers 5.24**, with which they install today, with TwinFlow or
-without ("cannot import name 'Qwen3VLCausalLMOutputWithPast'"); they do with 5.20: `pip install "transformers<5.21"`.
+needs.
+
+## What to install beside it
+
+SimpleTuner bounds neither torch nor transformers from above, and **with what a registry has today, none of the hosts of
+this page starts, with TwinFlow or without**. All that is here was tried with
+
+    pip install simpletuner simpletuner_twinflow-0.2.0-py3-none-any.whl "torch<2.14" "transformers<5.21"
+
+or in a clone, `make setup`, or into an environment of your own
+
+    pip install simpletuner . "torch<2.14" "transformers<5.21"
+
+(`uv pip install` takes the same words; [walk.md](walk.md) goes by it). For 4.9.3 write `simpletuner==4.9.3` and
+`"transformers==5.20.0"`, for 4.10.0 `simpletuner==4.10.0`. Either bound is needed: SimpleTuner 4.10.1, with the plugin
+switched off, up to its first batch, on 27 November 2026:
+
+| torch | torchvision | torchaudio | transformers | starts |
+|---|---|---|---|---|
+| 2.13.0 | 0.28.0 | 2.11.0 | 5.20.2 | yes |
+| 2.14.1 | 0.29.2 | 2.11.0 | 5.20.2 | yes |
+| 2.15.0 | 0.29.2 | 2.11.0 | 5.20.2 | no: "PyTorch and TorchAudio were compiled with different CUDA versions" |
+| 2.13.0 | 0.28.0 | 2.11.0 | 5.21.1 | yes |
+| 2.13.0 | 0.28.0 | 2.11.0 | 5.22.2 | yes |
+| 2.13.0 | 0.28.0 | 2.11.0 | 5.23.0 | no: "cannot import name 'Qwen3VLCausalLMOutputWithPast'" |
+| 2.13.0 | 0.28.0 | 2.11.0 | 5.24.0 | no: the same |
+
+So 4.10.1 starts with torch below 2.15 and transformers below 5.23; the tighter bounds are those of every test. 4.8.0
+and 4.7.1 do not start with transformers 5.24 either.
 """
 
 
