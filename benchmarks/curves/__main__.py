@@ -49,7 +49,7 @@ def main() -> None:
     if train(jobs, arguments.at_once, folder, results, console):
         raise SystemExit("A run failed; start again to repeat it.")
     digits: dict[str, list[Curve]] = {title: [] for title in DIGITS.values()}
-    for record in read_results(results):
+    for record in (record for record in read_results(results) if record["seed"] in seeds):
         digits[DIGITS[record["variant"]]].append(record["curve"])
     hosts: dict[str, list[Curve]] = {title: [] for title in DIGITS.values()}
     for seed in seeds:
