@@ -55,7 +55,8 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         "options" by key, "problems", "on"; of a run that TwinFlow trains also "run", what it would do, by title,
         "data", whether it names a data config, "missing", a line on each file that it names and that is not there,
-        "hub", a line on each model that is looked for on the model hub, and "overridden", a line on each of the host's keys that TwinFlow overrides or adds.
+        "hub", a line on each model that is looked for on the model hub, and "overridden", a line on each of the host's
+        keys that TwinFlow overrides or adds.
     """
     problems: list[str] = []
     values = {key: from_text(key, value) for key, value in given.items() if key in KEYS}
