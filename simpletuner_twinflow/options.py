@@ -185,7 +185,7 @@ def misspelt(keys: Iterable[str]) -> list[str]:
     wrong = [key for key in dict.fromkeys(keys) if key.lower().startswith(NAME) and key not in known]
     nearest = [difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)[0] for key in wrong]
     lines = [f"{key} is not a TwinFlow key; did you mean {near}?" for key, near in zip(wrong, nearest, strict=True)]
-    return [f"{line} All keys: {', '.join(known)}" for line in lines[:1]] + lines[1:]
+    return [f"{line} All keys are in docs/options.md." for line in lines[:1]] + lines[1:]
 
 
 def from_text(key: str, text: Any) -> Any:

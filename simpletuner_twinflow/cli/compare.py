@@ -107,6 +107,9 @@ def _figures(runs: "list[Run]", written: list[Path]) -> dict[str, Any]:
                         "value": best.value,
                         "step": best.step,
                         "seconds": best.seconds if math.isfinite(best.seconds) else None,
+                        "base": best.base,
+                        "to_data": best.to_data,
+                        "base_to_data": best.base_to_data,
                     }
                     for steps, best in one.best().items()
                 },
@@ -119,7 +122,7 @@ def _figures(runs: "list[Run]", written: list[Path]) -> dict[str, Any]:
 
 
 def _table(runs: "list[Run]", written: list[Path]) -> str:
-    from simpletuner_twinflow.comparison.facts import duration, quality_missing
+    from simpletuner_twinflow.comparison.facts import beside_base, duration, quality_missing
 
     counts = sorted({steps for one in runs for steps in one.best()})
     rows = [["run", "mode", "K", "steps", "time", *(f"best in {steps}" for steps in counts)]]
@@ -127,16 +130,19 @@ def _table(runs: "list[Run]", written: list[Path]) -> str:
         best = one.best()
         time = "-" if one.seconds is None else duration(one.seconds)
         row = [one.name, one.mode, _or_dash(one.target_step_count), _or_dash(one.last_step), time]
-        rows.append(
-            row + [f"{best[steps].value:.1f} at {best[steps].step}" if steps in best else "-" for steps in counts]
-        )
+        found = [best.get(steps) for steps in counts]
+        rows.append(row + [f"{beside_base(at.value, at.base)} at {at.step}" if at else "-" for at in found])
+        far = [at and at.to_data is not None and beside_base(at.to_data, at.base_to_data) for at in found]
+        if any(far):
+            rows.append(["", "to the data", "", "", "", *(said or "-" for said in far)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if counts:
-        lines.append(
-            "best in N steps: least MMD to the data in standard errors, at a step of training; below 3 like the data"
-        )
-        lines.append("(where guidance is trained in, to the guided base).")
+        lines += [
+            "best in N steps: least MMD to the data in standard errors, at a step of training; below 3 like the data.",
+            "Where guidance is trained in: to the guided base, and below it that to the data at the same step.",
+            "base: the base model in as many steps, at the guidance that is trained in; drawn in K steps alone.",
+        ]
     lines += [f"{one.name}: few-step quality {missing}." for one in runs if (missing := quality_missing(one))]
     lines += [f"{one.name}: {note}" for one in runs for note in one.notes]
     lines.append(f"page  {written[0]}")

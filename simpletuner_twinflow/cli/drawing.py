@@ -54,8 +54,8 @@ def load_pipeline(
     try:
         class_name = diffusers.DiffusionPipeline.load_config(name).get("_class_name", "")
         kind = _drawable(class_name, frames)
-        # diffusers 0.42 warns of the name that older versions know.
-        keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+        # diffusers warns of the older name from 0.40 on.
+        keyword = "dtype" if Version(diffusers.__version__) >= Version("0.40") else "torch_dtype"
         pipeline = diffusers.DiffusionPipeline.from_pretrained(name, **{keyword: getattr(torch, dtype)})
         time_dtype = dtype if time_dtype == "auto" else time_dtype
         if _noises_anew(pipeline, lora):

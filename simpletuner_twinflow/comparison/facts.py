@@ -8,7 +8,7 @@ import numpy as np
 
 from simpletuner_twinflow.comparison.differences import shown
 from simpletuner_twinflow.comparison.local_tracker import TOOK
-from simpletuner_twinflow.comparison.run import Run
+from simpletuner_twinflow.comparison.run import TO_GUIDED_BASE, Run
 
 UNKNOWN = "not recorded"
 PLAIN = "not measured: plain run"
@@ -115,8 +115,16 @@ def _best(steps: int, run: Run) -> str:
     best = run.best().get(steps)
     if best is None:
         return "not measured in so many steps"
-    aim = " to the guided base" if best.figure == "mmd_to_guided_base_in_errors" else ""
-    return f"{best.value:.1f}{aim}, at step {best.step:,} ({run.who})"
+    said = beside_base(best.value, best.base)
+    if best.figure == TO_GUIDED_BASE:
+        said += " to the guided base"
+        said += "" if best.to_data is None else f"; {beside_base(best.to_data, best.base_to_data)} to the data"
+    return f"{said}; at step {best.step:,} ({run.who})"
+
+
+def beside_base(value: float, base: float | None) -> str:
+    """A run's figure and the base model's by the same measure, where there is one."""
+    return f"{value:.1f}" if base is None else f"{value:.1f} (base {base:.1f})"
 
 
 def _passes(run: Run) -> str:

@@ -14,6 +14,7 @@ FIGURES = {
     "frechet": "Frechet distance to the data, 32 directions",
     "diversity": "Diversity within a prompt (data: 1)",
 }
+TO_DATA, TO_GUIDED_BASE = "mmd_in_errors", "mmd_to_guided_base_in_errors"
 QUALITY = "twinflow/quality/"
 
 
@@ -43,6 +44,11 @@ class Best(NamedTuple):
     value: float
     step: int
     seconds: float
+    base: float | None
+    """The base model's, by the same figure in as many steps; None where that was not measured."""
+    to_data: float | None = None
+    """With guidance trained in: the distance to the data at the same step."""
+    base_to_data: float | None = None
 
 
 @dataclass
@@ -97,16 +103,24 @@ class Run:
 
     def best(self) -> dict[int, Best]:
         """By number of drawing steps. With guidance trained in, measured by the distance to the guided base."""
-        aims = ("mmd_to_guided_base_in_errors", "mmd_in_errors")
         found = {}
         for steps in self.drawn_in:
-            for figure in aims:
+            for figure in (TO_GUIDED_BASE, TO_DATA):
                 points = [*finite(self.quality.get(Measured(self.who, steps, figure)))]
                 if points:
                     value, step, seconds = min(points)
-                    found[steps] = Best(figure, value, step, seconds)
+                    best = Best(figure, value, step, seconds, self._of_base(steps, figure))
+                    if figure == TO_GUIDED_BASE:
+                        data = {at: far for far, at, _ in finite(self.quality.get(Measured(self.who, steps, TO_DATA)))}
+                        best = best._replace(to_data=data.get(step), base_to_data=self._of_base(steps, TO_DATA))
+                    found[steps] = best
                     break
         return found
+
+    def _of_base(self, steps: int, figure: str) -> float | None:
+        """The base model does not change: its last measure."""
+        points = [*finite(self.quality.get(Measured("base", steps, figure)))]
+        return points[-1][0] if points else None
 
     @property
     def last_step(self) -> int | None:

@@ -20,15 +20,11 @@ from typing import Any
 from simpletuner_twinflow._hooks import DISTRIBUTION
 from simpletuner_twinflow._startup import DISABLE_VARIABLE
 from simpletuner_twinflow.errors import TwinFlowConfigError
-from simpletuner_twinflow.host import versions
-from simpletuner_twinflow.host.settings.examined import examined
-from simpletuner_twinflow.host.settings.given import as_mapping
-from simpletuner_twinflow.host.settings.preflight import leave_out_torch, read_configuration
-from simpletuner_twinflow.host.settings.summary import block
+from simpletuner_twinflow.host import environment, versions
 
 SWITCHED_OFF = "SIMPLETUNER_TWINFLOW_DOCTOR_DISABLED"  # tells this process that the user has switched the plugin off
 BAD = 1  # exit code where a run would be refused
-PACKAGES = ("torch", "diffusers", "accelerate", "peft", "transformers")
+PACKAGES = ("torch", "torchvision", "torchaudio", "diffusers", "accelerate", "peft", "transformers")
 READERS = {".json": json.loads, ".toml": tomllib.loads}
 SUFFIXES = (*READERS, ".env")
 
@@ -43,22 +39,36 @@ def main(argv: Sequence[str]) -> int:
     if report["versions"]["simpletuner"] is None:
         way_out = "Install the plugin where it is, or both: pip install 'simpletuner-twinflow[host]'."
         report |= {"problems": [f"SimpleTuner is not installed in this environment. {way_out}"], "seams": {}}
+    elif "torch" in (broken := environment.failing_imports()):
+        report |= {"problems": [*broken.values()], "seams": {}}  # nothing can be examined without it
     else:
-        report["seams"] = seams()  # first: it loads the hooks, which the host's command comes by
-        with _heard(report["notes"]):
-            given, problems = configuration(arguments.config)
-            report |= examined(given) if given is not None else {"problems": problems}
-        if report.get("on"):
-            report["seams"] = seams(given)
         found, supported = report["versions"]["simpletuner"], report["versions"]["range"]
-        report["problems"] += [f"Missing in SimpleTuner {found}: {problem}." for problem in report["seams"]["needed"]]
+        problems, notes = environment.problems_and_notes(broken)
         if not report["versions"]["supported"]:
-            report["problems"].append(f"SimpleTuner {found} is not supported: {supported} is.")
+            problems.append(f"SimpleTuner {found} is not supported: {supported} is.")
+        report |= _examined(arguments.config)
+        report["notes"] = notes + report["notes"]
+        report["problems"] += [f"Missing in SimpleTuner {found}: {problem}." for problem in report["seams"]["needed"]]
+        report["problems"] += problems
     if os.environ.get(SWITCHED_OFF, "0") not in ("", "0"):
         report["problems"].append(f"{DISABLE_VARIABLE} is set: the plugin does not attach, and runs train without it.")
     report["ok"] = not report["problems"] and not report.get("missing")
     print(json.dumps(report, indent=1, default=str) if arguments.json else as_text(report))
     return 0 if report["ok"] else BAD
+
+
+def _examined(config: Path | None) -> dict[str, Any]:
+    """What the host lacks, and the configuration, if there is one. Args: config: as `configuration` takes it."""
+    from simpletuner_twinflow.host.settings.examined import examined  # here, since it waits for torch
+
+    # The seams first: they load the hooks, which the host's command comes by.
+    report: dict[str, Any] = {"notes": [], "seams": seams()}
+    with _heard(report["notes"]):
+        given, problems = configuration(config)
+        report |= examined(given) if given is not None else {"problems": problems}
+    if report.get("on"):
+        report["seams"] = seams(given)
+    return report
 
 
 class _Listener(logging.Handler):
@@ -111,6 +121,9 @@ def configuration(path: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
 
     Args: path: of the file; None for the one that a command without arguments reads in this folder.
     """
+    from simpletuner_twinflow.host.settings.given import as_mapping
+    from simpletuner_twinflow.host.settings.preflight import read_configuration
+
     places = [Path(folder, f"config{suffix}") for folder in (".", "config") for suffix in SUFFIXES]
     if path is None and "ENV" not in os.environ and not any(place.exists() for place in places):
         return None, []
@@ -134,6 +147,8 @@ def configuration(path: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
 
 def _arguments(path: Path) -> list[str]:
     """The arguments that the host makes of a config file. Raises: ValueError: It is none."""
+    from simpletuner_twinflow.host.settings.preflight import leave_out_torch
+
     leave_out_torch(None)
     from simpletuner.helpers.configuration.cli_utils import mapping_to_cli_args
 
@@ -157,8 +172,10 @@ def as_text(report: Mapping[str, Any]) -> str:
         said = [f"{key} {json.dumps(value, default=dict)}" for key, value in chosen.items()]
         lines.append(f"set: {', '.join(said) or 'no twinflow_* key'}; the others have their defaults")
     if "run" in report:
+        from simpletuner_twinflow.host.settings.summary import block  # here, since it waits for torch
+
         lines.append(block("a run with this configuration", report["run"]))
-    lines += dict.fromkeys([*report["notes"], *report.get("overridden", [])])
+    lines += dict.fromkeys([*report["notes"], *report.get("hub", []), *report.get("overridden", [])])
     problems = [*report["problems"], *report.get("missing", [])]
     lines += problems
     if problems:

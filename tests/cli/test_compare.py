@@ -39,11 +39,33 @@ def test_page_pngs_and_table(runs, tmp_path, capsys):
     assert said[-1] == f"page  {folder / 'compare.html'}"
 
 
+def test_bases_figure_and_both_distances_stand_beside_the_best(tmp_path, capsys):
+    far = {"base_2__mmd_in_errors": 18.3, "base_2__mmd_to_guided_base_in_errors": 0.9, "ema_1__mmd_in_errors": 4.0}
+    own = {"ema_2__mmd_in_errors": 1.8, "ema_2__mmd_to_guided_base_in_errors": 8.2}
+    guided = write_run(tmp_path / "guided", [first(1, 1), quality(2, 3, **far, **own)], TWINFLOW)
+    assert main(["compare", str(guided), "--output", str(tmp_path / "page")]) == 0
+    _, run, data, *_ = capsys.readouterr().out.splitlines()
+    assert run.split()[-8:] == ["4.0", "at", "2", "8.2", "(base", "0.9)", "at", "2"]
+    assert data.split() == ["to", "the", "data", "-", "1.8", "(base", "18.3)"]
+    assert (
+        "8.2 (base 0.9) to the guided base; 1.8 (base 18.3) to the data" in (tmp_path / "page/compare.html").read_text()
+    )
+    assert main(["compare", str(guided), "--json", "--output", str(tmp_path / "page")]) == 0
+    [found] = json.loads(capsys.readouterr().out)["runs"]
+    assert {key: found["best"]["2"][key] for key in ("value", "base", "to_data", "base_to_data")} == {
+        "value": 8.2,
+        "base": 0.9,
+        "to_data": 1.8,
+        "base_to_data": 18.3,
+    }
+
+
 def test_json_has_the_figures_and_no_nan(runs, tmp_path, capsys):
     assert main(["compare", *runs, "--json", "--output", str(tmp_path / "page")]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     few, plain = found["runs"]
-    assert few["best"] == {"1": {"figure": "mmd_in_errors", "value": 4.0, "step": 2, "seconds": 2.0}}
+    nothing = {"base": None, "to_data": None, "base_to_data": None}
+    assert few["best"] == {"1": {"figure": "mmd_in_errors", "value": 4.0, "step": 2, "seconds": 2.0} | nothing}
     assert (few["target_step_count"], few["weights"], few["seconds_per_step"]) == (2, "ema", 1.0)
     assert (plain["mode"], plain["best"]) == ("plain", {})
 

@@ -26,7 +26,7 @@ def test_every_place_says_something():
     assert table["Trained for"] == ["2 steps", "many steps", UNKNOWN]
     assert table["Guidance trained in"] == ["scale 2", "none", UNKNOWN]
     assert table["Rows a step"] == ["4", "4 × 2", UNKNOWN]
-    assert table["Best in 2 steps"] == ["1.0, at step 2 (ema)", PLAIN, "not measured, or not recorded"]
+    assert table["Best in 2 steps"] == ["1.0; at step 2 (ema)", PLAIN, "not measured, or not recorded"]
     assert table["Seconds a step (median)"] == ["0.5", "0.5", UNKNOWN]
     assert table["Network passes a row"] == ["4.5", "2", UNKNOWN]
     assert table["Network's work, plain training 1"] == ["1.5", "1", UNKNOWN]

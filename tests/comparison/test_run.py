@@ -56,15 +56,17 @@ def test_best_is_the_emas_least_finite_value_and_to_the_guided_base_where_that_i
     quality = {
         Measured("ema", 1, "mmd_in_errors"): series((1, 5.0), (2, math.nan), (3, 2.0), (4, 3.0)),
         Measured("student", 1, "mmd_in_errors"): series((1, 0.1)),
-        Measured("ema", 2, "mmd_in_errors"): series((1, 5.0)),
+        Measured("ema", 2, "mmd_in_errors"): series((1, 5.0), (2, 6.0)),
         Measured("ema", 2, "mmd_to_guided_base_in_errors"): series((1, 8.0), (2, -1.0)),
         Measured("base", 20, "mmd_in_errors"): series((1, 0.0)),
+        Measured("base", 1, "mmd_in_errors"): series((1, 9.0), (2, math.nan)),
+        Measured("base", 2, "mmd_to_guided_base_in_errors"): series((1, 0.9)),
         Measured("ema", 4, "mmd_in_errors"): series((1, math.nan)),
     }
     run = Run("x", [], quality=quality)
     assert run.best() == {
-        1: ("mmd_in_errors", 2.0, 3, 30.0),
-        2: ("mmd_to_guided_base_in_errors", -1.0, 2, 20.0),
+        1: ("mmd_in_errors", 2.0, 3, 30.0, 9.0, None, None),
+        2: ("mmd_to_guided_base_in_errors", -1.0, 2, 20.0, 0.9, 6.0, None),
     }
     assert (run.drawn_in, run.last_step, run.seconds) == ([1, 2, 4], 4, 40.0)
     without = {key: one for key, one in quality.items() if key.who != "ema"}

@@ -219,7 +219,7 @@ def test_model_cards_code_runs_without_plugin_and_host_and_loads_without_a_notic
     picture.unlink(missing_ok=True)
     result = run_without_plugin_and_host(code, run.folder)
     assert result.returncode == 0, result.stderr[-3000:]
-    for notice in ("not used when", "not expected", "newly initialized", "unexpected key", "missing key"):
+    for notice in ("deprecated", "not used when", "not expected", "newly initialized", "unexpected key", "missing key"):
         assert notice not in result.stderr.lower()
     drawn = pixels(Image.open(picture))
     assert drawn.shape == (SIZE, SIZE, 3)

@@ -84,7 +84,7 @@ def _ideogram(model: Any, base: str, dtype: str, adapter: str, pixels: int) -> R
             "from diffusers import DiffusionPipeline",
             *imports,
         ),
-        (f"pipeline = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.{dtype})",),
+        (f"pipeline = DiffusionPipeline.from_pretrained({base!r}, dtype=torch.{dtype})",),
         adapter=(
             f"weights = load_file({file})",
             "pipeline.load_lora_weights(",

@@ -133,7 +133,7 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     sizes = [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
     read, pixels = source if full else base, math.prod(int(size.split("=")[1]) for size in sizes)
     imports = ["import torch", "from diffusers import DiffusionPipeline"]
-    loading = [f"pipeline = DiffusionPipeline.from_pretrained({read!r}, torch_dtype=torch.{dtype})"]
+    loading = [f"pipeline = DiffusionPipeline.from_pretrained({read!r}, dtype=torch.{dtype})"]
     if (reader := reader_of(model, read, dtype, source, pixels)) is not None:
         imports, loading = ["import torch", *reader.imports], [*reader.loading]
     lycoris = lycoris_of(model) is not None

@@ -51,7 +51,7 @@ def song_example(model: Any, base: str, source: str) -> str:
     else:
         imports |= {"from diffusers import ModularPipeline"}
         code = [f"pipeline = ModularPipeline.from_pretrained({base!r})"]
-    code += [f"pipeline.load_components(torch_dtype=torch.{dtype})"]
+    code += [f"pipeline.load_components(dtype=torch.{dtype})"]
     file = repr(f"{source}/{ADAPTER_FILE}")
     if config.push_to_hub:
         imports |= {"from huggingface_hub import hf_hub_download"}

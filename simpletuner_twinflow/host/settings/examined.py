@@ -17,6 +17,7 @@ from simpletuner_twinflow.host.settings.given import ADDED, KEYS, checked
 from simpletuner_twinflow.host.settings.guidance import AUTO, settled
 from simpletuner_twinflow.host.settings.lycoris_config import DEFAULT_FILE
 from simpletuner_twinflow.host.settings.memory import memory
+from simpletuner_twinflow.host.settings.model_folders import model_folders
 from simpletuner_twinflow.host.settings.network import target_modules
 from simpletuner_twinflow.host.settings.overridden import overridden
 from simpletuner_twinflow.host.settings.summary import MORE_LAYERS, Processes, summary
@@ -53,8 +54,9 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         "options" by key, "problems", "on"; of a run that TwinFlow trains also "run", what it would do, by title,
-        "data", whether it names a data config, "missing", a line on each file that it names and that is not there, and
-        "overridden", a line on each of the host's keys that TwinFlow overrides or adds.
+        "data", whether it names a data config, "missing", a line on each file that it names and that is not there,
+        "hub", a line on each model that is looked for on the model hub, and "overridden", a line on each of the host's
+        keys that TwinFlow overrides or adds.
     """
     problems: list[str] = []
     values = {key: from_text(key, value) for key, value in given.items() if key in KEYS}
@@ -102,6 +104,7 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     if not named:
         added.append("data_backend_config is not set: SimpleTuner needs it.")
     lost = [] if not named or _is_file(named) else [("data_backend_config", named)]
+    nowhere, at_hub = model_folders(given)
     if config.model_type == "lora" and is_lycoris(config.lora_type) and not _is_file(config.lycoris_config):
         lost.append(("lycoris_config", config.lycoris_config))
     missing = [
@@ -109,8 +112,9 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
         "that it is relative to."
         for key, path in lost
     ]
+    missing += nowhere
     said = [*added, *too_small(config), *overridden(vars(config), options)]
-    return report | {"run": entries, "data": bool(named), "missing": missing, "overridden": said}
+    return report | {"run": entries, "data": bool(named), "missing": missing, "hub": at_hub, "overridden": said}
 
 
 def too_small(config: SimpleNamespace) -> list[str]:

@@ -60,6 +60,7 @@ def test_adapter_of_ideogram_is_renamed_for_diffusers_and_comes_from_the_hub_whe
     assert "'the/adapter/pytorch_lora_weights.safetensors'" in found.adapter[0]
     assert 'replace("transformer.", "diffusion_model.", 1)' in "".join(found.adapter)
     assert "guidance_schedule=None" in found.arguments
+    assert ", dtype=torch." in found.loading[0]
     model, _ = reader("ideogram", folder)
     model.config.push_to_hub = True
     pushed = reader_of(model, "the/base", "bfloat16", "the/adapter", 64 * 64)

@@ -91,6 +91,7 @@ def test_code_calls_a_stock_pipeline_with_arguments_that_it_has(kind, card):
     assert ("load_lora_weights" in text) == (made in text) == (kind == "lora")
     assert "torch.manual_seed" not in text, "the call's own seed settles the picture"
     assert (str(BASE) in text) == (kind == "lora")
+    assert ", dtype=torch." in text, "diffusers warns of torch_dtype from 0.40 on"
 
 
 def test_checkpoints_card_keeps_the_hosts_code(card):

@@ -66,7 +66,14 @@ def test_adapter_is_read_into_the_stock_network_as_it_was_trained(folder, tmp_pa
 )
 def test_code_names_what_it_needs_and_the_calls_of_the_validation(changes, words, folder):
     text = card(folder, twinflow_target_step_count=2, **changes)
-    for word in [*words, "prompt='a tone'", "lyrics='la'", "num_inference_steps=2", "guider.disable()"]:
+    for word in [
+        *words,
+        "prompt='a tone'",
+        "lyrics='la'",
+        "num_inference_steps=2",
+        "guider.disable()",
+        "load_components(dtype=",
+    ]:
         assert word in text
     compile(text.split("```python")[1].split("```")[0], "card", "exec")
 

@@ -1,0 +1,57 @@
+"""Folders of models that a configuration names."""
+
+import pytest
+
+from simpletuner_twinflow._hooks import DISTRIBUTION
+from simpletuner_twinflow._startup import HOST
+from simpletuner_twinflow.host.doctor import PACKAGES, as_text
+from simpletuner_twinflow.host.settings.examined import examined
+from simpletuner_twinflow.host.settings.model_folders import model_folders
+from tests.host.settings.configs import SEED
+from tests.host.settings.test_doctor import examples
+
+KEY = "pretrained_model_name_or_path"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/base").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["model", "~/model", "./models/other", "a/b/c", "/no/such/model"])
+def test_a_folder_that_is_not_here_and_no_repository_is_what_a_run_would_end_at(name, here):
+    [line], at_hub = model_folders({KEY: name})
+    assert not at_hub
+    assert line.startswith(f'{KEY} is "{name}": no such folder here')
+    assert (f"looked in {here}" in line) == (name != "/no/such/model")
+    assert ("does not expand ~" in line) == name.startswith("~")
+
+
+def test_what_may_be_a_repository_is_said_to_be_looked_for_there(here):
+    nowhere, [line] = model_folders({KEY: "models/other"})
+    assert not nowhere
+    assert f'{KEY} is "models/other": no such folder here (looked in {here})' in line
+    assert "SimpleTuner will look for it on the model hub." in line
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["models/base", "models", "", "None", "a/b/c/one.safetensors", None])
+def test_nothing_is_said_of_what_is_here_or_not_set(name):
+    assert model_folders({KEY: name}) == ([], [])
+
+
+@pytest.mark.usefixtures("here")
+def test_report_has_both():
+    report = examined(SEED | {KEY: "model", "pretrained_vae_model_name_or_path": "some/vae"})
+    assert [line.split()[0] for line in report["missing"]] == [KEY]
+    assert [line.split()[0] for line in report["hub"]] == ["pretrained_vae_model_name_or_path"]
+    versions = dict.fromkeys((*PACKAGES, HOST, DISTRIBUTION, "python"))
+    assert report["hub"][0] in as_text({"versions": versions, "seams": {}, "notes": []} | report)
+
+
+@pytest.mark.usefixtures("here")
+def test_names_of_the_hosts_own_examples_are_not_refused():
+    for config in examples().values():
+        assert model_folders({key.lstrip("-"): value for key, value in config.items()})[0] == []

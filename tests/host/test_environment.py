@@ -1,0 +1,125 @@
+"""What a start would meet in an environment, found before it."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+from simpletuner_twinflow.host import environment
+from simpletuner_twinflow.host.environment import Lacking
+from tests.host.settings.configs import SEED
+from tests.host.settings.test_doctor import run
+
+BROKEN = "raise RuntimeError('compiled with different CUDA versions.\\nPlease install another')\n"
+
+
+@pytest.fixture
+def broken_torchaudio(tmp_path):
+    """A folder to be put first on the path of modules, with a torchaudio that fails as the mismatched one does."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/torchaudio.py").write_text(BROKEN, encoding="utf-8")
+    return str(tmp_path / "first")
+
+
+def test_this_environment_is_sound():
+    assert environment.failing_imports() == {}
+    assert environment.lacking_in_transformers() == []
+    assert environment.outside_ranges() == []
+
+
+def test_doctor_names_a_package_that_the_host_could_not_import(broken_torchaudio, tmp_path):
+    (tmp_path / "some.json").write_text(json.dumps(SEED), encoding="utf-8")
+    code, said, complained, _ = run("some.json", folder=tmp_path, PYTHONPATH=broken_torchaudio)
+    assert (code, complained) == (1, "")
+    [line] = [line for line in said.splitlines() if line.startswith("torchaudio ")]
+    assert "RuntimeError: compiled with different CUDA versions. Please install another. Way out: pip install" in line
+    assert said.splitlines()[-1] == "1 problem: a run would stop at its start."
+
+
+def test_a_real_start_is_tried_and_its_error_is_one_line(broken_torchaudio, monkeypatch):
+    assert environment.start_error() is None
+    monkeypatch.setenv("PYTHONPATH", broken_torchaudio)
+    assert re.fullmatch(r"\w+Error: .+", environment.start_error())
+
+
+def test_without_torch_that_alone_is_said(tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open')\n", encoding="utf-8")
+    code, said, complained, _ = run(folder=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (code, complained) == (1, "")
+    assert [line.split()[0] for line in said.splitlines()[1:]] == ["torch", "1"]
+    assert "OSError: libcudart.so.13: cannot open. Way out" in said
+
+
+def test_name_that_the_installed_transformers_lacks_is_found_in_the_sources(monkeypatch):
+    known = environment.definitions
+    module, name = "transformers.models.qwen3_vl.modeling_qwen3_vl", "Qwen3VLCausalLMOutputWithPast"
+
+    def without(asked):
+        found = known(asked)
+        return {key: one for key, one in found.items() if key != name} if asked == module else found
+
+    assert name in known(module)
+    monkeypatch.setattr(environment, "definitions", without)
+    [found] = environment.lacking_in_transformers()
+    assert (found.module, found.name) == (module, name)
+    assert found.file.startswith("mageflow/")
+
+
+@pytest.mark.parametrize(
+    ("failing", "ended", "problems", "notes"),
+    [
+        (
+            {},
+            "ImportError: cannot import name 'Y'",
+            ["Its start ends with \"ImportError: cannot import name 'Y'\""],
+            [],
+        ),
+        ({}, None, [], ["SimpleTuner can be imported all the same."]),
+        ({"torchaudio": "torchaudio fails."}, "not asked", ["torchaudio fails.", "transformers<5.21"], []),
+    ],
+)
+def test_lacking_name_is_a_problem_where_a_start_ends_by_it(failing, ended, problems, notes, monkeypatch):
+    monkeypatch.setattr(environment, "lacking_in_transformers", lambda: [Lacking("x.py", "transformers.x", "Y")])
+    monkeypatch.setattr(environment, "outside_ranges", list)
+    monkeypatch.setattr(environment, "start_error", lambda: ended)
+    found = environment.problems_and_notes(failing)
+    for lines, words in zip(found, (problems, notes), strict=True):
+        assert len(lines) == len(words)
+        assert all(word in line for word, line in zip(words, lines, strict=True))
+    assert "not asked" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "installed", "line"),
+    [
+        ("peft", "0.1", r"SimpleTuner asks for peft>=[\d.]+: 0\.1 is installed\."),
+        ("torch", "2.0.1+cpu", r"SimpleTuner asks for torch>=[\d.]+.*: 2\.0\.1\+cpu is installed\."),
+        ("safetensors", None, r"SimpleTuner asks for safetensors>=[\d.]+: it is not installed\."),
+    ],
+)
+def test_what_is_outside_the_hosts_own_ranges_is_noted(name, installed, line, monkeypatch):
+    def version_of(asked):
+        if asked == name and installed is None:
+            raise PackageNotFoundError(asked)
+        return installed if asked == name else version(asked)
+
+    monkeypatch.setattr(environment, "version", version_of)
+    [found] = environment.outside_ranges()
+    assert re.fullmatch(line, found)
+
+
+def test_versions_of_the_way_out_are_those_that_the_tests_run_with():
+    installed = [f"{name}=={version(name).partition('+')[0]}" for name in environment.BUILT_TOGETHER]
+    assert environment.SEEN_TOGETHER.split() == installed
+
+
+def test_looking_does_not_import_the_host():
+    code = (
+        "import sys; from simpletuner_twinflow.host import environment as e; e.lacking_in_transformers(); "
+        "e.outside_ranges(); print({'simpletuner', 'transformers', 'torch'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
