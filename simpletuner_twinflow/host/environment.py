@@ -27,6 +27,7 @@ WAY_OUT = f"Way out: pip install {SEEN_TOGETHER}, which were seen to work togeth
 OLDER_TRANSFORMERS = 'Way out: pip install "transformers<5.21", which was seen to work (docs/hosts.md).'
 FAILURES = (ImportError, RuntimeError, OSError, AttributeError, NameError, TypeError, ValueError)  # seen at imports
 FROM_TRANSFORMERS = re.compile(r"^from (transformers\.[\w.]+) import (?:\(([^)]*)\)|([^\n(]*))", re.MULTILINE)
+START_LIMIT = 180  # seconds
 START = "import simpletuner.helpers.configuration.cmd_args"  # imports what a start does
 LONGEST = 300  # characters of an error that are shown
 
@@ -99,14 +100,18 @@ def problems_and_notes(failing: Mapping[str, str]) -> tuple[list[str], list[str]
 def start_error() -> str | None:
     """The last line of what the import of a run's start ends with; None where it succeeds. Takes some 20 seconds."""
     environment = {key: value for key, value in os.environ.items() if key != "SIMPLETUNER_SKIP_TORCH"}
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", START],
-        env=environment | {DISABLE_VARIABLE: "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        result = subprocess.run(
+            [sys.executable, "-P", "-c", START],
+            env=environment | {DISABLE_VARIABLE: "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_LIMIT,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no start within {START_LIMIT} s"
     lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
     named = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]
     return None if result.returncode == 0 else (named or lines)[-1][:LONGEST]

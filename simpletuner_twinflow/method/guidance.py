@@ -5,7 +5,7 @@ own guided field where v's mean is B_c. The documented `v + rho (F_c - F_u)` tak
 trained; its fixed point, scale 1 / (1 - rho), assumes that F_u stands still, which nothing sees to.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -114,7 +114,7 @@ def guided_velocities(
     turn: int = 0,
     elsewhere: Collection[Role] = (),
     unprompted: Collection[int] = (),
-    together: bool = False,
+    together: Callable[[], bool] | None = None,
 ) -> tuple[Tensor, int]:
     """The velocities of all rows, (B, ...), and how many of them took two passes of the guide.
 
@@ -125,8 +125,8 @@ def guided_velocities(
         turn: see `guided_groups`.
         elsewhere: the roles of other ranks' rows, see `objective.compute_losses`.
         unprompted: rows whose prompt is the empty one, so that there is nothing between the guide's two fields.
-        together: whether the guide may be asked for both prompts in one call. It is, where that call has no more rows
-            than the batch: so it needs no more memory than a pass on the batch.
+        together: whether the guide can be asked for both prompts in one call; None if not. It is, where that call has
+            no more rows than the batch: so it needs no more memory than a pass on the batch.
     """
     groups = [
         (tuple(row for row in members if row not in unprompted), weight)
@@ -151,6 +151,6 @@ def guided_velocities(
         weight=weights[0] if len(set(weights)) == 1 else per_sample(numbers(weights, rows.t.device), rows.velocity),
         options=options,
         reference=guide,
-        together=together and 2 * len(chosen) <= len(rows.roles),
+        together=together is not None and 2 * len(chosen) <= len(rows.roles) and together(),
     )
     return rows.velocity.index_copy(0, at, found.to(rows.velocity.dtype)), len(chosen)

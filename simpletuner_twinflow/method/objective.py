@@ -88,7 +88,7 @@ def compute_losses(
     turn: int = 0,
     elsewhere: Collection[Role] = (),
     unprompted: Collection[int] = (),
-    together: bool = False,
+    together: Callable[[], bool] | None = None,
 ) -> Losses:
     """Every term of the batch, given the student's prediction.
 

@@ -155,13 +155,13 @@ def test_one_call_for_both_prompts_gives_what_two_give_where_it_has_no_more_rows
     rows = prepared()
     for turn in range(ROUND):
         (apart, count), two = recorded(rows, turn)
-        (together, same), one = recorded(rows, turn, together=True)
+        (together, same), one = recorded(rows, turn, together=lambda: True)
         assert torch.equal(apart, together)
         assert count == same
         [chosen, _] = [prompts.rows for prompts in two]
         assert one == [PromptRows(chosen + chosen, half_unconditional=True)]
     few = prepared((ONE,))
-    assert len(recorded(few, 0, together=True)[1]) == 2
+    assert len(recorded(few, 0, together=lambda: True)[1]) == 2
 
 
 def test_rows_without_a_prompt_are_not_guided_and_the_others_as_before():

@@ -20,7 +20,9 @@ PROJECTORS = {"crepa_projector", "urepa_projector"}  # the network's modules tha
 def auxiliary_loss(
     model: Any, output: Mapping[str, Any], batch: Mapping[str, Any], rows: RoleBatch, loss: Tensor
 ) -> tuple[Tensor, dict[str, Any] | None]:
-    """The loss with the host's auxiliary losses, and their logs; None where the run has none.
+    """The loss with the host's auxiliary losses, and their logs; None where the run has none, on every rank alike.
+
+    The host gathers a figure from all ranks wherever there are logs.
 
     Args:
         model: the host's `ModelFoundation`.
@@ -38,7 +40,7 @@ def auxiliary_loss(
         trained = [
             it for name, it in network.named_parameters() if it.requires_grad and PROJECTORS & {*name.split(".")}
         ]
-        return loss + 0.0 * sum(parameter.float().sum() for parameter in trained), None
+        return loss + 0.0 * sum(parameter.float().sum() for parameter in trained), {}
     sized = {"latents": batch["latents"]}  # by which `select_rows` tells what has an entry for each row
     found, some = select_rows(dict(output) | sized, real), select_rows(batch, real)
     added, logs = model.auxiliary_loss(model_output=found, prepared_batch=some, loss=loss.new_zeros(()))

@@ -6,6 +6,7 @@ is in it are others after the compilation than before, and others than in a run 
 
 from typing import Any
 
+from accelerate.utils import DynamoBackend
 from torch import nn
 from torch.nn import Parameter
 
@@ -22,9 +23,13 @@ def named_parameters(network: nn.Module) -> dict[str, Parameter]:
     return {plain_name(name): parameter for name, parameter in network.named_parameters()}
 
 
-def is_compiled(network: nn.Module) -> bool:
-    """Whether torch compiles the network or blocks of it."""
-    return any(name.endswith(HELD) for name, _ in network.named_modules())
+def is_compiled(accelerator: Any) -> bool:
+    """Whether Accelerate has torch compile the network, as a whole or block by block.
+
+    The network itself does not tell: one that is compiled as a whole stands in a module of torch's, out of which the
+    host takes it.
+    """
+    return bool(accelerator.state.dynamo_plugin.backend != DynamoBackend.NO)
 
 
 def uncompiled(module: nn.Module) -> Any:

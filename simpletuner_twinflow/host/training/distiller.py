@@ -16,6 +16,7 @@ from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.settings.data_config import has_regularisation
 from simpletuner_twinflow.host.training.ace_step import song_weights
 from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
+from simpletuner_twinflow.host.training.compiled import is_compiled
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.first_frame import frame_weights
 from simpletuner_twinflow.host.training.frozen_base import Block, FrozenBase
@@ -148,15 +149,15 @@ class TwinFlowDistiller(DistillationBase):
         network = self.trainer.model.get_trained_component(unwrap_model=True)
         routes = TokenRoutes(self.trainer.model, network)
         graded = cache(partial(self._graded, routes, prepared_batch))
-        if routes.taken_again:
-            graded()
+        if routes.taken_again or is_compiled(self.trainer.accelerator):
+            graded()  # compiled first for its own number of rows, which it has in each step
         passes = self.family_model.predict_with(prepared_batch)
         student, teacher = replay_rng(student_rng)(passes), routes.repeated(self._teacher(passes, student_rng, network))
         generator = _generator(stream + 1, device)
         mask = self._mask(prepared_batch, stream + 2)
         if is_regularisation(prepared_batch):
             parent = None if self._parent is None else _lent(passes, student_rng, partial(self._parent.lend, network))
-            losses = regularisation_losses(rows, graded()[1], self.options, parent, weights=mask)
+            losses = regularisation_losses(rows, lambda: graded()[1], self.options, parent, weights=mask)
         else:
             base = None if self.base is None else _lent(passes, student_rng, partial(self.base.lend, network))
             # Of sharded weights each rank makes as many passes as the others, whatever its prompts.
@@ -173,7 +174,7 @@ class TwinFlowDistiller(DistillationBase):
                 turn=turn,
                 elsewhere=self._elsewhere,
                 unprompted=self.family_model.unprompted(prepared_batch) if guides else (),
-                together=guides and len(rows.roles) > 1 and self.family_model.takes_both(prepared_batch),
+                together=partial(self.family_model.takes_both, prepared_batch) if guides and self.base else None,
             )
         self.meter.add(micro_batch, losses.terms | losses.watched, rows)
         whole, logs = auxiliary_loss(self.trainer.model, graded()[0], prepared_batch, rows, losses.total)

@@ -105,7 +105,7 @@ class FrozenBase:
         if self._layers is None:
             from peft.tuners.tuners_utils import BaseTunerLayer  # takes ten seconds, for which `doctor` would wait
 
-            off = bool(self._left_alone & A) and not is_compiled(network)
+            off = bool(self._left_alone & A) and not is_compiled(self._model.accelerator)
             self._layers = [it for it in network.modules() if off and isinstance(it, BaseTunerLayer)]
         return self._layers
 

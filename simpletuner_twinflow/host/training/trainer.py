@@ -35,6 +35,7 @@ HOST_SIGN_EMBED = "enable_time_sign_embed"  # the host's loading argument for it
     Seam("ModelFoundation.assistant_lora_loaded", touch=Touch.read, module=MODELS),
     Seam("PredictionTypes", touch=Touch.read, module=MODELS),
     Seam("get_model_replica_data_info", ("accelerator",), Touch.read, SHARED_BATCHES),
+    Seam("AcceleratorState.dynamo_plugin", (), Touch.read, "accelerate.state"),
     Seam("BaseTunerLayer._disable_adapters", (), Touch.in_block, "peft.tuners.tuners_utils"),
     Seam("TREADRouter.get_mask", ("x", "mask_ratio"), Touch.in_block, "simpletuner.helpers.training.tread"),
 )
