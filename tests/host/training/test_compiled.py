@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from accelerate.utils import compile_regions
+from accelerate.utils import DynamoBackend, compile_regions
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from simpletuner_twinflow.host.checkpoints.export import _adapter, _trained
 from simpletuner_twinflow.host.checkpoints.saved_run import Trained
@@ -31,8 +32,9 @@ def named(trainer):
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_names_are_those_without_compilation_and_the_frozen_base_is_found_by_them(kind, folder):
+def test_names_are_those_without_compilation_and_the_frozen_base_is_found_by_them(kind, folder, monkeypatch):
     model = host_model("sd3", folder, model_type=kind, twinflow_enhanced_ratio=0.5)
+    monkeypatch.setattr(model.accelerator.state.dynamo_plugin, "backend", DynamoBackend.EAGER)
     trainer = host_trainer(model)
     before = named(trainer)
     model.model = compile_regions(model.model, backend="eager")
@@ -53,3 +55,16 @@ def test_module_that_is_not_compiled_is_itself():
     module = torch.nn.Linear(2, 2)
     assert uncompiled(module) is module
     assert uncompiled(torch.compile(module, backend="eager")) is module
+
+
+@pytest.mark.parametrize("backend", [DynamoBackend.NO, DynamoBackend.EAGER])
+def test_adapter_is_switched_off_in_the_base_where_that_compiles_nothing_anew(backend, folder, monkeypatch):
+    model = host_model("sd3", folder, model_type="lora", twinflow_enhanced_ratio=0.5)
+    trainer = host_trainer(model)
+    monkeypatch.setattr(model.accelerator.state.dynamo_plugin, "backend", backend)
+    layers = [module for module in model.model.modules() if isinstance(module, BaseTunerLayer)]
+    with trainer.distiller.base.lend()():
+        assert {layer.disable_adapters for layer in layers} == {backend == DynamoBackend.NO}
+        factors = [weight for name, weight in model.model.named_parameters() if "lora_B" in name]
+        assert factors
+    assert not any(layer.disable_adapters for layer in layers)
