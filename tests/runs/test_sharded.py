@@ -8,6 +8,8 @@ from tests.runs.test_resume import losses
 
 LORA = ("encoded", "by_ddp_lora", "sharded_lora")
 FULL = ("encoded", "by_ddp_full", "sharded_full")
+# Of weights after four steps; guidance's call for both prompts, which sharded weights do not take, rounds otherwise.
+ROUNDING = 1e-4
 BOTH = pytest.mark.parametrize(
     "kind",
     [
@@ -84,7 +86,7 @@ def test_sharded_adapter_is_exported_whole(runs):
     same = load_file(ddp[0].output / ADAPTER)
     assert {key: value.shape for key, value in final.items()} == {key: value.shape for key, value in same.items()}
     for key, value in final.items():
-        assert value.numpy() == pytest.approx(same[key].numpy(), abs=2e-5)
+        assert value.numpy() == pytest.approx(same[key].numpy(), abs=ROUNDING)
     assert (kept / "scheduler/scheduler_config.json").exists()
 
 
@@ -95,4 +97,4 @@ def test_sharded_network_is_exported_whole_with_its_averages(runs):
     assert final.keys() == same.keys()
     assert not [key for key in final if "twinflow" in key]
     for key, value in final.items():
-        assert value.numpy() == pytest.approx(same[key].numpy(), abs=2e-5)
+        assert value.numpy() == pytest.approx(same[key].numpy(), abs=ROUNDING)
