@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 from pathlib import Path
@@ -18,12 +17,12 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.cost.watch import FILE
-from benchmarks.cost.ways import ADVERSARIAL, KINDS, PLAIN, WAYS, write_pipeline
+from benchmarks.cost.ways import ADVERSARIAL, KINDS, PLAIN, WAYS, prepared
+from benchmarks.in_host import watched
 from simpletuner_twinflow.method.cost import passes, step_ratio
 from simpletuner_twinflow.options import TwinFlowOptions
-from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
-from testbed.trainer import ROOT, cpu_environment, demo_config, without_twinflow, write_run
+from testbed.trainer import ROOT, demo_config, without_twinflow, write_run
 
 LIMIT = 900  # seconds of a run
 IDLE = 1  # first steps, which fill caches and make the optimizer's state
@@ -41,12 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder, console = arguments.output.resolve(), Console()
     ways = [name for name in WAYS if name == PLAIN or name in arguments.ways]
-    shutil.rmtree(folder, ignore_errors=True)
-    write_pipeline(folder / "pipeline")
-    write_digits(folder / "digits", limit=64)
-    environment = dict(os.environ) | cpu_environment()
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "testbed/cpu")])
-    server = ForkServer(environment, folder / "forkserver.txt")
+    server = prepared(folder)
     text = ""
     for kind in arguments.kinds:
         seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -94,9 +88,7 @@ def step_seconds(server: ForkServer, folder: Path, config: dict[str, Any], image
     shutil.rmtree(folder / "output", ignore_errors=True)
     (times := folder / "times.txt").unlink(missing_ok=True)
     write_run(folder, config, images)
-    log, given = folder / "log.txt", {FILE: str(times)}
-    if code := server.start(folder, log, given, LIMIT, prelude="benchmarks.cost.watch:watch").result():
-        raise RuntimeError(f"{folder.name} ended with {code}: {log.read_text(encoding='utf-8')[-2000:]}")
+    watched(server, folder, {FILE: str(times)}, "benchmarks.cost.watch:watch", LIMIT)
     moments = [float(line) for line in times.read_text(encoding="utf-8").split()]
     return (moments[-1] - moments[IDLE - 1]) / (len(moments) - IDLE)
 

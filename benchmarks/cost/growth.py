@@ -6,8 +6,6 @@ python -m benchmarks.cost.growth [--repeats 2] [--kind full] [--output output/be
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.cost.__main__ import run_config, step_seconds
-from benchmarks.cost.ways import KINDS, PLAIN, write_pipeline
+from benchmarks.cost.ways import KINDS, PLAIN, prepared
 from simpletuner_twinflow.method.cost import passes, step_ratio
 from simpletuner_twinflow.options import TwinFlowOptions
-from testbed.digits import write_digits
-from testbed.forkserver import ForkServer
-from testbed.trainer import ROOT, cpu_environment
+from testbed.trainer import ROOT
 
 OURS = "K = 1, guidance 2 (default)"
 ORDER, TOKENS = "twinflow_estimate_order", "resolution"
@@ -43,12 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.batch, arguments.steps = 4, 4
     folder, console = arguments.output.resolve(), Console()
-    shutil.rmtree(folder, ignore_errors=True)
-    write_pipeline(folder / "pipeline")
-    write_digits(folder / "digits", limit=64)
-    environment = dict(os.environ) | cpu_environment()
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "testbed/cpu")])
-    server = ForkServer(environment, folder / "forkserver.txt")
+    server = prepared(folder)
     found: dict[str, list[tuple[int, float, float, float]]] = {title: [] for title in AXES}
     lines = ["| | plain step, s | ours, s | x plain | by passes |", "|---|---|---|---|---|"]
     for title, axis in AXES.items():

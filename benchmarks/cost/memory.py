@@ -6,7 +6,6 @@ python -m benchmarks.cost.memory [--batch 4] [--kinds full LoRA] [--output outpu
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from rich.markdown import Markdown
 
 from benchmarks.cost.__main__ import run_config
 from benchmarks.cost.peak import FILE
-from benchmarks.cost.ways import ADVERSARIAL, KINDS, PLAIN, write_pipeline
-from testbed.digits import write_digits
+from benchmarks.cost.ways import ADVERSARIAL, KINDS, PLAIN, prepared
+from benchmarks.in_host import watched
 from testbed.forkserver import ForkServer
-from testbed.trainer import ROOT, cpu_environment, write_run
+from testbed.trainer import ROOT, write_run
 
 WAYS = (  # of benchmarks.cost
     PLAIN,
@@ -41,12 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.steps = STEPS
     folder, console = arguments.output.resolve(), Console()
-    shutil.rmtree(folder, ignore_errors=True)
-    write_pipeline(folder / "pipeline")
-    write_digits(folder / "digits", limit=64)
-    environment = dict(os.environ) | cpu_environment()
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "testbed/cpu")])
-    server = ForkServer(environment, folder / "forkserver.txt")
+    server = prepared(folder)
     lines = [
         "| | gradient checkpointing | between steps, MB | peak, MB | above plain | of the peak alone |",
         "|---|---|---|---|---|---|",
@@ -83,10 +77,9 @@ def measure(server: ForkServer, folder: Path, config: dict[str, Any], images: Pa
     """
     shutil.rmtree(folder, ignore_errors=True)
     write_run(folder, config, images)
-    given, log = {FILE: str(folder / "peak.txt")}, folder / "log.txt"
-    if code := server.start(folder, log, given, LIMIT, prelude="benchmarks.cost.peak:watch").result():
-        raise RuntimeError(f"The run ended with {code}: {log.read_text(encoding='utf-8')[-2000:]}")
-    found = [tuple(map(int, line.split())) for line in (folder / "peak.txt").read_text(encoding="utf-8").splitlines()]
+    peaks = folder / "peak.txt"
+    watched(server, folder, {FILE: str(peaks)}, "benchmarks.cost.peak:watch", LIMIT)
+    found = [tuple(map(int, line.split())) for line in peaks.read_text(encoding="utf-8").splitlines()]
     return max(found, key=lambda it: it[1])
 
 

@@ -1,11 +1,15 @@
 """The ways that are compared, and the tiny SD3 of 31 million parameters that they train."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
+from benchmarks.in_host import host_server
+from testbed.digits import write_digits
+from testbed.forkserver import ForkServer
 from testbed.trainer import ROOT
 
 PLAIN = "plain"
@@ -30,6 +34,14 @@ WAYS: dict[str, dict[str, Any] | None] = {  # None: without TwinFlow
     "host's own": HOST,
     ADVERSARIAL: HOST | BRANCH,
 }
+
+
+def prepared(folder: Path) -> ForkServer:
+    """A new folder with the pipeline and the digits, and the server of its runs."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_pipeline(folder / "pipeline")
+    write_digits(folder / "digits", limit=64)
+    return host_server(folder)
 
 
 def write_pipeline(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """The curves of the tiny SD3 on digits in the host: runs from files on disk, their averages drawn with as they go."""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ import torch
 from rich.console import Console
 
 from benchmarks.curves.watch import EVERY, FOLDER
+from benchmarks.in_host import host_server, watched
 from benchmarks.sd3.problems import DIGITS
 from benchmarks.sd3.ways import FRESH_NOISE, plain_config, run_config
-from testbed.forkserver import ForkServer
 from testbed.pictures import even_scheduler, sample
 from testbed.side_by_side import DEMO_BASE, base_pipeline
-from testbed.trainer import ROOT, cpu_environment, write_run
+from testbed.trainer import write_run
 
 CALLS, SAMPLES, LIMIT = (1, 2), 1000, 1800
 Curve = list[tuple[float, dict[str, float]]]  # processor seconds, and the distance by the number of calls
@@ -49,9 +48,7 @@ def curves(folder: Path, seed: int, steps: int, every: int, at_once: int, consol
     """Train in every way and judge the averages after `every` steps each; what is done already is not repeated."""
     if not (folder / DIGITS.images).exists():
         DIGITS.write(folder / DIGITS.images)
-    environment = dict(os.environ) | cpu_environment()
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "testbed/cpu")])
-    server = ForkServer(environment, folder / "forkserver.txt")
+    server = host_server(folder)
 
     def train(name: str, config: dict[str, Any]) -> Path:
         run = folder / f"seed-{seed}-{name.lower().replace(' ', '-').replace(',', '')}"
@@ -59,9 +56,7 @@ def curves(folder: Path, seed: int, steps: int, every: int, at_once: int, consol
             return run
         write_run(run, config, folder / DIGITS.images)
         prelude = "benchmarks.curves.watch:" + ("watch_reference" if name == REFERENCE else "watch")
-        given = {FOLDER: str(run), EVERY: str(every)}
-        if code := server.start(run, run / "log.txt", given, LIMIT, prelude=prelude).result():
-            raise RuntimeError(f"{name} ended with {code}: {(run / 'log.txt').read_text(encoding='utf-8')[-2000:]}")
+        watched(server, run, {FOLDER: str(run), EVERY: str(every)}, prelude, LIMIT)
         console.print(f"seed {seed}, {name}: trained", soft_wrap=True)
         return run
 

@@ -60,7 +60,7 @@ def watch_reference() -> None:
 
     def compute_losses(rows: Any, prediction: Any, options: Any, student: Any, teacher: Any, **rest: Any) -> Losses:
         options = options.changed(adversarial_enabled=True)
-        loss = tutorial_loss(rows.x, rows.z, rows.t, rows.r, prediction, options, student, teacher)
+        loss = tutorial_loss(rows.x, rows.z, rows.t, rows.r, prediction(), options, student, teacher)
         return Losses(total=loss, terms={}, forwards={}, watched={})
 
     wrapt.wrap_function_wrapper(family_model, "FamilyModel.predict_with", predict_with)
