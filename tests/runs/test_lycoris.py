@@ -33,7 +33,7 @@ def test_every_step_lends_and_returns_the_adapters_weights_and_the_base_is_the_u
     assert all(step["base_untouched"] is True for step in steps)  # against the network without its LyCORIS layers
     assert all(step["weights_are_back"] and step["batch_is_untouched"] for step in steps)
     assert all(step["loss_is_repeatable"] and not step["stream_moved"] for step in steps)
-    without_grad = {call["weights"] for step in steps for call in step["calls"] if not call["with_grad"]}
+    without_grad = {(*call["weights"],) for step in steps for call in step["calls"] if not call["with_grad"]}
     assert len(without_grad) > len(steps)  # EMA's, the base's and the student's
 
 
