@@ -16,8 +16,9 @@ def watch() -> None:
 
     def step(wrapped: Any, optimizer: Any, args: Any, kwargs: Any) -> Any:
         result = wrapped(*args, **kwargs)
-        with open(name, "a", encoding="utf-8") as file:
-            file.write(f"{time.process_time()}\n")
+        if optimizer.gradient_state.sync_gradients:  # called for each accumulated batch, and acts at the last
+            with open(name, "a", encoding="utf-8") as file:
+                file.write(f"{time.process_time()}\n")
         return result
 
     importlib.import_module("accelerate.optimizer")
