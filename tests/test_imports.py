@@ -46,15 +46,13 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "assistants": "host/settings/test_families.py",
     "auxiliary": "runs/test_auxiliary_losses.py",
     "budget": "host/drawing/test_quality.py",
-    "doctor": "host/settings/test_doctor.py",
-    "examined": "host/settings/test_doctor.py",
     "family": "host/settings/test_families.py",
     "features": "quality/test_measures.py",
     "full_weights": "runs/test_resume.py",
     "latents": "host/drawing/test_quality.py",
     "lycoris_file": "runs/test_lycoris.py",
     "sounding": "host/settings/test_families.py",
-    "sources": "host/settings/test_doctor.py",
+    "sources": "host/test_doctor.py",
 }
 
 

@@ -71,7 +71,7 @@ def test_rcgm_loss_of_a_training_step(case, generator):
         return network(x, t, r, [case["cond"][row] for row in condition.rows])
 
     options = ObjectiveSettings(estimate_order=case["order"], enhanced_ratio=0.0)
-    losses = compute_losses(rows, tensor(case["prediction"]), options, predict, predict, generator)
+    losses = compute_losses(rows, lambda: tensor(case["prediction"]), options, predict, predict, generator)
     expected = (tensor(case["prediction"]) - tensor(case["target"])).square().mean()
     torch.testing.assert_close(losses.total, expected, rtol=1e-4, atol=1e-5)
 

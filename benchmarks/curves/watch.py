@@ -58,9 +58,9 @@ def watch_reference() -> None:
 
         return predict
 
-    def compute_losses(rows: Any, prediction: Any, options: Any, student: Any, teacher: Any, **rest: Any) -> Losses:
+    def compute_losses(rows: Any, graded: Any, options: Any, student: Any, teacher: Any, **rest: Any) -> Losses:
         options = options.changed(adversarial_enabled=True)
-        loss = tutorial_loss(rows.x, rows.z, rows.t, rows.r, prediction(), options, student, teacher)
+        loss = tutorial_loss(rows.x, rows.z, rows.t, rows.r, graded(), options, student, teacher)
         return Losses(total=loss, terms={}, forwards={}, watched={})
 
     wrapt.wrap_function_wrapper(family_model, "FamilyModel.predict_with", predict_with)

@@ -77,7 +77,7 @@ class Losses:
 
 def compute_losses(
     rows: RoleBatch,
-    prediction: Tensor | Callable[[], Tensor],
+    graded: Callable[[], Tensor],
     options: ObjectiveSettings,
     student: Predict,
     teacher: Predict,
@@ -90,12 +90,12 @@ def compute_losses(
     unprompted: Collection[int] = (),
     together: Callable[[], bool] | None = None,
 ) -> Losses:
-    """Every term of the batch, given the student's prediction.
+    """Every term of the batch, with the student's pass.
 
     Args:
         rows: of `prepare_role_batch`.
-        prediction: the student's F(rows.x_t, rows.t, rows.r, rows.sign), with its graph, (B, ...); or what makes it,
-            asked once, after guidance and rollout, so that the graph takes no memory beside theirs.
+        graded: makes the student's F(rows.x_t, rows.t, rows.r, rows.sign), with its graph, (B, ...); asked once, after
+            guidance and rollout, so that the graph takes no memory beside theirs.
         options: of the run.
         student: the weights being trained, for the two velocities of rectify; called without gradient.
         teacher: the averaged weights with the student's random numbers; called without gradient.
@@ -136,15 +136,15 @@ def compute_losses(
         forwards["rollout"] = options.estimate_order * len(jumps)
     elif not {*JUMPS}.isdisjoint(elsewhere):
         _displacement(rows, UNUSED, velocity, options, teacher)
-    made = prediction if isinstance(prediction, Tensor) else prediction()
-    if made.shape != rows.x_t.shape:
+    prediction = graded()
+    if prediction.shape != rows.x_t.shape:
         raise TwinFlowError(
-            f"The student's pass returned shape {tuple(made.shape)} for x_t of {tuple(rows.x_t.shape)}."
+            f"The student's pass returned shape {tuple(prediction.shape)} for x_t of {tuple(rows.x_t.shape)}."
         )
 
     def distance(at: tuple[int, ...], target: Tensor) -> Tensor:
-        rows_at = index(at, made)
-        return DISTANCES[options.loss](made[rows_at], target, None if weights is None else weights[rows_at])
+        rows_at = index(at, prediction)
+        return DISTANCES[options.loss](prediction[rows_at], target, None if weights is None else weights[rows_at])
 
     def real_loss(at: tuple[int, ...], target: Tensor) -> Tensor:
         loss = distance(at, target)
@@ -153,17 +153,17 @@ def compute_losses(
         return loss
 
     if jumps:
-        target, clamped = _rcgm_target(rows, jumps, made.detach(), velocity, displacement, options)
+        target, clamped = _rcgm_target(rows, jumps, prediction.detach(), velocity, displacement, options)
         losses["rcgm"] = real_loss(jumps, target), 1.0
         watched["clamped"] = Term(total=clamped.sum(), rows=len(jumps))
     if near := rows.having(Role.near):
         losses["real_velocity"] = real_loss(near, velocity[index(near, velocity)]), 1.0
     if twins := rows.having(Role.twin):
-        losses["adversarial"] = distance(twins, rows.velocity[index(twins, made)]), options.adversarial_weight
+        losses["adversarial"] = distance(twins, rows.velocity[index(twins, prediction)]), options.adversarial_weight
     rectify = options.adversarial_enabled and options.rectify_weight > 0
     if rectify and (one_step or Role.one_step in elsewhere):
         asked = one_step or UNUSED
-        f1 = made[index(asked, made)]
+        f1 = prediction[index(asked, prediction)]
         draws, guide = Draws(generator, rows.x_t.device), None
         if options.guides("rectify"):
             guide = reference(options, teacher, base)

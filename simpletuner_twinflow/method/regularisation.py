@@ -13,7 +13,7 @@ from simpletuner_twinflow.method.settings import ObjectiveSettings
 
 def regularisation_losses(
     rows: RoleBatch,
-    prediction: Tensor | Callable[[], Tensor],
+    graded: Callable[[], Tensor],
     options: ObjectiveSettings,
     parent: Predict | None,
     *,
@@ -23,8 +23,8 @@ def regularisation_losses(
 
     Args:
         rows: of `prepare_role_batch`, all of them near.
-        prediction: the student's F(rows.x_t, rows.t, rows.r, rows.sign), with its graph, (B, ...); or what makes it,
-            asked after the parent's pass.
+        graded: makes the student's F(rows.x_t, rows.t, rows.r, rows.sign), with its graph, (B, ...); asked after the
+            parent's pass.
         options: of the run.
         parent: the network before training, called without gradient; None for the data's own velocity.
         weights: as of `compute_losses`.
@@ -37,8 +37,7 @@ def regularisation_losses(
     target = rows.velocity
     if parent is not None:
         target = call(parent, rows.x_t, rows.t, rows.r, rows.sign, PromptRows(tuple(range(len(rows.roles)))))
-    made = prediction if isinstance(prediction, Tensor) else prediction()
-    loss = DISTANCES[options.loss](made, target, weights)
+    loss = DISTANCES[options.loss](graded(), target, weights)
     forwards = {"student": len(rows.roles), "regularisation": 0 if parent is None else len(rows.roles)}
     term = Term(total=loss.detach().sum(), rows=len(rows.roles))
     return Losses(total=loss.mean(), terms={"regularisation": term}, forwards=forwards, watched={})

@@ -122,9 +122,10 @@ class SamplerSettings:
         spaced = self._karras(steps) if automatic and self.stochastic_ratio == 0 else self._even(steps)
         sigmas = [*(self._held(self._shifted(sigma)) for sigma in spaced), 0.0]
         if any(now <= following for now, following in pairwise(sigmas)):
+            way_out = "lower sigma_min or raise sigma_max" if sigmas[-2] > 0 else "sigma_min must be 0, or larger"
             raise TwinFlowConfigError(
                 f"sigma_max {self.first_sigma} and sigma_min {self.sigma_min!r} give the sigmas {sigmas}, which "
-                "must fall: lower sigma_min or raise sigma_max."
+                f"must fall: {way_out}."
             )
         return tuple(sigmas)
 

@@ -26,7 +26,7 @@ def losses_of(
     rows = prepare_role_batch(x, z, t, ROLES, options, passes, generator, step_times=(0.999, 0.6))
     prepared = family_model.at(batch, rows.x_t, rows.t, rows.r, rows.sign)
     prediction = family_model.velocity(family_model.model.model_predict(prepared_batch=dict(prepared)), prepared)
-    return compute_losses(rows, prediction, options, passes, passes, generator, weights=weights)
+    return compute_losses(rows, lambda: prediction, options, passes, passes, generator, weights=weights)
 
 
 def velocity(

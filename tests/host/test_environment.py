@@ -11,7 +11,7 @@ import pytest
 from simpletuner_twinflow.host import environment
 from simpletuner_twinflow.host.environment import Lacking
 from tests.host.settings.configs import SEED
-from tests.host.settings.test_doctor import run
+from tests.host.test_doctor import run
 
 BROKEN = "raise RuntimeError('compiled with different CUDA versions.\\nPlease install another')\n"
 

@@ -79,7 +79,7 @@ def test_rcgm_target_of_a_straight_flow_is_free_of_dropout_noise():
             return net(*args)
 
     def rcgm(passes):
-        losses = compute_losses(rows, prediction, options, net, passes, torch.Generator())
+        losses = compute_losses(rows, lambda: prediction, options, net, passes, torch.Generator())
         return losses.terms["rcgm"].total
 
     jumps = list(rows.having(ANY))

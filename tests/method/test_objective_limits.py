@@ -79,7 +79,7 @@ def test_a_single_row_of_any_dtype_gives_a_finite_loss_and_gradient_at_any_time(
     x, z = torch.randn(2, 1, 3).to(dtype)
     rows = prepare_role_batch(x, z, torch.tensor([t]), (role,), options, network, generator, sampler_steps=STEPS)
     prediction = network(rows.x_t, rows.t, rows.r, rows.sign, None).requires_grad_()
-    losses = compute_losses(rows, prediction, options, network, network, generator)
+    losses = compute_losses(rows, lambda: prediction, options, network, network, generator)
     losses.total.backward()
     assert losses.total.dtype == torch.promote_types(dtype, torch.float32)
     assert rows.t.dtype == rows.r.dtype == rows.sign.dtype == torch.float32

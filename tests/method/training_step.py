@@ -62,7 +62,9 @@ def losses_of(rows, prediction=None, options=FULL, student=None, teacher=None, s
         prediction = torch.randn_like(rows.x_t)
     generator = torch.Generator().manual_seed(seed)
     fields, averages = student or Recorder(), teacher or Recorder()
-    return compute_losses(rows, prediction, options, fields, averages, generator, base=base, weights=weights, turn=turn)
+    return compute_losses(
+        rows, lambda: prediction, options, fields, averages, generator, base=base, weights=weights, turn=turn
+    )
 
 
 def only(rows, at):

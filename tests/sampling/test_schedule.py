@@ -109,8 +109,10 @@ def test_a_setting_that_cannot_be_sampled_with_is_refused_by_name(settings, word
 
 
 def test_sigmas_that_would_not_fall_are_refused():
-    with pytest.raises(TwinFlowConfigError, match="must fall"):
+    with pytest.raises(TwinFlowConfigError, match="must fall: lower sigma_min or raise sigma_max"):
         SamplerSettings(sigma_max=0.55, stochastic_ratio=1.0).sigmas(2)  # the automatic last sigma is 0.6
+    with pytest.raises(TwinFlowConfigError, match="must fall: sigma_min must be 0, or larger"):
+        SamplerSettings(sigma_min=1e-20).sigmas(2)  # one number with 0, seen from 1
 
 
 def test_a_run_of_no_steps_is_refused():

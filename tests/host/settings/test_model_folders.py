@@ -8,7 +8,7 @@ from simpletuner_twinflow.host.doctor import PACKAGES, as_text
 from simpletuner_twinflow.host.settings.examined import examined
 from simpletuner_twinflow.host.settings.model_folders import model_folders
 from tests.host.settings.configs import SEED
-from tests.host.settings.test_doctor import examples
+from tests.host.settings.test_examined import examples
 
 KEY = "pretrained_model_name_or_path"
 
