@@ -106,10 +106,17 @@ walk: site
 	$(BIN)/python -u -m testbed.dist built
 	$(BIN)/python -u -m testbed.walk
 
-# Two hours on two cores; an interrupted run resumes.
+# How near the pictures come, docs/benchmarks.md, two hours on two cores; an interrupted run resumes. Then what it costs,
+# docs/performance.md: an hour on a quiet machine, and an hour and a half for the distance against time.
 bench: setup
 	$(BIN)/python -u -m benchmarks.digits
 	$(BIN)/python -u -m benchmarks.sd3
+	$(BIN)/python -u -m benchmarks.cost
+	$(BIN)/python -u -m benchmarks.cost.growth
+	$(BIN)/python -u -m benchmarks.cost.memory
+	$(BIN)/python -u -m benchmarks.cost.off
+	$(BIN)/python -u -m benchmarks.teacher_swap
+	$(BIN)/python -u -m benchmarks.curves --seeds 3
 
 clean:
 	rm -rf .venv output

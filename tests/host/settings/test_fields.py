@@ -4,10 +4,13 @@ import json
 
 import pytest
 from simpletuner.helpers.configuration import cmd_args
-from simpletuner.simpletuner_sdk.server.services.field_registry.registry import field_registry
+from simpletuner.simpletuner_sdk.server.services.field_registry import registry as registry_module
+from simpletuner.simpletuner_sdk.server.services.field_registry.registry import FieldRegistry, field_registry
 
 from simpletuner_twinflow import TwinFlowConfigError, TwinFlowOptions
 from simpletuner_twinflow.declaration import limits
+from simpletuner_twinflow.host import changes
+from simpletuner_twinflow.host.settings.fields import add_fields
 from simpletuner_twinflow.options import PREFIX
 from tests.host.settings.configs import REQUIRED_BY_HOST, SAMPLES, SEED, load
 
@@ -26,6 +29,25 @@ DOCUMENTED = {
     "adversarial_weight": 1.0,
     "rectify_weight": 1.0,
 }
+
+
+def test_registry_has_the_hosts_own_fields_again_when_the_plugin_is_detached(monkeypatch):
+    for name in ("_changes", "_covered", "_callbacks"):
+        monkeypatch.setattr(changes, name, [])
+    registry = FieldRegistry()
+    monkeypatch.setattr(registry_module, "field_registry", registry)
+
+    def held():
+        return dict(registry._fields), {key: list(names) for key, names in registry._dependencies_map.items()}
+
+    fields, dependents = held()
+    add_fields.attach(registry_module)
+    assert {PREFIX + name for name in TwinFlowOptions.names()} - {*fields} <= {*registry._fields}
+    assert registry._fields["twinflow_enabled"] is not fields["twinflow_enabled"]
+    assert held()[1] != dependents
+    changes.undo()
+    assert held() == (fields, dependents)
+    assert all(registry._fields[name] is field for name, field in fields.items())
 
 
 def test_documented_quick_start_config_is_accepted_unchanged():
