@@ -163,3 +163,9 @@ def test_rows_without_a_caption_are_those_that_guidance_has_nothing_to_do_for(fo
     assert torch.equal(own[[1, 3]], empty[[1, 3]])
     assert not torch.equal(own[[0, 2]], empty[[0, 2]])
     assert adapter.unprompted({key: value for key, value in batch.items() if key != "prompts"}) == ()
+
+
+def test_song_without_words_has_a_condition_all_the_same(folder):
+    """Guidance leaves all of it out, so that there is something between its two fields."""
+    model = host_model("ace_step", folder)
+    assert family_model_of(model).unprompted({"prompts": ["", "b"]}) == ()

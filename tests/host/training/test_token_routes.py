@@ -68,3 +68,17 @@ def test_without_tread_nothing_is_changed(folder, in_folder):
     with routes.recorded():
         pass
     assert routes.repeated(passed) is passed
+
+
+def test_step_makes_the_pass_with_gradient_first_whose_routes_the_teacher_takes(trainer, monkeypatch):
+    with_gradient, predict = [], trainer.model.model_predict
+
+    def model_predict(prepared_batch, *args, **kwargs):
+        with_gradient.append(any(it.requires_grad for it in trainer.model.model.parameters()))
+        return predict(prepared_batch, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.model, "model_predict", model_predict)
+    batch = trainer.distiller.prepare_batch(host_batch(trainer.model), trainer.model, {"global_step": 0})
+    assert trainer.distiller.training_loss(batch)[0].isfinite()
+    assert len(with_gradient) > 1
+    assert with_gradient[0]
