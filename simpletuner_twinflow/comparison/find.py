@@ -20,6 +20,8 @@ class Found:
     output: Path | None = None
     wandb: list[Path] = field(default_factory=list)
     """In the order in which they were begun."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be known of how they were found, a sentence each."""
 
     @property
     def key(self) -> str:
@@ -28,6 +30,12 @@ class Found:
             return run_id(self.wandb[0])
         assert self.output is not None
         return wandb_id(self.output) or str(self.output.resolve())
+
+    def joins(self, other: "Found") -> bool:
+        """Whether both are one run: the copy of an output folder has its id, and is a branch of it."""
+        if self.key != other.key:
+            return False
+        return self.output is None or other.output is None or self.output.resolve() == other.output.resolve()
 
 
 def find_runs(paths: Sequence[Path]) -> list[Found]:
@@ -39,7 +47,7 @@ def find_runs(paths: Sequence[Path]) -> list[Found]:
     Raises:
         TwinFlowConfigError: All paths that lead to no run, with what was looked for.
     """
-    runs: dict[str, Found] = {}
+    runs: list[Found] = []
     problems = []
     for path in paths:
         try:
@@ -50,13 +58,22 @@ def find_runs(paths: Sequence[Path]) -> list[Found]:
             found = []
             problems.append(f"{path}: {error.strerror or error}.")
         for one in found:
-            same = runs.setdefault(one.key, one)
-            if same is not one:
+            same = next((each for each in runs if each.joins(one)), None)
+            if same is None:
+                runs.append(one)
+            else:
                 same.output = same.output or one.output
                 same.wandb = sorted({*same.wandb, *one.wandb}, key=began)
     if problems:
         raise TwinFlowConfigError(*problems)
-    return list(runs.values())
+    _note_branches(runs)
+    return runs
+
+
+def _note_branches(runs: Sequence[Found]) -> None:
+    for run in runs:
+        if others := [str(each.output) for each in runs if each is not run and each.key == run.key]:
+            run.notes.append(f"Has the W&B id of {', '.join(others)}: a copy; what W&B alone kept may be of either.")
 
 
 def wandb_id(output: Path) -> str | None:

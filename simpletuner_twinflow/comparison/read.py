@@ -29,7 +29,7 @@ def read_run(found: Found, name: str) -> Run:
     Raises:
         TwinFlowError: W&B's files cannot be read here at all.
     """
-    run = Run(name, [path for path in (found.output, *found.wandb) if path is not None])
+    run = Run(name, [path for path in (found.output, *found.wandb) if path is not None], notes=[*found.notes])
     logged: Log | None = None
     if found.output is not None:
         run.config, run.config_kind, file = read_config(found.output)

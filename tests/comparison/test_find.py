@@ -44,6 +44,20 @@ def test_output_folder_without_the_id_is_not_joined_with_a_stranger(tmp_path):
     assert len(find_runs([tmp_path])) == 2
 
 
+def test_copy_of_an_output_folder_is_a_run_of_its_own(tmp_path):
+    outputs = [write_run(tmp_path / name, [first(1, 1)]) for name in ("output", "output-b")]
+    for output in outputs:
+        (output / ".wandb_run_id").write_text(ID, encoding="utf-8")
+    (tmp_path / "link").symlink_to(outputs[0])
+    runs = find_runs([*outputs, tmp_path / "link"])
+    assert [run.output for run in runs] == outputs
+    assert len({*short_names([run.given for run in runs])}) == 2
+    for run, other in zip(runs, reversed(outputs), strict=True):
+        [note] = run.notes
+        assert f"{other}: a copy" in note
+    assert find_runs([outputs[0]])[0].notes == []
+
+
 def test_config_file_leads_to_an_output_folder_of_any_name(tmp_path):
     write_run(tmp_path / "out/here", [first(1, 1)])
     (tmp_path / "config").mkdir()

@@ -27,6 +27,31 @@ def test_a_line_is_a_point_and_a_step_measured_again_ends_the_old_curve(tmp_path
     assert quality[KEY].values.tolist() == [9.0, 6.0]
 
 
+def began(folder, step: int, *then: int):
+    with (folder / "twinflow/quality.jsonl").open("a", encoding="utf-8") as file:
+        for line in ({"began": step}, *({"step": at, "values": {"ema_2/mmd_in_errors": 50.0}} for at in then)):
+            file.write(json.dumps(line) + "\n")
+
+
+def test_a_run_begun_anew_has_nothing_of_the_earlier_one(tmp_path):
+    write(tmp_path, (100, 1, 1.0), (1000, 10, 0.5))
+    for step in (100, 200, 400, 1000):
+        write_picture(tmp_path / f"twinflow/contact_sheet-{step}.png")
+    began(tmp_path, 0, 200, 400)
+    quality, _ = read_quality(tmp_path)
+    assert quality[KEY].steps.tolist() == [200, 400]
+    assert sorted(sheet.step for sheet in contact_sheets(tmp_path)) == [200, 400]
+
+
+def test_a_resumed_run_keeps_what_is_up_to_its_step(tmp_path):
+    write(tmp_path, (10, 1, 9.0), (20, 2, 5.0), (30, 3, 4.0))
+    for step in (10, 20, 30):
+        write_picture(tmp_path / f"twinflow/contact_sheet-{step}.png")
+    began(tmp_path, 20)
+    assert read_quality(tmp_path)[0][KEY].steps.tolist() == [10, 20]
+    assert sorted(sheet.step for sheet in contact_sheets(tmp_path)) == [10, 20]
+
+
 def test_nan_stays_and_broken_lines_are_said(tmp_path):
     write(tmp_path, (10, 1, float("nan")))
     with (tmp_path / "twinflow/quality.jsonl").open("a", encoding="utf-8") as file:

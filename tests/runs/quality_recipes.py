@@ -1,7 +1,6 @@
 """Runs whose order by quality is known: a base, plain training, TwinFlow half-way and at its end."""
 
 import copy
-import json
 import os
 import shutil
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
+from simpletuner_twinflow.comparison.quality_files import read_history
 from testbed.digits import write_digits
 from testbed.pipelines import awaken, diffusion
 from testbed.trainer import demo_config
@@ -90,8 +90,7 @@ def _in_order(host: Host, name: str, config: dict[str, Any], steps: int) -> Meas
         if kind != "base":  # the pictures and prompts are encoded once
             shutil.copytree(host.folder / f"{name}_base/cache", host.folder / f"{name}_{kind}/cache")
         run = host.train(f"{name}_{kind}", _config(config | given)).check()
-        lines = (run.output / "twinflow/quality.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line)["values"]["ema_1/mmd_in_errors"] for line in lines]
+        return [line["values"]["ema_1/mmd_in_errors"] for line in read_history(run.output, []).measures.values()]
 
     (base,), (plain,) = measured("base", **UNTOUCHED), measured("plain", **PLAIN, max_train_steps=steps)
     half, trained = measured("trained", max_train_steps=steps, twinflow_quality_interval=steps // 2)

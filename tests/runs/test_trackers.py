@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from simpletuner_twinflow import TwinFlowOptions
-from simpletuner_twinflow.host.drawing.records import read_history
+from simpletuner_twinflow.comparison.quality_files import read_history
 from simpletuner_twinflow.host.training.wandb_chart import COLUMNS, TITLE
 from simpletuner_twinflow.method.roles import Role
 from tests.runs.harness import SEED
@@ -81,9 +81,9 @@ def test_contact_sheets_and_distances_are_beside_the_checkpoints_and_on_wandb(ru
     for step in (2, 4):
         with Image.open(run.output / f"twinflow/contact_sheet-{step}.png") as sheet:
             assert sheet.width > 6 * 32  # of 1, 2, 4 and 8 steps, the base and the data
-    history = read_history(run.output / "twinflow/quality.jsonl")
-    assert [line["step"] for line in history] == [2, 4]
-    assert 0 < history[0]["seconds"] < history[1]["seconds"]
+    history = read_history(run.output, []).measures
+    assert [*history] == [2, 4]
+    assert 0 < history[2]["seconds"] < history[4]["seconds"]
 
 
 @pytest.mark.host_runs("adversarial_full", "shapes", "two_ranks_full")

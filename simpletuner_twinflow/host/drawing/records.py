@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from simpletuner_twinflow.comparison.local_tracker import json_lines
-from simpletuner_twinflow.comparison.quality_files import FILE, FOLDER, SHEET_FILE, SHEET_LABEL
+from simpletuner_twinflow.comparison.quality_files import FILE, FOLDER, SHEET_FILE, SHEET_LABEL, read_history
 
 LAYOUT = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}  # what a tracker needs to be told of a picture
 
@@ -22,12 +21,16 @@ class Records:
         self.folder = Path(self._config.output_dir) / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
         began = int(trainer.state.get("global_step") or 0)
-        earlier = [line["seconds"] for line in read_history(self.folder / FILE) if line["step"] <= began]
+        self._write({"began": began})  # what an earlier run measured above it is not this run's
+        earlier = [line["seconds"] for line in read_history(self.folder.parent, []).measures.values()]
         self._began = time.monotonic() - max(earlier, default=0.0)
 
     def add(self, values: dict[str, float], samples: int, step: int) -> None:
         """A line with a measure's values; `seconds` is the time of training up to it, without that between two runs."""
-        line = {"step": step, "seconds": time.monotonic() - self._began, "samples": samples, "values": values}
+        seconds = time.monotonic() - self._began
+        self._write({"step": step, "seconds": seconds, "samples": samples, "values": values})
+
+    def _write(self, line: dict[str, Any]) -> None:
         file = self.folder / FILE
         cut = file.exists() and not file.read_bytes().endswith(b"\n")  # by the end of an earlier process
         with file.open("a", encoding="utf-8") as lines:
@@ -45,8 +48,3 @@ class Records:
         label = f"TwinFlow, step {step}"
         record_validation_media(self._config, path, media_type="image", label=label, index=0)
         return path
-
-
-def read_history(file: Path) -> list[dict[str, Any]]:
-    """The lines of a history, oldest first, without those that a killed run cut off; none without the file."""
-    return list(json_lines(file, []))

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from simpletuner_twinflow.host.drawing.records import Records, read_history
+from simpletuner_twinflow.comparison.quality_files import read_history
+from simpletuner_twinflow.host.drawing.records import Records
 
 
 class Tracker:
@@ -30,13 +31,14 @@ def make(tmp_path):
 def test_history_goes_on_in_time_after_a_resume(make, tmp_path):
     file = tmp_path / "twinflow/quality.jsonl"
     make().add({"ema_1/mmd": 0.5}, 8, step=2)
-    line = json.loads(file.read_text()) | {"seconds": 100.0}
+    line = json.loads(file.read_text().splitlines()[-1]) | {"seconds": 100.0}
     later = line | {"step": 4, "seconds": 200.0}
     file.write_text("".join(json.dumps(each) + "\n" for each in (line, later)) + '{"step": 6, "sec')
-    assert [each["step"] for each in read_history(file)] == [2, 4]
+    assert [*read_history(tmp_path, []).measures] == [2, 4]
     file.write_text("".join(json.dumps(each) + "\n" for each in (line, later)))
     make(step=2).add({"ema_1/mmd": 0.25}, 8, step=3)  # went on from step 2, though step 4 had been reached
-    last = read_history(file)[-1]
+    first, last = read_history(tmp_path, []).measures.values()
+    assert first["step"] == 2
     assert 100 <= last["seconds"] < 150
     assert (last["step"], last["samples"], last["values"]) == (3, 8, {"ema_1/mmd": 0.25})
 
@@ -48,7 +50,18 @@ def test_a_line_that_a_killed_run_cut_off_spoils_no_other(make, tmp_path):
         lines.write('{"step": 4, "sec')
     make(step=2).add({"ema_1/mmd": 0.25}, 8, step=4)
     make(step=4).add({"ema_1/mmd": 0.125}, 8, step=6)
-    assert [each["step"] for each in read_history(file)] == [2, 4, 6]
+    assert [*read_history(tmp_path, []).measures] == [2, 4, 6]
+
+
+def test_a_run_begun_anew_leaves_the_earlier_ones_measures_and_time(make, tmp_path):
+    file = tmp_path / "twinflow/quality.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"step": 100, "seconds": 900.0, "samples": 8, "values": {"ema_1/mmd_in_errors": 1.0}}\n')
+    make().add({"ema_1/mmd_in_errors": 50.0}, 8, step=200)
+    make(step=200).add({"ema_1/mmd_in_errors": 40.0}, 8, step=400)
+    measures = read_history(tmp_path, []).measures
+    assert [*measures] == [200, 400]
+    assert measures[400]["seconds"] < 100
 
 
 def test_sheet_is_a_file_and_shown_on_trackers_that_take_pictures(make, tmp_path):
