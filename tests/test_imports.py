@@ -44,7 +44,6 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "_startup": "test_startup.py",
     "_preflight": "host/settings/test_preflight.py",
     "assistants": "host/settings/test_families.py",
-    "auxiliary": "runs/test_auxiliary_losses.py",
     "budget": "host/drawing/test_quality.py",
     "family": "host/settings/test_families.py",
     "features": "quality/test_measures.py",
