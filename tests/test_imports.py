@@ -45,6 +45,7 @@ ELSEWHERE = {  # module -> where it is tested under another name
     "_preflight": "host/settings/test_preflight.py",
     "assistants": "host/settings/test_families.py",
     "budget": "host/drawing/test_quality.py",
+    "doctor": "host/test_doctor.py",
     "family": "host/settings/test_families.py",
     "features": "quality/test_measures.py",
     "full_weights": "runs/test_resume.py",
