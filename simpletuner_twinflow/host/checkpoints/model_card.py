@@ -1,7 +1,6 @@
 """The model card of a TwinFlow run: what was trained, what was exported, and code that draws with it."""
 
 import inspect
-import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from diffusers import LCMScheduler
 
 from simpletuner_twinflow.host.checkpoints.card_reader import reader_of
 from simpletuner_twinflow.host.checkpoints.export import stock_scheduler_of
+from simpletuner_twinflow.host.checkpoints.other_programs import size_of
 from simpletuner_twinflow.host.checkpoints.other_run import ADAPTER_FILE
 from simpletuner_twinflow.host.checkpoints.song_card import song_example
 from simpletuner_twinflow.host.drawing.cosmos3 import worded
@@ -38,11 +38,12 @@ ROUNDED_TIMES = (
     "network off the sigmas that it was trained at."
 )
 
+DTYPE = "Before diffusers 0.40 `dtype` is called `torch_dtype`."
+
 
 @uses(
     Seam("save_model_card", ("model", "repo_folder")),
     Seam("_model_card_base_model", ("args",), Touch.read),
-    Seam("_validation_resolution", ("args",), Touch.read),
     Seam("ModelFoundation.VALIDATION_SCHEDULER_NAME", touch=Touch.given, module=MODELS),
     Seam("ImageModelFoundation.custom_model_card_training_mode_info", ("args",), Touch.in_block, MODELS),
     Seam("ImageModelFoundation.custom_model_card_code_example", ("repo_id",), Touch.in_block, MODELS),
@@ -130,8 +131,8 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     if model.twinflow_model.family.sings:
         return song_example(model, base, source)
     dtype = str(config.weight_dtype).removeprefix("torch.")
-    sizes = [size.strip(" ,") for size in metadata._validation_resolution(config).splitlines()]
-    read, pixels = source if full else base, math.prod(int(size.split("=")[1]) for size in sizes)
+    width, height = size_of(config.validation_resolution)
+    read, pixels = source if full else base, width * height
     imports = ["import torch", "from diffusers import DiffusionPipeline"]
     loading = [f"pipeline = DiffusionPipeline.from_pretrained({read!r}, dtype=torch.{dtype})"]
     if (reader := reader_of(model, read, dtype, source, pixels)) is not None:
@@ -178,12 +179,11 @@ def _example(metadata: ModuleType, model: Any, source: str) -> str:
     picture: list[str] = []
     if sized := model.twinflow_model.family.prompt_has_size:
         imports.append("from diffusers.pipelines.cosmos import pipeline_cosmos3_omni")
-        code, given, picture = worded(
-            model, prompt, **{name: int(value) for name, value in (size.split("=") for size in sizes)}
-        )
+        code, given, picture = worded(model, prompt, width=width, height=height)
         loading += code
         imports += ["from diffusers.utils import load_image"] if picture else []
-    arguments = [*(f"{name}={value!r}" for name, value in given.items()), asked, *_call_arguments(model), *sizes]
+    arguments = [*(f"{name}={value!r}" for name, value in given.items()), asked, *_call_arguments(model)]
+    arguments += [f"width={width}", f"height={height}"]
     arguments += reader.arguments if reader else ()
     images, save = "images[0]", 'model_output.save("output.png")'
     if film := [] if sized else _film_arguments(model):
@@ -207,7 +207,7 @@ model_output = pipeline(
 {save}
 ```
 
-{note}
+{note} {DTYPE}
 """
 
 

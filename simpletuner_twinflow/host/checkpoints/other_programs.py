@@ -99,13 +99,13 @@ def workflow_of(model: Any) -> dict[str, Any]:
         sampler=sampler_of(model),
         flavour=flavour_of(model),
         prompt=config.validation_prompt or "",
-        size=_size(config.validation_resolution),
+        size=size_of(config.validation_resolution),
         seed=int(config.validation_seed or config.seed or 42),
         embedded_guidance=sampling_guidance(model) if embeds else None,
     )
 
 
-def _size(resolution: Any) -> tuple[int, int]:
+def size_of(resolution: Any) -> tuple[int, int]:
     """Width and height of the first of the validation's sizes: "1024", "1024x768", or several with commas."""
     numbers = [int(float(number)) for number in re.findall(r"\d+(?:\.\d+)?", str(resolution).split(",")[0])] or [1024]
     return numbers[0], numbers[-1]

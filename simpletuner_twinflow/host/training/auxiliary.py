@@ -20,7 +20,7 @@ PROJECTORS = {"crepa_projector", "urepa_projector"}  # the network's modules tha
 def auxiliary_loss(
     model: Any, output: Mapping[str, Any], batch: Mapping[str, Any], rows: RoleBatch, loss: Tensor
 ) -> tuple[Tensor, dict[str, Any] | None]:
-    """The loss with the host's auxiliary losses, and their logs; None where the run has none, on every rank alike.
+    """The loss with the host's auxiliary losses, and their logs; None where none is set, on every rank alike.
 
     The host gathers a figure from all ranks wherever there are logs.
 
@@ -44,4 +44,5 @@ def auxiliary_loss(
     sized = {"latents": batch["latents"]}  # by which `select_rows` tells what has an entry for each row
     found, some = select_rows(dict(output) | sized, real), select_rows(batch, real)
     added, logs = model.auxiliary_loss(model_output=found, prepared_batch=some, loss=loss.new_zeros(()))
-    return loss + added.to(loss.dtype), logs
+    # The host has none where it has switched such a loss off by itself, as U-REPA of a transformer.
+    return loss + added.to(loss.dtype), logs or {}

@@ -5,11 +5,12 @@ all tokens puts the routing into the target; measured in docs/benchmarks.md.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.method.objective import Predict, PromptRows
@@ -61,7 +62,8 @@ class TokenRoutes:
             model_predict = self._model.model_predict
 
             def routed(*args: Any, **kwargs: Any) -> Any:
-                with _routing_without_gradient(self._network):
+                wrapped = self._model.get_trained_component(unwrap_model=False)
+                with _without_reducer(wrapped), _routing_without_gradient(self._network):
                     return model_predict(*args, **kwargs)
 
             with changed(self._router, get_mask=repeat), changed(self._model, model_predict=routed):
@@ -85,3 +87,11 @@ def _routing_without_gradient(network: nn.Module) -> Iterator[None]:
             back.callback(parameter.requires_grad_, True)
             parameter.requires_grad_(False)
         yield
+
+
+def _without_reducer(network: nn.Module) -> AbstractContextManager[None]:
+    """A block in which DDP does not get its reducer ready anew, as it does for passes while gradients are on.
+
+    The pass with gradient has done so, and with `find_unused_parameters` these would be taken for one without any.
+    """
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

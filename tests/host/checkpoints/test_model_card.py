@@ -105,6 +105,14 @@ def test_card_of_another_run_is_the_hosts(card):
     assert "TwinFlow" not in card("pipeline", twinflow_enabled=False)
 
 
+@pytest.mark.parametrize(
+    ("given", "size"), [("64X32", ("64", "32")), ("96px", ("96", "96")), ("64x32,128", ("64", "32"))]
+)
+def test_size_is_the_validations_however_it_is_written(given, size, card):
+    arguments = call(code(card("pipeline", validation_resolution=given)))
+    assert (arguments["width"], arguments["height"]) == size
+
+
 @pytest.mark.parametrize("rate", ["24", None], ids=["as the host's parser makes it", "left out"])
 def test_card_shows_a_film_whose_frame_rate_is_no_number(rate, card):
     film = [Image.new("RGB", (8, 8), colour) for colour in ("black", "white", "black")]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from simpletuner_twinflow.host.training.token_routes import TokenRoutes
 from simpletuner_twinflow.method.objective import PromptRows
@@ -82,3 +83,21 @@ def test_step_makes_the_pass_with_gradient_first_whose_routes_the_teacher_takes(
     assert trainer.distiller.training_loss(batch)[0].isfinite()
     assert len(with_gradient) > 1
     assert with_gradient[0]
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_ddp_that_looks_for_unused_parameters_takes_the_routed_passes_for_no_pass_of_its_own(trainer):
+    model = trainer.model
+    model.model = DistributedDataParallel(model.model, find_unused_parameters=True)
+    for step in range(2):
+        batch = trainer.distiller.prepare_batch(host_batch(model), model, {"global_step": step})
+        trainer.distiller.training_loss(batch)[0].backward()
+    assert any(it.grad is not None and it.grad.abs().sum() > 0 for it in model.model.parameters())
