@@ -3,6 +3,7 @@
 The problems come from `given.checked`, by which a run's start-up refuses.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +108,8 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
     nowhere, at_hub = model_folders(given)
     if config.model_type == "lora" and is_lycoris(config.lora_type) and not _is_file(config.lycoris_config):
         lost.append(("lycoris_config", config.lycoris_config))
+    if config.model_type == "lora" and is_set(given.get("init_lora")) and not _is_file(given["init_lora"]):
+        lost.append(("init_lora", given["init_lora"]))  # the host opens it as a file, and asks no hub
     missing = [
         f"{key} is {shown(path)}: there is no such file, seen from {Path.cwd()}. Mend the path, or start in the folder "
         "that it is relative to."
@@ -140,7 +143,7 @@ def configured(given: Mapping[str, Any]) -> SimpleNamespace:
 
 
 def _is_file(path: Any) -> bool:
-    return isinstance(path, str) and Path(path).is_file()
+    return isinstance(path, str) and os.path.isfile(path)
 
 
 def _adapted(config: Any) -> str:

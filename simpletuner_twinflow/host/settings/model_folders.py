@@ -1,5 +1,6 @@
 """Folders of models that a configuration names and that are not on this machine."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +9,10 @@ from typing import Any
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings.conflict_rows import is_set
 
-MODEL_KEYS = (  # each the name of a folder, or of a repository of the model hub
-    "pretrained_model_name_or_path",
-    "pretrained_transformer_model_name_or_path",
-    "pretrained_unet_model_name_or_path",
-    "pretrained_vae_model_name_or_path",
-    "controlnet_model_name_or_path",
-)
+# Each the name of a folder, or of a repository of the model hub. A ControlNet's is not read: TwinFlow trains none.
+MODEL_KEYS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path")
+TRANSFORMER_KEY, UNET_KEY = "pretrained_transformer_model_name_or_path", "pretrained_unet_model_name_or_path"
+UNET_FAMILIES = ("kolors", "sd1x", "sdxl")  # the host reads one of the two keys, by the family's network
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 ONE_FILE = (".safetensors", ".gguf")  # also inside a repository, or at an address
 
@@ -27,8 +25,9 @@ def model_folders(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     Args: given: the configuration as its user wrote it, keys without dashes.
     """
     nowhere, at_hub = [], []
-    for key in MODEL_KEYS:
+    for key in (*MODEL_KEYS, UNET_KEY if given.get("model_family") in UNET_FAMILIES else TRANSFORMER_KEY):
         name = given.get(key)
+        # os.path, since a Path's `exists` raises for a name that is too long.
         if not is_set(name) or not isinstance(name, str) or Path(name).exists() or name.endswith(ONE_FILE):
             continue
         looked = "" if Path(name).is_absolute() else f" (looked in {Path.cwd()})"

@@ -90,6 +90,12 @@ def overridden(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[
             "the teacher's empty prompt, which is then never trained and drifts. Set caption_dropout_probability to "
             '0.1, the default, or twinflow_guidance_reference to "base".'
         )
+    if options.scale > 1 and (as_number(config.get("caption_dropout_probability")) or 0) >= 1:
+        yield (
+            f"caption_dropout_probability is {shown(config['caption_dropout_probability'])}: no row keeps its prompt, "
+            "so that no guidance is trained in. Set caption_dropout_probability to 0.1, the default, or "
+            "twinflow_enhanced_ratio to 0."
+        )
 
 
 def _of_songs(config: Mapping[str, Any], options: TwinFlowOptions) -> Iterator[str]:

@@ -177,6 +177,14 @@ def test_files_that_a_config_names_and_that_are_not_there_are_what_a_run_would_e
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_lora_to_start_from_that_is_not_there_is_what_a_run_would_end_at():
+    config = SEED | QUIET | {"init_lora": "some/lora.safetensors"}
+    [line] = examined(written(config))["missing"]
+    assert line.startswith('init_lora is "some/lora.safetensors": there is no such file')
+    assert examined(written(config | {"model_type": "full"}))["missing"] == []
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

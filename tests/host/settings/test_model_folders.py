@@ -1,12 +1,14 @@
 """Folders of models that a configuration names."""
 
 import pytest
+from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow._hooks import DISTRIBUTION
 from simpletuner_twinflow._startup import HOST
 from simpletuner_twinflow.host.doctor import PACKAGES, as_text
 from simpletuner_twinflow.host.settings.examined import examined
-from simpletuner_twinflow.host.settings.model_folders import model_folders
+from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
+from simpletuner_twinflow.host.settings.model_folders import TRANSFORMER_KEY, UNET_FAMILIES, UNET_KEY, model_folders
 from tests.host.settings.configs import SEED
 from tests.host.settings.test_examined import examples
 
@@ -55,3 +57,24 @@ def test_report_has_both():
 def test_names_of_the_hosts_own_examples_are_not_refused():
     for config in examples().values():
         assert model_folders({key.lstrip("-"): value for key, value in config.items()})[0] == []
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("family", "read"), [("sd3", TRANSFORMER_KEY), ("sdxl", UNET_KEY)])
+def test_a_key_that_the_family_does_not_read_is_not_looked_up(family, read):
+    keys = (TRANSFORMER_KEY, UNET_KEY, "controlnet_model_name_or_path")
+    nowhere, at_hub = model_folders({"model_family": family} | dict.fromkeys(keys, "/old/network"))
+    assert not at_hub
+    assert [line.split()[0] for line in nowhere] == [read]
+
+
+def test_families_of_a_unet_are_the_hosts():
+    hosts = ModelRegistry.model_families()
+    trained = hosts.keys() & (FAMILIES | DIFFUSION_FAMILIES).keys()
+    assert {name for name in trained if hosts[name].MODEL_TYPE.value == "unet"} == set(UNET_FAMILIES)
+
+
+@pytest.mark.usefixtures("here")
+def test_name_that_is_too_long_for_a_file_is_a_problem_as_another():
+    [line], _ = model_folders({KEY: "/" + "a" * 5000})
+    assert "no such folder here" in line

@@ -135,3 +135,11 @@ def test_refusal_of_another_rank_waits_for_that_of_the_first(rank, waits, monkey
 def test_guidance_against_an_untrained_empty_prompt_is_warned_of(changes, warned, caplog):
     load(SEED, **{"caption_dropout_probability": 0.0, "twinflow_guidance_reference": "ema"} | changes)
     assert ("caption_dropout_probability 0:" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"), [({}, True), ({"twinflow_enhanced_ratio": 0.0}, False)], ids=["guided", "not guided"]
+)
+def test_guidance_of_rows_without_prompts_is_warned_of(changes, warned, caplog):
+    load(SEED, **QUIET | {"caption_dropout_probability": 1.0} | changes)
+    assert ("caption_dropout_probability is 1.0: no row keeps its prompt" in caplog.text) == warned
