@@ -1,6 +1,5 @@
 """Folders of models that a configuration names and that are not on this machine."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
