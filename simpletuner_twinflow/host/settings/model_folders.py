@@ -1,5 +1,6 @@
 """Folders of models that a configuration names and that are not on this machine."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ def model_folders(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     for key in (*MODEL_KEYS, UNET_KEY if given.get("model_family") in UNET_FAMILIES else TRANSFORMER_KEY):
         name = given.get(key)
         # os.path, since a Path's `exists` raises for a name that is too long.
-        if not is_set(name) or not isinstance(name, str) or Path(name).exists() or name.endswith(ONE_FILE):
+        if not is_set(name) or not isinstance(name, str) or os.path.exists(name) or name.endswith(ONE_FILE):
             continue
         looked = "" if Path(name).is_absolute() else f" (looked in {Path.cwd()})"
         absent = f"{key} is {shown(name)}: no such folder here{looked}"
