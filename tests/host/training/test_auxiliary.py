@@ -1,5 +1,7 @@
 """What a rank says of its auxiliary losses, which in a group of processes all must say alike."""
 
+from dataclasses import replace
+
 import pytest
 
 from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
@@ -13,11 +15,10 @@ def found(trainer, batch, role):
     """The logs of rows of one role."""
     prepared = trainer.distiller.prepare_batch(batch, trainer.model, {"global_step": 0})
     rows = prepared[ROWS]
-    at = rows.having(role)
-    assert at
+    assert rows.having(role)
     output = trainer.model.model_predict(prepared_batch=dict(prepared))
     loss = output["model_prediction"].mean()
-    only = type(rows)(**vars(rows) | {"roles": (role,) * len(rows.roles)})
+    only = replace(rows, roles=(role,) * len(rows.roles))
     return auxiliary_loss(trainer.model, output, prepared, only, loss)[1]
 
 
