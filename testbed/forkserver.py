@@ -3,6 +3,8 @@
 A run ends as a process of the real command does: threads and queues are waited for, exit handlers run. What differs
 from `simpletuner train`: no console script and no `accelerate launch` stand in front, and the host's modules are
 imported already. So what is about start-up itself still needs the real command.
+
+Where there is a GPU each run is a process of its own, which imports the host itself: CUDA does not survive a fork.
 """
 
 import atexit
@@ -35,6 +37,7 @@ LAUNCHED = {
     "ACCELERATE_DYNAMO_USE_DYNAMIC": "False",
     "ACCELERATE_USE_CPU": "False",
 }
+OWN_PROCESSES = "TESTBED_OWN_PROCESSES"  # environment variable: "1" has each run be a process of its own
 
 
 class ForkServer:
@@ -50,7 +53,7 @@ class ForkServer:
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).resolve())],
-                env=dict(environment) | LAUNCHED,
+                env={OWN_PROCESSES: str(int(_has_gpu()))} | dict(environment) | LAUNCHED,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -189,17 +192,29 @@ def _run_and_exit(train: str) -> None:
         os._exit(code)
 
 
+def _has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def _main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # nothing but answers may be said to the client, and some imports print
     train = str(Path(find_spec("simpletuner").origin).parent / "train.py")
     sys.path[0] = str(Path(train).parent)  # as for a script that is started by name
-    runpy.run_path(train, run_name="imported_by_the_fork_server")
-    for module in IMPORTED_LATE:
-        import_module(module)
-    if (job := _serve(answers)) is not None:
-        _become(job, train)
-        _run_and_exit(train)
+    if len(sys.argv) == 2:
+        job = json.loads(sys.argv[1])
+    else:
+        answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # nothing but answers may be said to the client, and some imports print
+        own_processes = os.environ[OWN_PROCESSES] == "1"
+        if not own_processes:
+            runpy.run_path(train, run_name="imported_by_the_fork_server")
+            for module in IMPORTED_LATE:
+                import_module(module)
+        if (job := _serve(answers)) is None:
+            return
+        if own_processes:
+            os.execv(sys.executable, [sys.executable, __file__, json.dumps(job)])
+    _become(job, train)
+    _run_and_exit(train)
 
 
 if __name__ == "__main__":

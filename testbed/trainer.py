@@ -35,13 +35,13 @@ def without_twinflow(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("twinflow_")}
 
 
-def datasets(images: Path) -> list[dict[str, Any]]:
-    """The host's data config for a folder of images with captions beside them."""
+def datasets(images: Path, resolution: int = 64) -> list[dict[str, Any]]:
+    """The host's data config for a folder of images with captions beside them. Args: resolution: their sides, px."""
     image_set = {
         "id": "digits",
         "type": "local",
         "crop": False,
-        "resolution": 64,
+        "resolution": resolution,
         "resolution_type": "pixel",
         "minimum_image_size": 0,
         "caption_strategy": "textfile",

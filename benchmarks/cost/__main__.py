@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks.in_host import watched
 from simpletuner_twinflow.method.cost import passes, step_ratio
 from simpletuner_twinflow.options import TwinFlowOptions
 from testbed.forkserver import ForkServer
-from testbed.trainer import ROOT, demo_config, without_twinflow, write_run
+from testbed.trainer import ROOT, datasets, demo_config, without_twinflow, write_run
 
 LIMIT = 900  # seconds of a run
 IDLE = 1  # first steps, which fill caches and make the optimizer's state
@@ -87,7 +88,7 @@ def step_seconds(server: ForkServer, folder: Path, config: dict[str, Any], image
     """
     shutil.rmtree(folder / "output", ignore_errors=True)
     (times := folder / "times.txt").unlink(missing_ok=True)
-    write_run(folder, config, images)
+    write_run(folder, config, images, data=partial(datasets, resolution=config["resolution"]))
     watched(server, folder, {FILE: str(times)}, "benchmarks.cost.watch:watch", LIMIT)
     moments = [float(line) for line in times.read_text(encoding="utf-8").split()]
     return (moments[-1] - moments[IDLE - 1]) / (len(moments) - IDLE)

@@ -35,22 +35,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.growth", description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--kind", choices=[*KINDS], default="full")
+    parser.add_argument("--axes", nargs="+", choices=[*AXES], default=[*AXES], metavar="AXIS")
     parser.add_argument("--output", type=Path, default=ROOT / "output/benchmarks/growth")
     arguments = parser.parse_args()
     arguments.batch, arguments.steps = 4, 4
     folder, console = arguments.output.resolve(), Console()
     server = prepared(folder)
-    found: dict[str, list[tuple[int, float, float, float]]] = {title: [] for title in AXES}
+    found: dict[str, list[tuple[int, float, float, float]]] = {title: [] for title in arguments.axes}
     lines = ["| | plain step, s | ours, s | x plain | by passes |", "|---|---|---|---|---|"]
-    for title, axis in AXES.items():
-        [(key, values)] = axis.items()
+    for title in found:
+        [(key, values)] = AXES[title].items()
         for value in values:
             pairs = []
             for _ in range(arguments.repeats):
                 pair = []
                 for way in (PLAIN, OURS):
                     config = run_config(folder, arguments.kind, way, arguments) | _changed(key, value, way)
-                    pair.append(step_seconds(server, folder / "run", config, folder / "digits"))
+                    run = folder / f"run-{config['resolution']}"  # latents once encoded are kept in the run's folder
+                    pair.append(step_seconds(server, run, config, folder / "digits"))
                 pairs.append(pair)
             plain, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
             ratio = statistics.median(mine / other for other, mine in pairs)
@@ -75,8 +77,8 @@ def _counted(kind: str, order: int) -> float:
 
 def draw(found: dict[str, list[tuple[int, float, float, float]]], path: Path) -> None:
     """Seconds of a step by what grows, ours and plain; above each pair their ratio."""
-    figure, places = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.4), layout="constrained")
-    for axes, (title, points) in zip(places, found.items(), strict=True):
+    figure, places = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.4), layout="constrained", squeeze=False)
+    for axes, (title, points) in zip(places[0], found.items(), strict=True):
         values, plain, ours, ratios = zip(*points, strict=True)
         axes.plot(values, ours, marker="o", label="TwinFlow, default")
         axes.plot(values, plain, marker="o", label="plain")
@@ -86,8 +88,8 @@ def draw(found: dict[str, list[tuple[int, float, float, float]]], path: Path) ->
         axes.set_ylim(0, 1.2 * max(ours))
         axes.set_xlabel(title)
         axes.grid(alpha=0.3)
-    places[0].set_ylabel("processor seconds of a step")
-    places[0].legend(fontsize="small")
+    places[0, 0].set_ylabel("processor seconds of a step")
+    places[0, 0].legend(fontsize="small")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -14,7 +14,7 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,16 @@ REPEATS = 5  # blocks of each way, in turn
 BLOCK = 4  # steps of a block; with batch 8 each role has its share of rows in it
 
 
-def measured(shape_name: str, model_type: str, batch: int, device: torch.device, tiny: bool) -> list[dict[str, Any]]:
+def measured(
+    shape_name: str, model_type: str, batch: int, device: torch.device, tiny: bool, asked: Sequence[str]
+) -> list[dict[str, Any]]:
     """The rows of one network's table."""
     trained = Trained(SHAPES[shape_name], model_type, batch, device, tiny)
     found: dict[str, dict[str, Any]] = {}
     ways: dict[str, Way] = {}
-    for name, settings in WAYS.items():  # memory first: what a way keeps beside the network comes as it is needed
+    for name in (it for it in WAYS if it == PLAIN or it in asked):
+        # Memory first: what a way keeps beside the network comes as it is needed.
+        settings = WAYS[name]
         options = None if settings is None else ObjectiveSettings(**settings)
         if options is not None and not trained.shadows:
             trained.keep_shadows()
@@ -158,6 +162,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--networks", nargs="+", choices=list(SHAPES), default=list(SHAPES), metavar="NAME")
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="WAY", help="plain is measured always"
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny networks, on the CPU")
     arguments = parser.parse_args()
     if not arguments.tiny and not torch.cuda.is_available():
@@ -172,7 +179,7 @@ def main() -> None:
     for name in arguments.networks:
         for model_type in ("lora", "full"):
             began = time.monotonic()
-            rows += measured(name, model_type, arguments.batch, device, arguments.tiny)
+            rows += measured(name, model_type, arguments.batch, device, arguments.tiny, arguments.ways)
             print(f"{name}, {model_type}: took {time.monotonic() - began:.0f} s", flush=True)
             document = json.dumps({"title": title, "rows": rows}, indent=1)
             (arguments.output / "gpu.json").write_text(document, encoding="utf-8")

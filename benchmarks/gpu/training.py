@@ -25,7 +25,8 @@ WAYS: dict[str, dict[str, Any] | None] = {
     PLAIN: None,
     "K = 1, no guidance": {"enhanced_ratio": 0.0},
     "K = 2, no guidance": {"enhanced_ratio": 0.0, "target_step_count": 2},
-    "K = 2, guidance 2 (default)": {"target_step_count": 2, **GUIDED},
+    "K = 1, guidance 2 (default)": {**GUIDED},
+    "K = 2, guidance 2": {"target_step_count": 2, **GUIDED},
     "K = 1, guidance 2, adversarial": {"adversarial_enabled": True, **GUIDED},
 }
 

@@ -1,11 +1,13 @@
 """What only an accelerator can show: run where there is one, `python -m pytest -m gpu`, and left out elsewhere."""
 
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
+from simpletuner_twinflow.host.training.batches import on_latents_device, select_rows
 from simpletuner_twinflow.method.objective import ObjectiveSettings, PromptRows, training_step
 from simpletuner_twinflow.method.roles import Role
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
@@ -52,6 +54,17 @@ def step_on(device, network, options=EVERYTHING, dtype=torch.float32):
     return losses_of(x, z, t, (student, teacher, base), generator, options)
 
 
+@contextmanager
+def waiting_is(mode):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")  # said once a process
+        torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def networks():
     torch.manual_seed(1)
     return Network(), Network(), Network()
@@ -85,22 +98,13 @@ def test_a_step_never_waits_for_the_device():
         optimizer.zero_grad()
 
     step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is("error"):
         step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_check_for_waits_sees_one():
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            torch.ones(3, device=CUDA).sum().item()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert said
+    with waiting_is("error"), pytest.raises(RuntimeError, match="synchroniz"):
+        torch.ones(3, device=CUDA).sum().item()
 
 
 def test_the_teacher_draws_the_students_dropout_and_the_streams_go_on():
@@ -120,12 +124,17 @@ def test_the_teacher_draws_the_students_dropout_and_the_streams_go_on():
     assert torch.equal(torch.rand(2, device=CUDA), after)
 
 
+def test_passes_on_a_batch_whose_embeddings_the_host_left_on_the_cpu_do_not_wait():
+    batch = {"latents": torch.ones(4, device=CUDA), "add_text_embeds": torch.arange(4.0)}
+    with waiting_is("error"):
+        prepared = on_latents_device(batch)
+        passes = [select_rows(prepared, rows)["add_text_embeds"].to(CUDA) for rows in ((2, 0), (3, 1))]
+    assert [it.tolist() for it in passes] == [[2.0, 0.0], [3.0, 1.0]]
+
+
 def test_numbers_and_rows_arrive_without_waiting():
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is("error"):
         found = numbers((0.25, 0.5), CUDA), row_index((0, 2), CUDA), on_device(torch.arange(3), CUDA)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert [it.tolist() for it in found] == [[0.25, 0.5], [0, 2], [0, 1, 2]]
 
 

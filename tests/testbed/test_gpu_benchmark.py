@@ -11,7 +11,7 @@ def test_every_way_trains_and_takes_the_passes_foretold(tmp_path):
     command = ["-m", "benchmarks.gpu", "--tiny", "--networks", "SANA-1.6B, 1024 px", "--output", str(tmp_path)]
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
     rows = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["model_type"] for row in rows] == ["lora"] * 5 + ["full"] * 5
+    assert [row["model_type"] for row in rows] == ["lora"] * 6 + ["full"] * 6
     for row in rows:
         backward = {"lora": 1, "full": 2}[row["model_type"]]
         assert (row["passes_a_row"] == 0) is (row["way"] == "plain")

@@ -118,6 +118,31 @@ def _like(value: Any, counterpart: Any) -> Any:
     return value
 
 
+def on_latents_device(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a prepared host batch with the rows' embeddings and pixels beside its latents, copied without waiting.
+
+    The host leaves some of them on the CPU and copies them in each forward pass, which waits for the device: once a
+    step in plain training, once a pass in TwinFlow. Integers stay, since families read lengths and sizes from them.
+    """
+    latents = batch["latents"]
+    if latents.device.type == "cpu":
+        return dict(batch)
+    copied: dict[int, Tensor] = {}  # one tensor may stand under several keys
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: copy(item) for key, item in value.items()}
+        if not isinstance(value, Tensor) or value.device.type != "cpu" or not value.is_floating_point():
+            return value
+        if value.ndim == 0 or value.shape[0] != latents.shape[0]:
+            return value
+        if id(value) not in copied:
+            copied[id(value)] = on_device(value, latents.device)
+        return copied[id(value)]
+
+    return {key: copy(value) for key, value in batch.items()}
+
+
 def select_rows(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
     """The host batch with these rows, in this order, repetitions included."""
     size = batch["latents"].shape[0]

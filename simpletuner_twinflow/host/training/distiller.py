@@ -16,6 +16,7 @@ from simpletuner_twinflow.host.seams import changed
 from simpletuner_twinflow.host.settings.data_config import has_regularisation
 from simpletuner_twinflow.host.training.ace_step import song_weights
 from simpletuner_twinflow.host.training.auxiliary import auxiliary_loss
+from simpletuner_twinflow.host.training.batches import on_latents_device
 from simpletuner_twinflow.host.training.compiled import is_compiled
 from simpletuner_twinflow.host.training.family_model import FamilyModel
 from simpletuner_twinflow.host.training.first_frame import frame_weights
@@ -107,6 +108,7 @@ class TwinFlowDistiller(DistillationBase):
         self._micro_batch = self._micro_batch + 1 if window == self._window else 0
         self._window = window
         stream = _stream_seed(self._seed, self.replica.rank, window, self._micro_batch)
+        batch = on_latents_device(batch)
         if self.family_model.family.gives_frames:
             batch = with_given_frames(model, batch, stream + 3)
         x, z, t = batch["latents"].float(), batch["noise"].float(), self.family_model.sigma(batch)

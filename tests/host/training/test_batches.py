@@ -7,6 +7,7 @@ from simpletuner_twinflow import TwinFlowError
 from simpletuner_twinflow.host.training.batches import (
     EMPTY_PROMPT,
     TEXT,
+    on_latents_device,
     refuse_untrained,
     second_half,
     select_rows,
@@ -52,6 +53,20 @@ def test_rows_are_taken_of_everything_that_has_one_entry_a_row_and_of_nothing_el
     assert found["sizes"] == (9, 7, 9, 8)
     for key in ("pairs", "scale", "shared", "is_video", "name"):
         assert found[key] is batch[key]
+
+
+def test_embeddings_go_beside_the_latents_once_and_what_families_read_numbers_from_stays():
+    batch = host_batch() | {"latents": torch.empty(ROWS, device="meta")}
+    batch["add_text_embeds"] = batch[TEXT]["pooled_prompt_embeds"]
+    found = on_latents_device(batch)
+    for there in (found, found["added_cond_kwargs"], found[TEXT], found[EMPTY_PROMPT]):
+        floats = [it for it in there.values() if isinstance(it, torch.Tensor) and it.is_floating_point() and it.ndim]
+        assert floats
+        assert all(it.device.type == "meta" for it in floats)
+    assert found["add_text_embeds"] is found[TEXT]["pooled_prompt_embeds"]
+    for key in ("encoder_attention_mask", "prompts", "sizes", "scale", "shared", "name"):
+        assert found[key] is batch[key]
+    assert batch["prompt_embeds"].device.type == batch[TEXT]["prompt_embeds"].device.type == "cpu"
 
 
 def test_other_order_of_all_rows_is_another_batch_and_the_same_is_a_copy():
