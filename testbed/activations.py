@@ -1,11 +1,11 @@
 """What the pass with gradient keeps for its backward pass, counted from the tensors that autograd saves.
 
 python -m testbed.activations      the numbers of simpletuner_twinflow/host/settings/activations.py, at the models' real
-                                   shapes; without memory or time, since on the device "meta" only shapes are computed
+                                   shapes; without memory, time or a GPU, since only shapes are computed
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import diffusers
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from simpletuner_twinflow.host.settings.network import ATTENTION
 
@@ -42,7 +44,7 @@ class _FusedAttention(torch.autograd.Function):
 
 @contextmanager
 def _fused_attention() -> Iterator[None]:
-    """The device "meta" has no fused attention of its own, and would save each row's every pair of tokens."""
+    """Where only shapes are computed none is fused, and each row's every pair of tokens would be saved."""
     known = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = lambda query, key, value, *_, **__: _FusedAttention.apply(query, key, value)
     try:
@@ -51,9 +53,9 @@ def _fused_attention() -> Iterator[None]:
         F.scaled_dot_product_attention = known
 
 
-def saved_bytes(network: nn.Module, call: Callable[[], Any]) -> int:
+def saved_bytes(weights: Iterable[Tensor], call: Callable[[], Any]) -> int:
     """Bytes of the tensors that a call saves for its backward pass, each memory once, without the network's own."""
-    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    own = {tensor.untyped_storage()._cdata for tensor in weights}
     kept: dict[int, tuple[int, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -81,16 +83,39 @@ def prepared(network: nn.Module, kind: str) -> nn.Module:
 
 
 def widths_kept(architecture: Architecture, kind: str, dtype: torch.dtype) -> float:
-    """Elements of `dtype` that are kept for each token, block and element of the width."""
-    with torch.device("meta"), _fused_attention():
-        torch.set_default_dtype(dtype)
-        try:
+    """Elements of `dtype` that are kept for each token, block and element of the width.
+
+    In 16 bits under autocast, as the host trains: what it computes in 32 bits, norms above all, is kept in 32 bits.
+    """
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
             network = prepared(architecture.build(), kind)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+            own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+            weights = {
+                name: torch.empty(it.shape, dtype=it.dtype, requires_grad=it.requires_grad) for name, it in own.items()
+            }
             inputs = architecture.inputs()
-        finally:
-            torch.set_default_dtype(torch.float32)
-        kept = saved_bytes(network, lambda: network(**inputs))
+            with _fused_attention(), _autocast() if dtype.itemsize == 2 else nullcontext():
+                kept = saved_bytes(weights.values(), lambda: functional_call(network, weights, kwargs=inputs))
+    finally:
+        torch.set_default_dtype(torch.float32)
     return kept / dtype.itemsize / architecture.tokens / architecture.blocks / architecture.width
+
+
+@contextmanager
+def _autocast() -> Iterator[None]:
+    """What `torch.autocast("cuda", torch.bfloat16)` does, which does nothing where there is no GPU."""
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", True)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled("cuda", False)
 
 
 def _sd3(layers: int, heads: int, dual: int) -> Architecture:

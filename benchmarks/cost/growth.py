@@ -18,15 +18,17 @@ from benchmarks.cost.__main__ import run_config, step_seconds
 from benchmarks.cost.ways import KINDS, PLAIN, prepared
 from simpletuner_twinflow.method.cost import passes, step_ratio
 from simpletuner_twinflow.options import TwinFlowOptions
+from testbed.digits import write_digits
 from testbed.trainer import ROOT
 
 OURS = "K = 1, guidance 2 (default)"
 ORDER, TOKENS = "twinflow_estimate_order", "resolution"
+SIDE = "side of a picture, px"
 AXES: dict[str, dict[str, tuple[int, ...]]] = {  # by title: a key of the host's, its values
     "estimate order": {ORDER: (1, 2, 3)},
     "batch": {"train_batch_size": (1, 2, 4, 8, 16)},
     "accumulated batches": {"gradient_accumulation_steps": (1, 2, 4)},
-    "side of a picture, px": {TOKENS: (64, 96, 128)},
+    SIDE: {TOKENS: (64, 96, 128)},
 }
 
 
@@ -41,6 +43,8 @@ def main() -> None:
     arguments.batch, arguments.steps = 4, 4
     folder, console = arguments.output.resolve(), Console()
     server = prepared(folder)
+    for side in AXES[SIDE][TOKENS]:
+        write_digits(folder / f"digits-{side}", limit=64)
     found: dict[str, list[tuple[int, float, float, float]]] = {title: [] for title in arguments.axes}
     lines = ["| | plain step, s | ours, s | x plain | by passes |", "|---|---|---|---|---|"]
     for title in found:
@@ -51,8 +55,8 @@ def main() -> None:
                 pair = []
                 for way in (PLAIN, OURS):
                     config = run_config(folder, arguments.kind, way, arguments) | _changed(key, value, way)
-                    run = folder / f"run-{config['resolution']}"  # latents once encoded are kept in the run's folder
-                    pair.append(step_seconds(server, run, config, folder / "digits"))
+                    side = config["resolution"]  # the host keeps what it has made of pictures beside them and the run
+                    pair.append(step_seconds(server, folder / f"run-{side}", config, folder / f"digits-{side}"))
                 pairs.append(pair)
             plain, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
             ratio = statistics.median(mine / other for other, mine in pairs)

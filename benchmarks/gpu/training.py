@@ -96,11 +96,18 @@ class Trained:
         rows = index(prompts.rows, x_t)
         words = self.prompts.index_select(0, rows)
         words = torch.zeros_like(words) if prompts.unconditional else words
-        more = {} if self.pooled is None else {"pooled_projections": self.pooled.index_select(0, rows)}
+        pooled = None if self.pooled is None else self.pooled.index_select(0, rows)
         with self.conditioning.times(t, r, sign):
-            answer: Tensor = self.network(
-                hidden_states=x_t.to(torch.bfloat16), encoder_hidden_states=words, timestep=1000 * t, **more
-            ).sample
+            return self._answer(x_t, t, words, pooled)
+
+    def plain(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The velocity for the whole batch, without time conditioning, as plain training has it."""
+        return self._answer(x_t, t, self.prompts, self.pooled)
+
+    def _answer(self, x_t: Tensor, t: Tensor, words: Tensor, pooled: Tensor | None) -> Tensor:
+        more = {} if pooled is None else {"pooled_projections": pooled}
+        given = {"hidden_states": x_t.to(torch.bfloat16), "encoder_hidden_states": words, "timestep": 1000 * t} | more
+        answer: Tensor = self.network(**given).sample
         return answer.float()
 
     def lent(self, weights: list[Tensor], rng: RngState) -> Callable[..., Tensor]:
@@ -149,8 +156,7 @@ class Way:
 
     def _plain(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         x_t = torch.lerp(x, z, t.view(-1, 1, 1, 1))
-        everyone = PromptRows(tuple(range(len(x))))
-        return (self.trained.predict(x_t, t, t, torch.ones_like(t), everyone) - (z - x)).square().mean()
+        return (self.trained.plain(x_t, t) - (z - x)).square().mean()
 
     def _twinflow(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         assert self.options is not None
