@@ -100,6 +100,13 @@ def test_a_page_and_its_translation_link_each_other(page):
         assert (ROOT / other).resolve() in linked, one
 
 
+@pytest.mark.parametrize("page", PAIRS)
+def test_chinese_has_its_own_punctuation(page):
+    text = BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "code", text))
+    assert re.findall(r".{0,9}(?:[\u4e00-\u9fff] ?[,;:!?()]|[,;:!?()][\u4e00-\u9fff]).{0,9}", text) == []
+
+
 def exists(path, name):
     """Whether a file lies at this path, from the project, its package or the method; and defines the name, if any."""
     folders = (ROOT, ROOT / "simpletuner_twinflow", ROOT / "simpletuner_twinflow/method")
