@@ -95,10 +95,12 @@ matrix: setup
 dist: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m testbed.dist $(ARGS)
 
-# The documentation as a site, output/site; fails on a link that leads nowhere (with --quiet mkdocs counts none).
+# The documentation as a site, output/site; fails on a link that leads nowhere (with --quiet mkdocs counts none), and on a
+# Chinese page that does not say so.
 site: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[site]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@! grep -L '<html lang="zh"' $$(find output/site/zh -name '*.html') | grep . || { echo "not in Chinese by their lang"; exit 1; }
 
 # From an empty folder to a picture, by the commands of docs/first-run.md, in new environments; writes docs/walk.md. Ten
 # minutes, and four gigabytes from the package registry. Not part of `make test`.

@@ -22,6 +22,11 @@ Every key of the plugin. Put them into an ordinary SimpleTuner config (JSON, TOM
 `config.env` names them in capitals, as it names SimpleTuner's own (`TWINFLOW_ENABLED=true`).
 This page is generated from `simpletuner_twinflow/options.py` by `docs/generate_options.py`.
 
+A *row* is a sample of the batch, and has one role in a step: `near` rows learn the velocity at their time, `any_step`
+rows a jump between two times, `one_step` rows a jump to the data, `sampler_step` rows a step of the sampler (from two
+target steps on), and `twin` rows, of the adversarial branch, the velocity of the model's own one-step samples, on
+negative time. The formulas: [method.md](method.md).
+
 | key | default | allowed | what it does |
 |---|---|---|---|
 """
@@ -45,10 +50,10 @@ def render() -> str:
     """The page as Markdown."""
     rows = []
     for name in TwinFlowOptions.names():
-        info, default = TwinFlowOptions.info(name), TwinFlowOptions.default_text(name)
+        info, default = TwinFlowOptions.info(name), _default(name, "unset")
         mark = "" if info.documented else " *"
         allowed, help = TwinFlowOptions.allowed(name), TwinFlowOptions.help(name)
-        rows.append(f"| `{PREFIX}{name}`{mark} | `{default}` | {allowed} | {help} |\n")
+        rows.append(f"| `{PREFIX}{name}`{mark} | {default} | {allowed} | {help} |\n")
     return HEADING + "".join(rows) + OURS
 
 
@@ -64,12 +69,18 @@ def render_chinese() -> str:
         sys.exit(f"The help of {', '.join(names)} has changed: translate it anew in {TRANSLATED}.")
     rows = []
     for name in TwinFlowOptions.names():
-        info, default = TwinFlowOptions.info(name), TwinFlowOptions.default_text(name).replace("unset", "未设置")
+        info, default = TwinFlowOptions.info(name), _default(name, translated["unset"])
         mark = "" if info.documented else " *"
         allowed = _allowed_in_chinese(name, translated["allowed"])
-        rows.append(f"| `{PREFIX}{name}`{mark} | `{default}` | {allowed} | {translated['help'][name]['zh']} |\n")
+        rows.append(f"| `{PREFIX}{name}`{mark} | {default} | {allowed} | {translated['help'][name]['zh']} |\n")
     before, after = ("\n".join([*translated[part], ""]) for part in ("before", "after"))
     return before + "".join(rows) + after
+
+
+def _default(name: str, unset: str) -> str:
+    """The default as code, or the word for there being none."""
+    text = TwinFlowOptions.default_text(name)
+    return unset if text == "unset" else f"`{text}`"
 
 
 def _allowed_in_chinese(name: str, translated: dict[str, str]) -> str:

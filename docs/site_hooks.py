@@ -1,4 +1,6 @@
-"""Hooks of mkdocs: what lies beside docs/ and belongs on the site, and formulas as MathML, which needs no script."""
+"""Hooks of mkdocs: what lies beside docs/ and belongs on the site, formulas as MathML, which needs no script, and the
+language of the Chinese pages.
+"""
 
 import re
 from pathlib import Path
@@ -61,6 +63,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def on_page_content(html: str, **_: Any) -> str:
     """Formulas as MathML."""
     return FORMULA.sub(lambda found: convert(_plain(found[2]), display=_display(found[1])), html)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """The language of the Chinese pages, for browsers and screen readers; the theme knows one for the whole site."""
+    return output.replace('<html lang="en"', '<html lang="zh"', 1) if page.file.src_uri.startswith("zh/") else output
 
 
 def _display(tag: str) -> str:

@@ -26,9 +26,11 @@ class TwinFlowOptions(ObjectiveSettings):
     scheduled sampling off.
     """
     require_ema: bool = option(True, "require EMA teacher", documented=True)
-    """Refuse to start without use_ema. Set to false to accept the student as its own teacher."""
+    """Refuse to start where use_ema is false; where it is not set it is turned on. Set to false to accept the student
+    as its own teacher.
+    """
     allow_no_ema_teacher: bool = option(False, "allow the student as teacher", documented=True)
-    """Accept the student's own weights as the teacher when use_ema is off."""
+    """Accept the student's own weights as the teacher when use_ema is off, as require_ema false does."""
     allow_diff2flow: bool = option(False, "allow the diff2flow bridge", documented=True)
     """Together with diff2flow_enabled: train epsilon and v-prediction models through the flow bridge."""
     time_conditioning: Literal["training_only", "signed_time", "none"] = option("training_only", "time conditioning")
