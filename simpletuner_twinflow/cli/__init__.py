@@ -1,6 +1,7 @@
 """The command line, `simpletuner-twinflow COMMAND ...`. It needs torch and diffusers, not the trainer."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: by default those of the process.
 
     Returns:
-        The exit code: 0; 1 with one line on stderr if something could not be done; 130 when interrupted.
+        The exit code: 0; 1 with one line on stderr if something could not be done; 130 when interrupted; 141 when the
+        reader of the output went away, as `head` does.
 
     Raises:
         SystemExit: 2, for arguments that are wrong in themselves.
@@ -52,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush says it again
+        return 141
     except TwinFlowError as error:
         print(f"{PROGRAM} {parsed.command}: {error}", file=sys.stderr)
         return 1

@@ -39,6 +39,16 @@ def test_page_pngs_and_table(runs, tmp_path, capsys):
     assert said[-1] == f"page  {folder / 'compare.html'}"
 
 
+def test_reader_that_goes_away_ends_it_without_a_traceback(runs, tmp_path):
+    command = [sys.executable, "-m", "simpletuner_twinflow.cli", "compare", *runs, "--output", str(tmp_path / "page")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert "Broken" not in said, said
+    assert process.returncode == 141
+
+
 def test_bases_figure_and_both_distances_stand_beside_the_best(tmp_path, capsys):
     far = {"base_2__mmd_in_errors": 18.3, "base_2__mmd_to_guided_base_in_errors": 0.9, "ema_1__mmd_in_errors": 4.0}
     own = {"ema_2__mmd_in_errors": 1.8, "ema_2__mmd_to_guided_base_in_errors": 8.2}
