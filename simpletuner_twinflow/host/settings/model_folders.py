@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
-from simpletuner_twinflow.host.settings.conflict_rows import is_set
+from simpletuner_twinflow.host.settings.conflict_rows import UNET_FAMILIES, is_set
 
 # Each the name of a folder, or of a repository of the model hub. A ControlNet's is not read: TwinFlow trains none.
 MODEL_KEYS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path")
-TRANSFORMER_KEY, UNET_KEY = "pretrained_transformer_model_name_or_path", "pretrained_unet_model_name_or_path"
-UNET_FAMILIES = ("kolors", "sd1x", "sdxl")  # the host reads one of the two keys, by the family's network
+TRANSFORMER_KEY, UNET_KEY = "pretrained_transformer_model_name_or_path", "pretrained_unet_model_name_or_path"  # of one
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 ONE_FILE = (".safetensors", ".gguf")  # also inside a repository, or at an address
 # Families whose network the host loads by its common `load_model` and diffusers' own `from_pretrained`, and from no
