@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from simpletuner_twinflow._hooks import DISTRIBUTION
 from simpletuner_twinflow._startup import DISABLE_VARIABLE
@@ -29,16 +29,24 @@ READERS = {".json": json.loads, ".toml": tomllib.loads}
 SUFFIXES = (*READERS, ".env")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print what was found. Returns: 0, or `BAD` where a run with TwinFlow would be refused."""
+def main(argv: Sequence[str], out: TextIO | None = None) -> int:
+    """Print what was found. Returns: 0, or `BAD` where a run with TwinFlow would be refused.
+
+    Args:
+        argv: the command's.
+        out: for the report; by default standard output.
+    """
     parser = argparse.ArgumentParser(prog="simpletuner-twinflow doctor")
     parser.add_argument("config", nargs="?", type=Path)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--ended", type=int, help="the exit code of an examination that was ended: look what ended it")
     arguments = parser.parse_args(argv)
     report: dict[str, Any] = {"versions": installed(), "notes": []}
     if report["versions"]["simpletuner"] is None:
         way_out = "Install the plugin where it is, or both: pip install 'simpletuner-twinflow[host]'."
         report |= {"problems": [f"SimpleTuner is not installed in this environment. {way_out}"], "seams": {}}
+    elif arguments.ended is not None:
+        report |= {"problems": [environment.what_ended(arguments.ended)], "seams": {}}
     elif "torch" in (broken := environment.failing_imports()):
         report |= {"problems": [*broken.values()], "seams": {}}  # nothing can be examined without it
     else:
@@ -53,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     if os.environ.get(SWITCHED_OFF, "0") not in ("", "0"):
         report["problems"].append(f"{DISABLE_VARIABLE} is set: the plugin does not attach, and runs train without it.")
     report["ok"] = not report["problems"] and not report.get("missing")
-    print(json.dumps(report, indent=1, default=str) if arguments.json else as_text(report))
+    print(json.dumps(report, indent=1, default=str) if arguments.json else as_text(report), file=out, flush=True)
     return 0 if report["ok"] else BAD
 
 
@@ -190,5 +198,14 @@ def as_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def report_alone() -> TextIO:
+    """Standard output, which nobody but its taker writes to from here on: what imports print goes to standard error."""
+    sys.stdout.flush()
+    out = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    os.dup2(2, 1)  # also for libraries that print by themselves
+    return out
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # At once, since what libraries do when they are unloaded, and may fail at, is no matter of a run's start.
+    os._exit(main(sys.argv[1:], report_alone()))

@@ -5,6 +5,7 @@ Its start imports every model family. So what one of them needs ends a run of an
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -25,9 +26,20 @@ BUILT_TOGETHER = ("torch", "torchvision", "torchaudio")  # compiled against each
 SEEN_TOGETHER = "torch==2.13.0 torchvision==0.28.0 torchaudio==2.11.0"
 WAY_OUT = f"Way out: pip install {SEEN_TOGETHER}, which were seen to work together (docs/hosts.md)."
 OLDER_TRANSFORMERS = 'Way out: pip install "transformers<5.21", which was seen to work (docs/hosts.md).'
-FAILURES = (ImportError, RuntimeError, OSError, AttributeError, NameError, TypeError, ValueError)  # seen at imports
 FROM_TRANSFORMERS = re.compile(r"^from (transformers\.[\w.]+) import (?:\(([^)]*)\)|([^\n(]*))", re.MULTILINE)
 START_LIMIT = 180  # seconds
+# Names each of its arguments before it imports it, where nothing that an import prints goes, and "all" at the end.
+IMPORTS = """
+import contextlib, importlib, os, sys
+out = os.dup(1)
+os.dup2(2, 1)
+for name in sys.argv[1:]:
+    os.write(out, f"{name}\\n".encode())
+    with contextlib.suppress(Exception, SystemExit):
+        importlib.import_module(name)
+os.write(out, b"all")
+os._exit(0)
+"""
 START = "import simpletuner.helpers.configuration.cmd_args"  # imports what a start does
 LONGEST = 300  # characters of an error that are shown
 
@@ -47,16 +59,26 @@ def failing_imports() -> dict[str, str]:
         try:
             with warnings.catch_warnings(action="ignore"):
                 import_module(name)
-        except FAILURES as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a module runs whatever it likes when it is imported
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST].rstrip(".")
-            beside = "" if name == "torch" else f" beside torch {_version('torch')}"
-            found[name] = (
-                f"{name} {_version(name)} cannot be imported{beside}, which SimpleTuner does at its start: {said}. "
-                f"{WAY_OUT}"
-            )
+            found[name] = _unimportable(name, said)
             if name == "torch":  # nor can the others, then
                 break
     return found
+
+
+def what_ended(code: int) -> str:
+    """The problem where an examination was ended: the import that ends a process, tried in one of its own.
+
+    Args: code: with which the examination ended, as `subprocess` has it.
+    """
+    result = _python(IMPORTS, *BUILT_TOGETHER)
+    if (reached := (result.stdout.split() or [""])[-1]) in BUILT_TOGETHER:
+        return _unimportable(reached, f"the process was ended by {_end(result.returncode)} in the import")
+    return (
+        f"The examination was ended by {_end(code)}, though {', '.join(BUILT_TOGETHER)} can be imported. Way out: see "
+        "whether the machine has memory left and whether its log names the cause, and start it again."
+    )
 
 
 def lacking_in_transformers() -> list[Lacking]:
@@ -99,20 +121,13 @@ def problems_and_notes(failing: Mapping[str, str]) -> tuple[list[str], list[str]
 
 def start_error() -> str | None:
     """The last line of what the import of a run's start ends with; None where it succeeds. Takes some 20 seconds."""
-    environment = {key: value for key, value in os.environ.items() if key != "SIMPLETUNER_SKIP_TORCH"}
     try:
-        result = subprocess.run(
-            [sys.executable, "-P", "-c", START],
-            env=environment | {DISABLE_VARIABLE: "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=START_LIMIT,
-        )
+        result = _python(START, timeout=START_LIMIT)
     except subprocess.TimeoutExpired:
         return f"no start within {START_LIMIT} s"
-    lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
+    if result.returncode < 0:
+        return _end(result.returncode)
+    lines = result.stderr.strip().splitlines() or [_end(result.returncode)]
     named = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]
     return None if result.returncode == 0 else (named or lines)[-1][:LONGEST]
 
@@ -161,6 +176,34 @@ def _has(module: str, name: str) -> bool:
     """Whether a module of transformers has this name, as far as its file shows it."""
     scope = definitions(module)
     return (scope is not None and (name in scope or "*" in scope)) or definitions(f"{module}.{name}") is not None
+
+
+def _python(code: str, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, without the plugin, as a start of SimpleTuner imports."""
+    environment = {key: value for key, value in os.environ.items() if key != "SIMPLETUNER_SKIP_TORCH"}
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code, *arguments],
+        env=environment | {DISABLE_VARIABLE: "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=timeout,
+    )
+
+
+def _end(code: int) -> str:
+    """What ended a process, in words. Args: code: as `subprocess` has it, below 0 for a signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    known = -code in {*signal.Signals}
+    return f"signal {-code}" + (f" ({signal.Signals(-code).name})" if known else "")
+
+
+def _unimportable(name: str, said: str) -> str:
+    beside = "" if name == "torch" else f" beside torch {_version('torch')}"
+    return f"{name} {_version(name)} cannot be imported{beside}, which SimpleTuner does at its start: {said}. {WAY_OUT}"
 
 
 def _version(name: str) -> str:

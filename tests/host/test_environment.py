@@ -53,6 +53,45 @@ def test_without_torch_that_alone_is_said(tmp_path):
     assert "OSError: libcudart.so.13: cannot open. Way out" in said
 
 
+SEGFAULT = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+PRINTS = "import os\nprint('hello')\nos.write(1, b'hello from a library')\n"
+
+
+def test_import_that_ends_the_process_is_named_with_its_signal(tmp_path):
+    (tmp_path / "torchvision.py").write_text(PRINTS + SEGFAULT, encoding="utf-8")
+    code, said, complained, _ = run("--json", folder=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (code, complained.count("hello from a library")) == (1, 1)
+    report = json.loads(said)
+    [problem] = report["problems"]
+    assert not report["ok"]
+    assert problem.startswith("torchvision ")
+    assert "the process was ended by signal 11 (SIGSEGV) in the import. Way out: pip install" in problem
+
+
+def test_examination_that_is_ended_by_no_import_is_a_problem_too():
+    said = environment.what_ended(-9)
+    assert said.startswith("The examination was ended by signal 9 (SIGKILL), though torch, torchvision, torchaudio can")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"), [("KeyError('libcuda')", "KeyError: 'libcuda'"), ("SystemExit('no GPU')", "SystemExit: no GPU")]
+)
+def test_whatever_an_import_raises_and_prints_the_report_is_alone_on_standard_output(raised, said, tmp_path):
+    (tmp_path / "torchaudio.py").write_text(f"{PRINTS}raise {raised}\n", encoding="utf-8")
+    code, report, complained, _ = run("--json", folder=tmp_path, PYTHONPATH=str(tmp_path))
+    assert code == 1
+    assert sorted(complained.split("hello")) == ["", "\n", " from a library"]
+    [problem] = json.loads(report)["problems"]
+    assert problem.startswith("torchaudio ")
+    assert f"does at its start: {said}. Way out" in problem
+
+
+def test_start_that_is_ended_by_a_signal_is_said_so(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text(SEGFAULT, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert environment.start_error() == "signal 11 (SIGSEGV)"
+
+
 def test_name_that_the_installed_transformers_lacks_is_found_in_the_sources(monkeypatch):
     known = environment.definitions
     module, name = "transformers.models.qwen3_vl.modeling_qwen3_vl", "Qwen3VLCausalLMOutputWithPast"

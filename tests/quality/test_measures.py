@@ -96,6 +96,13 @@ def test_discrepancy_is_the_double_sum_of_its_definition():
     assert discrepancy(x, y).value == pytest.approx(within_x + within_y - 2 * across, rel=1e-6)
 
 
+def test_samples_of_one_picture_are_as_far_whether_near_or_not():
+    data = torch.zeros(8, 4) + torch.arange(4.0)
+    noise = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    near, far = (discrepancy(data + scale * noise, data) for scale in (1e-2, 1.0))
+    assert near == far
+
+
 def test_one_sample_is_refused():
     with pytest.raises(ValueError, match="two samples of each"):
         discrepancy(torch.zeros(1, 3), torch.zeros(5, 3))

@@ -31,8 +31,9 @@ from simpletuner_twinflow.host.drawing.latents import (
 from simpletuner_twinflow.host.drawing.records import Records
 from simpletuner_twinflow.host.drawing.sheets import SampleSheet, chosen_rows
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
-from simpletuner_twinflow.host.settings.budget import BASE_STEPS, FIELD_ROWS, Budget
+from simpletuner_twinflow.host.settings.budget import BASE_STEPS, FIELD_ROWS, ONE_PICTURE, Budget
 from simpletuner_twinflow.host.settings.conflict_rows import MOVES_BASE
+from simpletuner_twinflow.host.settings.data_config import is_one_picture
 from simpletuner_twinflow.host.training.frozen_base import FrozenBase
 from simpletuner_twinflow.host.training.logging import STEP_MARK
 from simpletuner_twinflow.host.training.lycoris import lycoris_of, returns_to_base
@@ -81,6 +82,8 @@ def attach_to_logging(module: ModuleType) -> None:
             logger.info(measure.described())
         if measure.interval == 0:
             return
+        if accelerator.is_main_process and is_one_picture(trainer.config.data_backend_config):
+            logger.warning(ONE_PICTURE)
         distiller.show_batches(measure.rows.add)
         log, last = accelerator.log, int(trainer.config.max_train_steps)
         records = Records(trainer) if accelerator.is_main_process else None

@@ -12,6 +12,10 @@ SHEET_STEPS = (1, 2, 4, 8)  # of a contact sheet
 BASE_STEPS = 20  # of the base's own samples
 FIELD_ROWS, FIELD_PASSES = 16, 5  # of the distances between the networks' velocities
 KEYS = "(twinflow_quality_samples, twinflow_quality_interval)"
+ONE_PICTURE = (
+    "The data are one picture, and the measure of quality compares sets of pictures: its figures cannot fall in this "
+    "run. Look at the contact sheet."
+)
 SHARE = 0.03  # of training's work that the measure may take where its interval is automatic
 
 

@@ -1,6 +1,6 @@
 """The host's keys that TwinFlow cannot be combined with, a row each; `conflicts` checks them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from simpletuner_twinflow.options import FALSE_WORDS
@@ -107,8 +107,22 @@ HOST_CONFLICTS = (
     Conflict("train_text_encoder", "TwinFlow trains the denoiser alone", "set train_text_encoder to false"),
 )
 
+UNET_FAMILIES = ("kolors", "sd1x", "sdxl")  # the others' networks are transformers
+
 # The host's auxiliary losses that are carried over: they are of the data, which a run by its own samples has none of.
 AUXILIARY = ("crepa_enabled", "urepa_enabled", "layersync_enabled")
+
+
+def is_left_out(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether the host, which warns of it, leaves an auxiliary loss out: one for networks of the other kind.
+
+    Args:
+        key: any of its keys.
+        config: the host's keys.
+    """
+    of_unet = config.get("model_family") in UNET_FAMILIES
+    return key == ("crepa_enabled" if of_unet else "urepa_enabled")
+
 
 # Environment variables that the launcher sets for what an accelerate config switches on.
 LAUNCHER_CONFLICTS = (

@@ -6,7 +6,7 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.host.settings import conflict_rows, context_parallel
-from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_lycoris, is_set
+from simpletuner_twinflow.host.settings.conflict_rows import Conflict, is_left_out, is_lycoris, is_set
 from simpletuner_twinflow.host.settings.data_config import (
     DataConfigError,
     datasets_of,
@@ -35,6 +35,7 @@ def conflicts(config: Config, options: TwinFlowOptions) -> Iterator[str]:
     looked_up = ("model_family", "model_flavour")
     names = {key: shown(config[key]) for key in looked_up if isinstance(config.get(key), list | dict)}
     config = {**config, **names}
+    config = {key: value for key, value in config.items() if not is_left_out(key, config)}
     flow = predicts_flow(config)
     use_ema = is_set(config.get("use_ema"))
     schnell = config.get("model_family") == "flux" and config.get("model_flavour") == "schnell"

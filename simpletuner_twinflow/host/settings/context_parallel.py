@@ -45,7 +45,7 @@ CONTEXT_CONFLICTS = (
         is_positive,
     ),
     Conflict("tread_config", UNTRIED, "remove it"),
-    *(Conflict(key, UNTRIED) for key in ("crepa_enabled", "urepa_enabled", "layersync_enabled")),
+    *(Conflict(key, UNTRIED) for key in ("crepa_enabled", "layersync_enabled")),
     Conflict("musubi_blocks_to_swap", UNTRIED, "set it to 0", is_positive),
     Conflict("ramtorch", UNTRIED),
 )

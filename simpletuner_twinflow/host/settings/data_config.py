@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from simpletuner_twinflow.declaration import shown
 REGULARISATION = ("is_regularisation_data", "is_regularization_data")  # the host takes both
 MEGAPIXEL = 1e6  # pixels, as the host's resolution_type "area" counts them
 TRAINED = ("image", "video", "audio")  # kinds of datasets, the first where none is named
+NO_PICTURES = (".txt", ".json")  # captions, and what the host keeps of a folder; any other file may be a picture
 
 
 class DataConfigError(ValueError):
@@ -51,6 +53,22 @@ def has_regularisation(path: Any) -> bool:
         DataConfigError: As of `datasets_of`.
     """
     return any(dataset.get(key) for dataset in datasets_of(path) for key in REGULARISATION)
+
+
+def is_one_picture(path: Any) -> bool:
+    """Whether all that is trained on is one picture in a folder of this machine; False where that cannot be told.
+
+    Args: path: of the data config.
+    """
+    try:
+        [dataset] = _trained(datasets_of(path))
+    except ValueError:  # several, none, or no data config, which is said where the datasets are checked
+        return False
+    folder = dataset.get("instance_data_dir")
+    if dataset.get("type") != "local" or str(dataset.get("dataset_type", "image")) != "image" or not folder:
+        return False
+    files = (name for _, _, names in os.walk(str(folder)) for name in names if not name.endswith(NO_PICTURES))
+    return len([*islice(files, 2)]) == 1
 
 
 class Sample(NamedTuple):

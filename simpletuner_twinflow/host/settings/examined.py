@@ -11,8 +11,9 @@ from typing import Any
 
 from simpletuner_twinflow.declaration import shown
 from simpletuner_twinflow.errors import TwinFlowConfigError
-from simpletuner_twinflow.host.settings.budget import Budget
+from simpletuner_twinflow.host.settings.budget import ONE_PICTURE, Budget
 from simpletuner_twinflow.host.settings.conflict_rows import as_number, is_lycoris, is_set
+from simpletuner_twinflow.host.settings.data_config import is_one_picture
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES, predicts_flow
 from simpletuner_twinflow.host.settings.given import ADDED, KEYS, checked
 from simpletuner_twinflow.host.settings.guidance import AUTO, settled
@@ -116,7 +117,8 @@ def examined(given: Mapping[str, Any]) -> dict[str, Any]:
         for key, path in lost
     ]
     missing += nowhere
-    said = [*added, *too_small(config), *overridden(vars(config), options)]
+    one = [ONE_PICTURE] if options.quality_samples and is_one_picture(named) else []
+    said = [*added, *too_small(config), *one, *overridden(vars(config), options)]
     return report | {"run": entries, "data": bool(named), "missing": missing, "hub": at_hub, "overridden": said}
 
 

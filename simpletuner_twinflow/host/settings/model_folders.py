@@ -2,30 +2,36 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from simpletuner_twinflow.declaration import shown
-from simpletuner_twinflow.host.settings.conflict_rows import is_set
+from simpletuner_twinflow.host.settings.conflict_rows import UNET_FAMILIES, is_set
 
 # Each the name of a folder, or of a repository of the model hub. A ControlNet's is not read: TwinFlow trains none.
 MODEL_KEYS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path")
-TRANSFORMER_KEY, UNET_KEY = "pretrained_transformer_model_name_or_path", "pretrained_unet_model_name_or_path"
-UNET_FAMILIES = ("kolors", "sd1x", "sdxl")  # the host reads one of the two keys, by the family's network
+TRANSFORMER_KEY, UNET_KEY = "pretrained_transformer_model_name_or_path", "pretrained_unet_model_name_or_path"  # of one
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 ONE_FILE = (".safetensors", ".gguf")  # also inside a repository, or at an address
+# Families whose network the host loads by its common `load_model` and diffusers' own `from_pretrained`, and from no
+# other place than the key says. The others have loaders or layouts of their own.
+FROM_FOLDERS = (
+    "auraflow", "boogu_image", "chroma", "ernie", "flux", "flux2", "hidream", "kandinsky5_image", "kandinsky5_video",
+    "kolors", "krea2", "longcat_image", "ltxvideo", "lumina2", "omnigen", "pixart", "sana", "sd1x", "sd3", "sdxl",
+)  # fmt: skip
+CONFIG = "config.json"  # without which diffusers loads no network from a folder
 
 
 def model_folders(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Lines on the folders that are not there: those that no hub can have, and those that it may have.
+    """Lines on what is not there or holds no model: what no hub can have, and what it may have.
 
     SimpleTuner hands the name on to diffusers, which takes what is no folder for a repository, and does not expand ~.
 
     Args: given: the configuration as its user wrote it, keys without dashes.
     """
-    nowhere, at_hub = [], []
-    for key in (*MODEL_KEYS, UNET_KEY if given.get("model_family") in UNET_FAMILIES else TRANSFORMER_KEY):
+    nowhere, at_hub = [*_unloadable(given)], []
+    for key in (*MODEL_KEYS, _network_key(given)):
         name = given.get(key)
         # os.path, since a Path's `exists` raises for a name that is too long.
         if not is_set(name) or not isinstance(name, str) or os.path.exists(name) or name.endswith(ONE_FILE):
@@ -41,3 +47,34 @@ def model_folders(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             "start in the folder that it is relative to."
         )
     return nowhere, at_hub
+
+
+def _network_key(given: Mapping[str, Any]) -> str:
+    return UNET_KEY if given.get("model_family") in UNET_FAMILIES else TRANSFORMER_KEY
+
+
+def _unloadable(given: Mapping[str, Any]) -> Iterator[str]:
+    """A line where what the network would be loaded from is here, and nothing that diffusers loads one from."""
+    if given.get("model_family") not in FROM_FOLDERS:
+        return
+    own = _network_key(given)
+    key = own if is_set(given.get(own)) else MODEL_KEYS[0]
+    name = given.get(key)
+    if not is_set(name) or not isinstance(name, str) or name.lower().endswith(ONE_FILE):
+        return
+    if os.path.isfile(name):
+        yield (
+            f"{key} is {shown(name)}: a file, and no {' or '.join(ONE_FILE)}, which alone SimpleTuner loads as one. "
+            "Name the folder of a model in diffusers' layout, or such a file."
+        )
+    elif os.path.isdir(name) and not _has_config(Path(name), given.get(own.replace("model_name_or_path", "subfolder"))):
+        yield (
+            f"{key} is {shown(name)}: the folder holds no model, since neither it nor a folder in it has the file "
+            f"{CONFIG}, by which diffusers loads one. Finish its download, or name the folder of a model."
+        )
+
+
+def _has_config(folder: Path, subfolder: Any) -> bool:
+    """Whether a network may lie there. Args: subfolder: that the user names for it, which may be a longer path."""
+    places = [*folder.glob(CONFIG), *folder.glob(f"*/{CONFIG}"), folder / str(subfolder) / CONFIG]
+    return any(map(os.path.isfile, places))

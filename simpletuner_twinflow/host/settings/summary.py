@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from simpletuner_twinflow.host.settings.conflict_rows import AUXILIARY, as_number, is_set
+from simpletuner_twinflow.host.settings.conflict_rows import AUXILIARY, as_number, is_left_out, is_set
 from simpletuner_twinflow.host.settings.deepspeed_config import KEY, deepspeed_settings, zero_stage
 from simpletuner_twinflow.host.settings.guidance import described
 from simpletuner_twinflow.method.cost import BACKWARD, passes, step_ratio
@@ -65,7 +65,8 @@ def summary(
     levels = f", at times {', '.join(f'{time:.3g}' for time in times)}" if times else ""
     total = sum(more.values())
     kinds = ", ".join(f"{kind} {number:.3g}" for kind, number in more.items() if number)
-    beside = ", ".join(key.removesuffix("_enabled") for key in AUXILIARY if is_set(getattr(config, key, False)))
+    auxiliary = [key for key in AUXILIARY if is_set(getattr(config, key, False)) and not is_left_out(key, vars(config))]
+    beside = ", ".join(key.removesuffix("_enabled") for key in auxiliary)
     return {
         "draws": f"in {count} step{'s' * (count > 1)}{between}{levels}, without guidance",
         "trains": _rows(options, config, processes, own_steps=own_steps),

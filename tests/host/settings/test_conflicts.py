@@ -11,6 +11,12 @@ from tests.host.settings.configs import DIFF2FLOW, SEED, load
 
 pytestmark = pytest.mark.usefixtures("configuration_folder")
 FSDP2 = {"fsdp_enable": True, "fsdp_version": 2, "validation_disable": True}
+UNET = {
+    "model_family": "sdxl",
+    "prediction_type": "epsilon",
+    "diff2flow_enabled": True,
+    "twinflow_allow_diff2flow": True,
+}
 CONFLICTS = [
     ({"distillation_method": "lcm"}, ["distillation_method", "lcm", "null"]),
     ({"scheduled_sampling_max_step_offset": 2}, ["scheduled_sampling_max_step_offset", "2", "set it to 0"]),
@@ -44,7 +50,11 @@ CONFLICTS = [
     (FSDP2 | {"eval_steps_interval": 10}, ["eval_steps_interval", "10", "remove it"]),
     (FSDP2 | {"fsdp_cpu_offload": True}, ["fsdp_cpu_offload", "set it to false"]),
     (FSDP2 | {"crepa_enabled": True}, ["crepa_enabled", "its projector", "set it to false"]),
-    (FSDP2 | {"urepa_enabled": True}, ["urepa_enabled", "its projector", "set it to false"]),
+    (FSDP2 | UNET | {"urepa_enabled": True}, ["urepa_enabled", "its projector", "set it to false"]),
+    (
+        UNET | {"model_type": "full", "urepa_enabled": True},
+        ["urepa_enabled", "cannot save the EMA", "set urepa_enabled to false"],
+    ),
     (FSDP2 | {"tread_config": '{"routes": []}'}, ["tread_config", "FSDP", "remove it"]),
     (FSDP2 | {"musubi_blocks_to_swap": 2}, ["musubi_blocks_to_swap", "2", "FSDP", "set it to 0"]),
     (
@@ -80,6 +90,21 @@ def test_every_row_of_the_table_of_conflicts_is_tried_here():
         "validation_disable",
         "lora_type",
     }
+
+
+@pytest.mark.parametrize(
+    ("config", "left_out", "made"),
+    [(SEED, "urepa_enabled", "crepa_enabled"), (DIFF2FLOW, "crepa_enabled", "urepa_enabled")],
+)
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "full"}, FSDP2, {"twinflow_image_free": True, "twinflow_adversarial_enabled": True}]
+)
+def test_auxiliary_loss_that_the_host_leaves_out_excludes_nothing(config, left_out, made, changes):
+    config = vars(load(config)) | changes
+    options = TwinFlowOptions.from_mapping(config)
+    assert [*conflicts(config | {left_out: True}, options)] == []
+    [line] = conflicts(config | {left_out: True, made: True}, options)
+    assert line.startswith(made)
 
 
 def test_adapter_on_a_quantised_base_is_accepted():

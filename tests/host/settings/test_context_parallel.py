@@ -22,7 +22,6 @@ REFUSED = [
     ({"validation_multigpu": "single-gpu"}, ['"single-gpu"', "benchmark", "batch-parallel"]),
     ({"tread_config": '{"routes": []}'}, ["tread_config", "not been tried with context_parallel_size", "remove it"]),
     ({"crepa_enabled": True}, ["crepa_enabled", "not been tried", "set it to false"]),
-    ({"urepa_enabled": True}, ["urepa_enabled", "not been tried", "set it to false"]),
     ({"layersync_enabled": True}, ["layersync_enabled", "not been tried", "set it to false"]),
     ({"musubi_blocks_to_swap": 2}, ["musubi_blocks_to_swap is 2", "not been tried", "set it to 0"]),
 ]

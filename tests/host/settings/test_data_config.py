@@ -4,14 +4,18 @@ import json
 
 import pytest
 
+from simpletuner_twinflow.host.settings.budget import ONE_PICTURE
 from simpletuner_twinflow.host.settings.conflicts import conflicts
 from simpletuner_twinflow.host.settings.data_config import (
     DataConfigError,
     datasets_of,
     has_regularisation,
+    is_one_picture,
     only_regularisation,
 )
+from simpletuner_twinflow.host.settings.examined import examined
 from simpletuner_twinflow.options import TwinFlowOptions
+from tests.host.settings.configs import SEED
 
 
 @pytest.fixture
@@ -62,3 +66,36 @@ def test_what_is_no_list_of_objects_is_said(content, said, write):
         datasets_of(write(content))
     assert str(error.value).startswith("data_backend_config is ")
     assert str(error.value).endswith("Mend the file.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "files", "one"),
+    [
+        ({}, ["a.png", "a.txt", "aspect_ratio_bucket_indices.json"], True),
+        ({"dataset_type": "image"}, ["deep/in/a.webp"], True),
+        ({}, ["a.png", "deep/b.png"], False),
+        ({}, ["a.txt"], False),
+        ({"dataset_type": "video"}, ["a.mp4"], False),
+        ({"type": "parquet"}, ["a.parquet"], False),
+        ({"instance_data_dir": None}, ["a.png"], False),
+    ],
+)
+def test_data_of_one_picture_are_told_from_others(changes, files, one, write, tmp_path):
+    folder = tmp_path / "pictures"
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    mine = {"id": "mine", "type": "local", "instance_data_dir": str(folder)} | changes
+    texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds"}
+    assert is_one_picture(write([mine, texts])) is one
+    assert not is_one_picture(write([mine, mine]))
+    assert not is_one_picture(write("{"))
+
+
+def test_report_says_where_the_data_are_one_picture(write, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.png").touch()
+    path = write([{"id": "mine", "type": "local", "instance_data_dir": str(tmp_path / "pictures")}])
+    assert ONE_PICTURE in examined(SEED | {"data_backend_config": path})["overridden"]
+    unmeasured = SEED | {"data_backend_config": path, "twinflow_quality_samples": 0}
+    assert ONE_PICTURE not in examined(unmeasured)["overridden"]

@@ -1,6 +1,10 @@
 """Folders of models that a configuration names."""
 
+import inspect
+
 import pytest
+from diffusers import ModelMixin
+from simpletuner.helpers.models.common import ModelFoundation
 from simpletuner.helpers.models.registry import ModelRegistry
 
 from simpletuner_twinflow._hooks import DISTRIBUTION
@@ -8,7 +12,13 @@ from simpletuner_twinflow._startup import HOST
 from simpletuner_twinflow.host.doctor import PACKAGES, as_text
 from simpletuner_twinflow.host.settings.examined import examined
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
-from simpletuner_twinflow.host.settings.model_folders import TRANSFORMER_KEY, UNET_FAMILIES, UNET_KEY, model_folders
+from simpletuner_twinflow.host.settings.model_folders import (
+    FROM_FOLDERS,
+    TRANSFORMER_KEY,
+    UNET_FAMILIES,
+    UNET_KEY,
+    model_folders,
+)
 from tests.host.settings.configs import SEED
 from tests.host.settings.test_examined import examples
 
@@ -78,3 +88,51 @@ def test_families_of_a_unet_are_the_hosts():
 def test_name_that_is_too_long_for_a_file_is_a_problem_as_another():
     [line], _ = model_folders({KEY: "/" + "a" * 5000})
     assert "no such folder here" in line
+
+
+@pytest.mark.parametrize("family", FROM_FOLDERS)
+def test_what_is_said_to_hold_no_model_the_hosts_loader_refuses(family, here):
+    host = ModelRegistry.model_families()[family]
+    network = host.MODEL_CLASS
+    assert host.load_model is ModelFoundation.load_model
+    assert host.setup_model_flavour is ModelFoundation.setup_model_flavour  # no flavour with a network elsewhere
+    assert inspect.unwrap(network.from_pretrained.__func__) is inspect.unwrap(ModelMixin.from_pretrained.__func__)
+    (here / "model.ckpt").write_bytes(bytes(range(256)))
+    for name, words in (("models/base", "holds no model"), ("model.ckpt", "a file")):
+        [line], _ = model_folders({"model_family": family, KEY: name})
+        assert line.startswith(f'{KEY} is "{name}": ')
+        assert words in line
+        with pytest.raises(OSError, match=r"no file named config\.json|is not a valid JSON file"):
+            network.from_pretrained(name, subfolder=host.MODEL_SUBFOLDER, use_safetensors=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "files"),
+    [
+        ({"model_family": "sd3"}, ["transformer/config.json"]),
+        ({"model_family": "sd3"}, ["config.json"]),
+        ({"model_family": "anima"}, ["split_files/x.safetensors"]),
+        ({"model_family": "sd3", "pretrained_transformer_subfolder": "a/b"}, ["a/b/config.json"]),
+        ({"model_family": "sdxl", "pretrained_unet_subfolder": "a/b"}, ["a/b/config.json"]),
+        ({"model_family": "sdxl", UNET_KEY: "some/unet"}, []),  # the base's other parts are not looked up
+        ({"model_family": "sd3", TRANSFORMER_KEY: "one.safetensors"}, []),
+    ],
+)
+def test_folder_that_a_network_may_be_loaded_from_is_none_without_a_model(config, files, here):
+    (here / "one.safetensors").touch()
+    for file in files:
+        (here / "models/base" / file).parent.mkdir(parents=True, exist_ok=True)
+        (here / "models/base" / file).touch()
+    assert model_folders({KEY: "models/base"} | config)[0] == []
+
+
+@pytest.mark.parametrize("name", ["One.SAFETENSORS", "one.gguf"])
+def test_one_file_that_the_host_loads_is_no_problem(name, here):
+    (here / name).touch()
+    assert model_folders({"model_family": "flux", KEY: name})[0] == []
+
+
+def test_network_of_its_own_is_looked_up_in_the_bases_place(here):
+    (here / "empty").mkdir()
+    [line], _ = model_folders({"model_family": "flux", KEY: "models/base", TRANSFORMER_KEY: str(here / "empty")})
+    assert line.startswith(f"{TRANSFORMER_KEY} is ")

@@ -42,6 +42,13 @@ def test_rows_are_named_with_their_terms_and_exact_shares():
     assert "one_step" not in said(GUIDED.changed(target_step_count=2), (1.0, 0.5), own_steps=True)["trains"]
 
 
+def test_auxiliary_losses_are_announced_where_the_host_makes_them():
+    all_set = dict.fromkeys(("crepa_enabled", "urepa_enabled", "layersync_enabled"), True)
+    assert said(model_family="sd3", **all_set)["beside"].startswith("SimpleTuner's crepa, layersync on")
+    assert said(model_family="sdxl", **all_set)["beside"].startswith("SimpleTuner's urepa, layersync on")
+    assert said(model_family="sd3", urepa_enabled=True)["beside"] == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "rows", "engine"),
     [

@@ -1,11 +1,13 @@
 """What the host logs of a step gets TwinFlow's terms, and its error of a loss that is not finite names them."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from simpletuner_twinflow.host.drawing.quality import QualityMeasure
+from simpletuner_twinflow.host.settings.budget import ONE_PICTURE
 from simpletuner_twinflow.host.training.logging import MAX_CHARTS, chart_is_due
 from simpletuner_twinflow.host.training.wandb_chart import CHART_KEY
 from testbed.host_models.trainer import training_step
@@ -42,6 +44,19 @@ def test_step_is_logged_with_its_terms_and_other_values_as_they_come(logged, tra
         (1, {"train_loss": 1.0} | {f"twinflow/{name}": mean for name, mean in means.items()}),
         (1, {"eval_loss": 2.0}),
     ]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_data_of_one_picture_are_said_to_be_at_the_start(count, logged, trainer, tmp_path, caplog):
+    (tmp_path / "pictures").mkdir()
+    for number in range(count):
+        (tmp_path / f"pictures/{number}.png").touch()
+    datasets = [{"id": "mine", "type": "local", "instance_data_dir": str(tmp_path / "pictures")}]
+    (tmp_path / "data.json").write_text(json.dumps(datasets), encoding="utf-8")
+    trainer.config.data_backend_config = str(tmp_path / "data.json")
+    trainer.distiller.options = trainer.distiller.options.changed(quality_interval=1)
+    logged("tensorboard")
+    assert caplog.messages.count(ONE_PICTURE) == (count == 1)
 
 
 def test_chart_follows_the_values_on_wandb_alone(logged, trainer):
