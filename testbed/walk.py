@@ -6,6 +6,7 @@ The wheel and the site's download are laid into a new folder; environments, uv's
 was run and said goes into docs/walk.md as it goes. It fails where a step does, or where all took over 15 minutes.
 """
 
+import itertools
 import os
 import platform
 import re
@@ -151,8 +152,9 @@ def shortened(text: str, shown: str, folder: Path) -> str:
         if going_on:
             if PROGRESS.search(line) and lines and PROGRESS.search(lines[-1]):
                 lines.pop()
-            lines += textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False) or [""]
-    return "\n".join(lines)
+            lines.append(line)
+    wrapped = (textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False) or [""] for line in lines)
+    return "\n".join(itertools.chain(*wrapped))
 
 
 def versions(folder: Path) -> list[str]:

@@ -34,6 +34,13 @@ def test_of_progress_the_last_is_shown_and_no_path(tmp_path):
     )
 
 
+def test_progress_lines_that_are_wrapped_are_one_line_each(tmp_path):
+    terms = " step_loss=0.5" * walk.WIDTH
+    said = walk.shortened(f"Steps: 1%{terms}\nSteps: 2%{terms}\n", r"Steps: +\d", tmp_path)
+    assert "1%" not in said
+    assert said.startswith("Steps: 2%")
+
+
 def test_the_steps_are_those_of_the_page():
     text = walk.ROOT.joinpath("docs/first-run.md").read_text(encoding="utf-8")
     commands = [step.command for step in walk.steps()]
