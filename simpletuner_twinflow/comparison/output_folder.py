@@ -65,7 +65,8 @@ def validation_pictures(output: Path) -> Iterator[Picture]:
         if record.get("type") != "image" or not isinstance(path, str) or not isinstance(step, int):
             continue
         whole = output / path
-        if whole.is_file() and whole.resolve().is_relative_to(output.resolve()):
+        ours = whole.parent.name == FOLDER  # a contact sheet, of this run or of an earlier one; `contact_sheets` knows
+        if whole.is_file() and whole.resolve().is_relative_to(output.resolve()) and not ours:
             seen.add(whole.name)
             yield Picture(_label(record.get("label"), record.get("resolution"), record.get("index")), step, whole)
     for path in sorted((output / "validation_images").glob("step_*")):

@@ -6,7 +6,14 @@ from pathlib import Path
 from simpletuner_twinflow.comparison.find import Found, find_runs, short_names
 from simpletuner_twinflow.comparison.local_tracker import METRICS, read_manifest, read_metrics
 from simpletuner_twinflow.comparison.output_folder import read_config, validation_pictures
-from simpletuner_twinflow.comparison.quality_files import FILE, FOLDER, contact_sheets, read_quality
+from simpletuner_twinflow.comparison.quality_files import (
+    FILE,
+    FOLDER,
+    SHEET_LABEL,
+    contact_sheets,
+    read_history,
+    read_quality,
+)
 from simpletuner_twinflow.comparison.run import QUALITY, Measured, Picture, Run, measured
 from simpletuner_twinflow.comparison.series import Log, Series
 from simpletuner_twinflow.comparison.wandb_run import read_wandb
@@ -46,7 +53,7 @@ def read_run(found: Found, name: str) -> Run:
     elif logged is not None:
         _add_log(run, logged)
     if found.output is not None:
-        _add_files(run, found.output)
+        add_files(run, found.output)
     if run.pictures:
         run.sources["pictures"] = ", ".join(dict.fromkeys(_kind(picture) for picture in run.pictures))
     return run
@@ -83,7 +90,8 @@ def _add_log(run: Run, log: Log) -> None:
         run.notes.append(f"Steps {first} to {last} were lost and trained again: the later ones are shown.")
 
 
-def _add_files(run: Run, output: Path) -> None:
+def add_files(run: Run, output: Path) -> None:
+    """Add what lies in its output folder; of pictures that a tracker has, those of this run that do not lie there."""
     quality, notes = read_quality(output)
     run.notes += notes
     if quality:
@@ -92,7 +100,9 @@ def _add_files(run: Run, output: Path) -> None:
         run.sources["quality"] = f"{FOLDER}/{FILE}"
     own = [*contact_sheets(output), *validation_pictures(output)]
     have = {(picture.label, picture.step) for picture in own}
-    run.pictures = [*own, *(one for one in run.pictures if (one.label, one.step) not in have)]
+    history = read_history(output, [])
+    logged = (one for one in run.pictures if (one.label, one.step) not in have)
+    run.pictures = [*own, *(one for one in logged if one.label != SHEET_LABEL or history.has_sheet(one.step))]
 
 
 def _kind(picture: Picture) -> str:

@@ -56,3 +56,10 @@ def test_validation_pictures_are_read_from_names_and_from_the_trackers_list(tmp_
     assert found == sorted([("c/d - 64x64", 5), ("a_b - 64x64", 100), ("a_b - 64x64 (2)", 100), ("日本 - 64x64", 7)])
     assert is_output(tmp_path)
     assert not is_output(pictures)
+
+
+def test_a_contact_sheet_in_the_trackers_list_is_no_validation_picture(tmp_path):
+    write_picture(tmp_path / "twinflow/contact_sheet-5.png")
+    line = {"type": "image", "step": 5, "label": "TwinFlow, step 5", "path": "twinflow/contact_sheet-5.png"}
+    (tmp_path / "validation_media.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    assert [*validation_pictures(tmp_path)] == []

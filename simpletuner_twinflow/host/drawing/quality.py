@@ -28,7 +28,7 @@ from simpletuner_twinflow.host.drawing.latents import (
     moved,
     prompts_of,
 )
-from simpletuner_twinflow.host.drawing.records import Records
+from simpletuner_twinflow.host.drawing.records import Records, end_earlier
 from simpletuner_twinflow.host.drawing.sheets import SampleSheet, chosen_rows
 from simpletuner_twinflow.host.seams import MODELS, Seam, Touch, set_on, uses, wrap
 from simpletuner_twinflow.host.settings.budget import BASE_STEPS, FIELD_ROWS, ONE_PICTURE, Budget
@@ -41,6 +41,7 @@ from simpletuner_twinflow.host.training.replicas import Replica
 from simpletuner_twinflow.host.training.sharded import is_fsdp2
 from simpletuner_twinflow.host.training.trainer import distiller_of
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
+from simpletuner_twinflow.options import TwinFlowOptions
 from simpletuner_twinflow.quality.features import Scale, random_features
 from simpletuner_twinflow.quality.measures import Diversity, discrepancy, frechet_distance
 
@@ -72,15 +73,12 @@ def attach_to_logging(module: ModuleType) -> None:
         already = getattr(trainer, "_trackers_initialized", False)
         wrapped(*args, **kwargs)
         distiller = distiller_of(trainer)
-        if distiller is None or already or distiller.options.quality_samples == 0:
+        if distiller is None or already:
             return
-        if is_fsdp2(trainer.accelerator):
-            logger.warning("TwinFlow measures no quality of few-step samples under FSDP: not all ranks would draw.")
-            return
-        measure, accelerator = QualityMeasure(trainer), trainer.accelerator
-        if accelerator.is_main_process:
-            logger.info(measure.described())
-        if measure.interval == 0:
+        measure, accelerator = _measure_of(trainer, distiller.options), trainer.accelerator
+        if measure is None:
+            if accelerator.is_main_process:
+                end_earlier(trainer)
             return
         if accelerator.is_main_process and is_one_picture(trainer.config.data_backend_config):
             logger.warning(ONE_PICTURE)
@@ -119,6 +117,19 @@ def attach_to_logging(module: ModuleType) -> None:
         set_on(accelerator, "log", log_with_quality)
 
     wrap(module, "Trainer.init_trackers", init_trackers)
+
+
+def _measure_of(trainer: Any, options: TwinFlowOptions) -> "QualityMeasure | None":
+    """None of a run that measures nothing."""
+    if options.quality_samples == 0:
+        return None
+    if is_fsdp2(trainer.accelerator):
+        logger.warning("TwinFlow measures no quality of few-step samples under FSDP: not all ranks would draw.")
+        return None
+    measure = QualityMeasure(trainer)
+    if trainer.accelerator.is_main_process:
+        logger.info(measure.described())
+    return measure if measure.interval else None
 
 
 class QualityMeasure:

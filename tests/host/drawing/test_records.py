@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from simpletuner_twinflow.comparison.quality_files import read_history
-from simpletuner_twinflow.host.drawing.records import Records
+from simpletuner_twinflow.host.drawing.records import Records, end_earlier
 
 
 class Tracker:
@@ -41,6 +41,17 @@ def test_history_goes_on_in_time_after_a_resume(make, tmp_path):
     assert first["step"] == 2
     assert 100 <= last["seconds"] < 150
     assert (last["step"], last["samples"], last["values"]) == (3, 8, {"ema_1/mmd": 0.25})
+
+
+def test_a_run_that_measures_nothing_leaves_no_measure_of_an_earlier_one_as_its_own(make, tmp_path):
+    config = SimpleNamespace(output_dir=str(tmp_path))
+    trainer = SimpleNamespace(config=config, accelerator=None, state={"global_step": 2})
+    end_earlier(trainer)
+    assert not (tmp_path / "twinflow").exists()
+    for step in (2, 4):
+        make(step - 1).add({"ema_1/mmd": 0.5}, 8, step=step)
+    end_earlier(trainer)
+    assert [*read_history(tmp_path, []).measures] == [2]
 
 
 def test_a_line_that_a_killed_run_cut_off_spoils_no_other(make, tmp_path):
