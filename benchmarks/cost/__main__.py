@@ -18,10 +18,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.cost.watch import FILE
-from benchmarks.cost.ways import ADVERSARIAL, KINDS, PLAIN, WAYS, prepared
+from benchmarks.cost.ways import ADVERSARIAL, KINDS, PLAIN, WAYS, foretold, prepared
 from benchmarks.in_host import watched
-from simpletuner_twinflow.method.cost import passes, step_ratio
-from simpletuner_twinflow.options import TwinFlowOptions
 from testbed.forkserver import ForkServer
 from testbed.trainer import ROOT, datasets, demo_config, without_twinflow, write_run
 
@@ -108,16 +106,8 @@ def table(kind: str, seconds: dict[str, list[float]]) -> str:
             share = (
                 f"{statistics.median(mine / other for mine, other in zip(took, seconds[ADVERSARIAL], strict=True)):.2f}"
             )
-        lines.append(f"| {name} | {spread} | {_foretold(kind, name)} | {share} |")
+        lines.append(f"| {name} | {spread} | {foretold(WAYS[name], KINDS[kind]['model_type'])} | {share} |")
     return "\n".join(lines) + "\n"
-
-
-def _foretold(kind: str, name: str) -> str:
-    way = WAYS[name]
-    if way is None or "twinflow_implementation" in way:
-        return ""
-    options, _ = TwinFlowOptions.read({"twinflow_guidance_reference": "base"} | way)
-    return f"{step_ratio(passes(options), KINDS[kind]['model_type']):.2f}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from benchmarks.in_host import host_server
+from simpletuner_twinflow.method.cost import passes, step_ratio
+from simpletuner_twinflow.options import TwinFlowOptions
 from testbed.digits import write_digits
 from testbed.forkserver import ForkServer
 from testbed.trainer import ROOT
@@ -42,6 +44,14 @@ def prepared(folder: Path) -> ForkServer:
     write_pipeline(folder / "pipeline")
     write_digits(folder / "digits", limit=64)
     return host_server(folder)
+
+
+def foretold(way: dict[str, Any] | None, model_type: str) -> str:
+    """What the count of passes says of a way's step, in plain steps; "" of what is not ours."""
+    if way is None or "twinflow_implementation" in way:
+        return ""
+    options, _ = TwinFlowOptions.read({"twinflow_guidance_reference": "base"} | way)
+    return f"{step_ratio(passes(options), model_type):.2f}"
 
 
 def write_pipeline(folder: Path) -> None:

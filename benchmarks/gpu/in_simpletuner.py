@@ -25,11 +25,9 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
-from benchmarks.cost.ways import ADVERSARIAL, BRANCH, HOST, NO_GUIDANCE, PLAIN
+from benchmarks.cost.ways import ADVERSARIAL, BRANCH, HOST, NO_GUIDANCE, PLAIN, foretold
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.watch import FOLDER, IDLE, NOTES, TIMED, WAITED, watch
-from simpletuner_twinflow.method.cost import passes, step_ratio
-from simpletuner_twinflow.options import TwinFlowOptions
 from testbed.digits import write_digits
 from testbed.tiny_sd3 import build_vae
 from testbed.trainer import ROOT, cpu_environment, datasets, demo_config, without_twinflow, write_run
@@ -154,16 +152,12 @@ def table(kind: str, notes: dict[str, dict[str, Any]]) -> str:
     mean = {name: statistics.mean(found["seconds"]) for name, found in notes.items()}
     for name, found in notes.items():
         took = [1000 * value for value in found["seconds"]]
-        way = WAYS[name]
-        foretold = ""
-        if way is not None and "twinflow_implementation" not in way:
-            options, _ = TwinFlowOptions.read({"twinflow_guidance_reference": "base"} | way)
-            foretold = f"{step_ratio(passes(options), KINDS[kind]['model_type']):.2f}"
+        counted = foretold(WAYS[name], KINDS[kind]["model_type"])
         share = f"{mean[name] / mean[ADVERSARIAL]:.2f}" if ADVERSARIAL in mean else ""
         ours = sum(line.endswith(" ours") for line in found["waits"])
         lines.append(
             f"| {kind} | {name} | {statistics.mean(took):.0f} ({min(took):.0f} to {max(took):.0f}) "
-            f"| {mean[name] / mean[PLAIN]:.2f} | {foretold} | {share} | {found['peak_gb']:.1f} "
+            f"| {mean[name] / mean[PLAIN]:.2f} | {counted} | {share} | {found['peak_gb']:.1f} "
             f"| {len(found['waits'])}, {ours} |"
         )
     return "\n".join(lines) + "\n"
