@@ -48,6 +48,13 @@ def test_preparing_leaves_the_hosts_batch_and_the_random_stream(distiller, batch
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_embeddings_are_put_beside_the_latents_before_any_pass(distiller, batch, trainer, monkeypatch):
+    """What that does to a batch needs two devices, and is shown in test_batches."""
+    module = "simpletuner_twinflow.host.training.distiller"
+    monkeypatch.setattr(f"{module}.on_latents_device", lambda batch: dict(batch) | {"put": True})
+    assert distiller.prepare_batch(batch, trainer.model, {"global_step": 0})["put"]
+
+
 def test_loss_is_the_same_when_asked_twice_and_the_terms_count_once(distiller, prepared, trainer):
     first = distiller.training_loss(prepared)[0]
     means = distiller.meter.means(trainer.accelerator)
