@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from simpletuner_twinflow.host.drawing.quality import QualityMeasure
+from simpletuner_twinflow.host.drawing.measure import QualityMeasure
 from simpletuner_twinflow.host.settings.budget import ONE_PICTURE
 from simpletuner_twinflow.host.training.logging import MAX_CHARTS, chart_is_due
 from simpletuner_twinflow.host.training.wandb_chart import CHART_KEY

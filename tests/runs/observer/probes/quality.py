@@ -32,7 +32,7 @@ def note_damage() -> None:
 
     def call(wrapped: Callable, measure: Any, args: tuple, kwargs: dict) -> Any:
         from simpletuner_twinflow.host.drawing.latents import prompts_of
-        from simpletuner_twinflow.host.drawing.quality import _numbers
+        from simpletuner_twinflow.host.drawing.measure import _numbers
         from simpletuner_twinflow.quality.measures import Diversity
 
         data, drawn = measure.rows.batches
@@ -51,4 +51,4 @@ def note_damage() -> None:
             )
         return {}
 
-    around("simpletuner_twinflow.host.drawing.quality", "QualityMeasure.values", call)
+    around("simpletuner_twinflow.host.drawing.measure", "QualityMeasure.values", call)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from simpletuner_twinflow.host.drawing.latents import KeptRows, few_step_samples, many_step_samples, prompts_of
-from simpletuner_twinflow.host.drawing.quality import QualityMeasure, as_text
+from simpletuner_twinflow.host.drawing.measure import QualityMeasure
+from simpletuner_twinflow.host.drawing.quality import as_text
 from simpletuner_twinflow.host.settings.budget import SHARE
 from simpletuner_twinflow.host.training.diffusion_model import family_model_for
 from testbed.host_models import diffusion, flow
