@@ -36,6 +36,7 @@ def test_characters_that_no_font_has_are_left_out_and_said_once_with_the_labels_
     for _ in range(2):
         plain, chinese, mixed, russian = lettered(["a cat", "一只猫", "a 猫 in हिन्दी", "кошка"])
     assert [plain.text, chinese.text, mixed.text, russian.text] == ["a cat", "[2]", "[3] a in", "кошка"]
+    assert chinese.font.getname() == OWN  # the first of those that lack as much
     [said] = caplog.messages
     assert "[2] 一只猫; [3] a 猫 in हिन्दी. Way out: install a font" in said
 
