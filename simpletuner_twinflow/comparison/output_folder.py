@@ -59,20 +59,40 @@ def read_config(output: Path) -> tuple[dict[str, Any], str, Path | None]:
 
 def validation_pictures(output: Path) -> Iterator[Picture]:
     """The validation's pictures, labelled as the host labels them on W&B. Args: output: the run's `output_dir`."""
-    seen = set()
+    recorded, ended = _recorded(output)
+    yield from recorded.values()
+    for path in sorted((output / "validation_images").glob("step_*")):
+        match = VALIDATION.fullmatch(path.name)
+        if match and path.name not in recorded and path.name not in ended:
+            yield Picture(_label(match["label"], match["size"], int(match["index"])), int(match["step"]), path)
+
+
+def _recorded(output: Path) -> tuple[dict[str, Picture], set[str]]:
+    """The pictures that the host's tracker knows by the files' names, and names of what the run no longer has.
+
+    A step that is drawn again ends what was drawn at it and after it: an earlier run in the same folder drew that, or
+    one that went on from before it.
+    """
+    found: dict[str, Picture] = {}
+    ended: set[str] = set()
+    last = 0
     for record in json_lines(output / MEDIA, []):
         path, step = record.get("path"), record.get("step")
         if record.get("type") != "image" or not isinstance(path, str) or not isinstance(step, int):
             continue
         whole = output / path
+        if step < last:
+            again = [name for name, picture in found.items() if picture.step >= step]
+            ended.update(again)
+            for name in again:
+                del found[name]
+        last = step
         ours = whole.parent.name == FOLDER  # a contact sheet, of this run or of an earlier one; `contact_sheets` knows
         if whole.is_file() and whole.resolve().is_relative_to(output.resolve()) and not ours:
-            seen.add(whole.name)
-            yield Picture(_label(record.get("label"), record.get("resolution"), record.get("index")), step, whole)
-    for path in sorted((output / "validation_images").glob("step_*")):
-        match = VALIDATION.fullmatch(path.name)
-        if match and path.name not in seen:
-            yield Picture(_label(match["label"], match["size"], int(match["index"])), int(match["step"]), path)
+            found[whole.name] = Picture(
+                _label(record.get("label"), record.get("resolution"), record.get("index")), step, whole
+            )
+    return found, ended
 
 
 def output_dir_of(folder: Path) -> Path | None:

@@ -1,9 +1,9 @@
 """What a TwinFlow run leaves of itself in its output folder: `twinflow/run.json`, `quality.jsonl`, contact sheets.
 
 The first has what the trackers' configuration is told, `{"twinflow/passes_per_row": 5.5, ...}`. A line of the second
-is a measure: {"step": int, "seconds": float, of training since its start, "samples": int, "values":
-{"ema_2/mmd_in_errors": float, ...}}, or where a process began: {"began": int}, the step that it went on from, 0 if it
-began anew. Runs of older versions have no such lines.
+is a measure: {"step": int, "seconds": float, of training since its start, "samples": int, "sheet": bool, whether one
+was drawn, "values": {"ema_2/mmd_in_errors": float, ...}}, or where a process began: {"began": int}, the step that it
+went on from, 0 if it began anew. Runs of older versions have no such lines, and no "sheet".
 """
 
 import math
@@ -48,7 +48,9 @@ class History:
 
     def has_sheet(self, step: int) -> bool:
         """Whether a sheet of this step is this run's: an earlier run in the same folder may have left it."""
-        return step in self.measures or step <= self.untold
+        if (measure := self.measures.get(step)) is not None:
+            return measure.get("sheet") is not False
+        return step <= self.untold
 
     def _end_after(self, step: int) -> None:
         self.measures = {at: line for at, line in self.measures.items() if at <= step}

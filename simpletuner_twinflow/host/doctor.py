@@ -39,15 +39,24 @@ def main(argv: Sequence[str], out: TextIO | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simpletuner-twinflow doctor")
     parser.add_argument("config", nargs="?", type=Path)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--ended", type=int, help="the exit code of an examination that was ended: look what ended it")
+    parser.add_argument("--mark", help="name what the examination comes to, a line each, and this before the report")
+    parser.add_argument("--ended", type=int, help="the exit code of an examination that was ended, to report that")
+    parser.add_argument("--stuck", type=int, help="the seconds after which one was stopped, to report that")
+    parser.add_argument("--at", default="", help="what that one came to last")
     arguments = parser.parse_args(argv)
+
+    def came_to(name: str) -> None:
+        if arguments.mark is not None:
+            print(name, file=out, flush=True)
+
     report: dict[str, Any] = {"versions": installed(), "notes": []}
     if report["versions"]["simpletuner"] is None:
         way_out = "Install the plugin where it is, or both: pip install 'simpletuner-twinflow[host]'."
         report |= {"problems": [f"SimpleTuner is not installed in this environment. {way_out}"], "seams": {}}
-    elif arguments.ended is not None:
-        report |= {"problems": [environment.what_ended(arguments.ended)], "seams": {}}
-    elif "torch" in (broken := environment.failing_imports()):
+    elif arguments.ended is not None or arguments.stuck is not None:
+        end = environment.end_in_words(arguments.ended, arguments.stuck)
+        report |= {"problems": [environment.what_ended(end, arguments.at)], "seams": {}}
+    elif "torch" in (broken := environment.failing_imports(came_to)):
         report |= {"problems": [*broken.values()], "seams": {}}  # nothing can be examined without it
     else:
         found, supported = report["versions"]["simpletuner"], report["versions"]["range"]
@@ -61,6 +70,7 @@ def main(argv: Sequence[str], out: TextIO | None = None) -> int:
     if os.environ.get(SWITCHED_OFF, "0") not in ("", "0"):
         report["problems"].append(f"{DISABLE_VARIABLE} is set: the plugin does not attach, and runs train without it.")
     report["ok"] = not report["problems"] and not report.get("missing")
+    came_to(arguments.mark)
     print(json.dumps(report, indent=1, default=str) if arguments.json else as_text(report), file=out, flush=True)
     return 0 if report["ok"] else BAD
 

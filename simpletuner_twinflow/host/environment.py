@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -28,18 +29,7 @@ WAY_OUT = f"Way out: pip install {SEEN_TOGETHER}, which were seen to work togeth
 OLDER_TRANSFORMERS = 'Way out: pip install "transformers<5.21", which was seen to work (docs/hosts.md).'
 FROM_TRANSFORMERS = re.compile(r"^from (transformers\.[\w.]+) import (?:\(([^)]*)\)|([^\n(]*))", re.MULTILINE)
 START_LIMIT = 180  # seconds
-# Names each of its arguments before it imports it, where nothing that an import prints goes, and "all" at the end.
-IMPORTS = """
-import contextlib, importlib, os, sys
-out = os.dup(1)
-os.dup2(2, 1)
-for name in sys.argv[1:]:
-    os.write(out, f"{name}\\n".encode())
-    with contextlib.suppress(Exception, SystemExit):
-        importlib.import_module(name)
-os.write(out, b"all")
-os._exit(0)
-"""
+AFTER_IMPORTS = "rest"
 START = "import simpletuner.helpers.configuration.cmd_args"  # imports what a start does
 LONGEST = 300  # characters of an error that are shown
 
@@ -52,33 +42,50 @@ class Lacking(NamedTuple):
     name: str
 
 
-def failing_imports() -> dict[str, str]:
-    """A problem for each of BUILT_TOGETHER that cannot be imported, by name."""
+def failing_imports(came_to: Callable[[str], None]) -> dict[str, str]:
+    """A problem for each of BUILT_TOGETHER that cannot be imported, by name.
+
+    Args: came_to: is called with each name before it is imported, and with AFTER_IMPORTS.
+    """
     found = {}
     for name in BUILT_TOGETHER:
+        came_to(name)
         try:
             with warnings.catch_warnings(action="ignore"):
                 import_module(name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a module runs whatever it likes when it is imported
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST].rstrip(".")
-            found[name] = _unimportable(name, said)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a module runs whatever it likes when it is imported
+            said = " ".join("".join(traceback.format_exception_only(error)).split())
+            found[name] = _unimportable(name, said[:LONGEST].rstrip("."))
             if name == "torch":  # nor can the others, then
                 break
+    came_to(AFTER_IMPORTS)
     return found
 
 
-def what_ended(code: int) -> str:
-    """The problem where an examination was ended: the import that ends a process, tried in one of its own.
+def what_ended(end: str, at: str) -> str:
+    """The problem where an examination did not come to its end.
 
-    Args: code: with which the examination ended, as `subprocess` has it.
+    Args: end: as `end_in_words` says it; at: what it came to last, of what `failing_imports` names.
     """
-    result = _python(IMPORTS, *BUILT_TOGETHER)
-    if (reached := (result.stdout.split() or [""])[-1]) in BUILT_TOGETHER:
-        return _unimportable(reached, f"the process was ended by {_end(result.returncode)} in the import")
+    if at in BUILT_TOGETHER:
+        return _unimportable(at, f"the process was ended by {end} in the import")
+    where = f", though {', '.join(BUILT_TOGETHER)} can be imported" if at == AFTER_IMPORTS else ""
     return (
-        f"The examination was ended by {_end(code)}, though {', '.join(BUILT_TOGETHER)} can be imported. Way out: see "
-        "whether the machine has memory left and whether its log names the cause, and start it again."
+        f"The examination was ended by {end}{where}. Way out: see what it says above, whether the machine has memory "
+        "left and whether its log names the cause, and start it again."
     )
+
+
+def end_in_words(code: int | None, seconds: int | None = None) -> str:
+    """What ended a process. Args: code: as `subprocess` has it, below 0 for a signal; seconds: of the time limit."""
+    if code is None:
+        return f"the time limit of {seconds} s"
+    if code >= 0:
+        return f"exit code {code}"
+    known = -code in {*signal.Signals}
+    return f"signal {-code}" + (f" ({signal.Signals(-code).name})" if known else "")
 
 
 def lacking_in_transformers() -> list[Lacking]:
@@ -126,8 +133,8 @@ def start_error() -> str | None:
     except subprocess.TimeoutExpired:
         return f"no start within {START_LIMIT} s"
     if result.returncode < 0:
-        return _end(result.returncode)
-    lines = result.stderr.strip().splitlines() or [_end(result.returncode)]
+        return end_in_words(result.returncode)
+    lines = result.stderr.strip().splitlines() or [end_in_words(result.returncode)]
     named = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]
     return None if result.returncode == 0 else (named or lines)[-1][:LONGEST]
 
@@ -191,14 +198,6 @@ def _python(code: str, *arguments: str, timeout: float | None = None) -> subproc
         check=False,
         timeout=timeout,
     )
-
-
-def _end(code: int) -> str:
-    """What ended a process, in words. Args: code: as `subprocess` has it, below 0 for a signal."""
-    if code >= 0:
-        return f"exit code {code}"
-    known = -code in {*signal.Signals}
-    return f"signal {-code}" + (f" ({signal.Signals(-code).name})" if known else "")
 
 
 def _unimportable(name: str, said: str) -> str:

@@ -13,6 +13,7 @@ SIZE = 14  # pixels
 LAST_RESORT = "LastResort"  # a font that comes with matplotlib, with a box for every character there is
 SPECIAL = ("bold", "italic", "oblique", "light", "thin", "black", "mono", "serif")  # another font is taken before them
 BY_NAME = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc")  # Pillow looks for them where the system keeps fonts
+JOINERS = "\u200c\u200d"  # of which the letters beside them take their forms, as in Persian and Hindi
 NO_CHARACTER = "\U0010ffff"  # by the standard, so that every font draws what stands for a missing one
 
 log = logging.getLogger(__name__)
@@ -31,22 +32,33 @@ class Lettered(NamedTuple):
 
 
 def lettered(labels: Sequence[str]) -> list[Lettered]:
-    """Each label with the first font that has all its characters.
+    """Each label, without what nobody sees in it, with the first font that has all its characters.
 
     Characters that no font has are left out. Such a label bears its number, and the log says once which it is.
 
     Args: labels: in the order in which they are numbered, from 1.
     """
     found, numbered = [], []
-    for number, label in enumerate(labels, start=1):
+    for number, label in enumerate(map(_seen, labels), start=1):
         font, missing = _best(label)
         if missing:
             numbered.append(f"[{number}] {label}")
             label = " ".join([f"[{number}]", *_without(missing, label).split()])
-        found.append(Lettered(label, font))
+        drawn = (each for each in label if each not in JOINERS or _draws(font, each))
+        found.append(Lettered("".join(drawn), font))
     if numbered:
         _say("; ".join(numbered))
     return found
+
+
+def _seen(label: str) -> str:
+    """The label without controls, marks of order, a file's first mark, and choices of variant: some fonts box them."""
+    return "".join(" " if unicodedata.category(each) == "Cc" else each for each in label if not _is_mark(each))
+
+
+def _is_mark(character: str) -> bool:
+    formats = unicodedata.category(character) == "Cf" and character not in JOINERS
+    return formats or "\ufe00" <= character <= "\ufe0f"
 
 
 def _without(missing: frozenset[str], label: str) -> str:
@@ -75,9 +87,11 @@ def _lacking(label: str, font: ImageFont.FreeTypeFont) -> frozenset[str]:
 
 
 def _has(font: ImageFont.FreeTypeFont, character: str) -> bool:
-    """Whether a font draws a character, or it is one that nobody sees: a space, a control, a choice of variant."""
-    if unicodedata.category(character)[0] in "CZ" or "\ufe00" <= character <= "\ufe0f":
-        return True
+    """Whether a font draws a character, or it is a space or a joiner."""
+    return unicodedata.category(character)[0] == "Z" or character in JOINERS or _draws(font, character)
+
+
+def _draws(font: ImageFont.FreeTypeFont, character: str) -> bool:
     drawn, missing = font.getmask(character), font.getmask(NO_CHARACTER)
     return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))
 

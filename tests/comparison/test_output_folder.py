@@ -63,3 +63,13 @@ def test_a_contact_sheet_in_the_trackers_list_is_no_validation_picture(tmp_path)
     line = {"type": "image", "step": 5, "label": "TwinFlow, step 5", "path": "twinflow/contact_sheet-5.png"}
     (tmp_path / "validation_media.jsonl").write_text(json.dumps(line), encoding="utf-8")
     assert [*validation_pictures(tmp_path)] == []
+
+
+def test_a_run_begun_anew_has_no_validation_picture_of_the_earlier_one_at_its_first_step_and_after_it(tmp_path):
+    lines = []
+    for step in (1, 2, 4, 2):  # 4 is the earlier run's alone
+        path = write_picture(tmp_path / f"validation_images/step_{step}_a_0_64x64.png")
+        fields = {"type": "image", "step": step, "label": "a", "index": 0, "resolution": "64x64"}
+        lines.append(json.dumps(fields | {"path": str(path.relative_to(tmp_path))}) + "\n")
+    (tmp_path / "validation_media.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert [one.step for one in validation_pictures(tmp_path)] == [1, 2]

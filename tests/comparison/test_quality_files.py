@@ -52,6 +52,15 @@ def test_a_resumed_run_keeps_what_is_up_to_its_step(tmp_path):
     assert sorted(sheet.step for sheet in contact_sheets(tmp_path)) == [10, 20]
 
 
+def test_sheet_of_an_earlier_run_is_none_of_a_resumed_one_that_was_begun_anew(tmp_path):
+    write(tmp_path, (10, 1, 9.0))
+    for step in (10, 20):
+        write_picture(tmp_path / f"twinflow/contact_sheet-{step}.png")
+    began(tmp_path, 0, 20)
+    began(tmp_path, 20)
+    assert [sheet.step for sheet in contact_sheets(tmp_path)] == [20]
+
+
 def test_nan_stays_and_broken_lines_are_said(tmp_path):
     write(tmp_path, (10, 1, float("nan")))
     with (tmp_path / "twinflow/quality.jsonl").open("a", encoding="utf-8") as file:

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
+from simpletuner_twinflow.cli import doctor as command
+from simpletuner_twinflow.cli import main
 from simpletuner_twinflow.host import environment
 from simpletuner_twinflow.host.environment import Lacking
 from tests.host.settings.configs import SEED
@@ -25,7 +27,9 @@ def broken_torchaudio(tmp_path):
 
 
 def test_this_environment_is_sound():
-    assert environment.failing_imports() == {}
+    came_to = []
+    assert environment.failing_imports(came_to.append) == {}
+    assert came_to == ["torch", "torchvision", "torchaudio", "rest"]
     assert environment.lacking_in_transformers() == []
     assert environment.outside_ranges() == []
 
@@ -57,24 +61,47 @@ SEGFAULT = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
 PRINTS = "import os\nprint('hello')\nos.write(1, b'hello from a library')\n"
 
 
-def test_import_that_ends_the_process_is_named_with_its_signal(tmp_path):
-    (tmp_path / "torchvision.py").write_text(PRINTS + SEGFAULT, encoding="utf-8")
-    code, said, complained, _ = run("--json", folder=tmp_path, PYTHONPATH=str(tmp_path))
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (SEGFAULT, "signal 11 (SIGSEGV)"),
+        *((f"os._exit({code})\n", f"exit code {code}") for code in range(3)),
+    ],
+)
+def test_import_that_ends_the_process_is_named_with_its_end(ends, said, tmp_path):
+    (tmp_path / "torchvision.py").write_text(PRINTS + ends, encoding="utf-8")
+    code, report, complained, _ = run("--json", folder=tmp_path, PYTHONPATH=str(tmp_path))
     assert (code, complained.count("hello from a library")) == (1, 1)
-    report = json.loads(said)
-    [problem] = report["problems"]
-    assert not report["ok"]
+    found = json.loads(report)
+    [problem] = found["problems"]
+    assert not found["ok"]
     assert problem.startswith("torchvision ")
-    assert "the process was ended by signal 11 (SIGSEGV) in the import. Way out: pip install" in problem
+    assert f"the process was ended by {said} in the import. Way out: pip install" in problem
 
 
-def test_examination_that_is_ended_by_no_import_is_a_problem_too():
-    said = environment.what_ended(-9)
-    assert said.startswith("The examination was ended by signal 9 (SIGKILL), though torch, torchvision, torchaudio can")
+def test_import_that_hangs_is_stopped_and_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "torch.py").write_text("import time\ntime.sleep(1000)\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(command, "LIMIT", 30)
+    with pytest.raises(SystemExit, match="1"):
+        main(["doctor"])
+    assert "ended by the time limit of 30 s in the import. Way out: pip install torch==" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("at", "though"), [("rest", ", though torch, torchvision, torchaudio can"), ("", ". Way out")])
+def test_examination_that_is_ended_by_no_import_is_a_problem_too(at, though):
+    said = environment.what_ended(environment.end_in_words(-9), at)
+    assert said.startswith(f"The examination was ended by signal 9 (SIGKILL){though}")
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"), [("KeyError('libcuda')", "KeyError: 'libcuda'"), ("SystemExit('no GPU')", "SystemExit: no GPU")]
+    ("raised", "said"),
+    [
+        ("KeyError('libcuda')", "KeyError: 'libcuda'"),
+        ("SystemExit('no GPU')", "SystemExit: no GPU"),
+        ("type('PanicException', (BaseException,), {})('a lock')", "torchaudio.PanicException: a lock"),
+        ("type('E', (Exception,), {'__str__': lambda self: 1 / 0})", "torchaudio.E: <exception str() failed>"),
+    ],
 )
 def test_whatever_an_import_raises_and_prints_the_report_is_alone_on_standard_output(raised, said, tmp_path):
     (tmp_path / "torchaudio.py").write_text(f"{PRINTS}raise {raised}\n", encoding="utf-8")

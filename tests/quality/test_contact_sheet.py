@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simpletuner_twinflow.quality.contact_sheet import LABEL_WIDTH, MARGIN, contact_sheet
+from simpletuner_twinflow.quality.contact_sheet import LABEL_WIDTH, MARGIN, _fitting, contact_sheet
+from simpletuner_twinflow.quality.lettering import lettered
 
 
 def test_contact_sheet_cuts_a_long_label_at_its_row():
@@ -26,3 +27,9 @@ def test_label_without_spaces_is_wrapped_inside_its_column(label):
     assert not inked[:, LABEL_WIDTH + MARGIN + 1 :].any()
     lines = np.diff(inked.any(axis=1).astype(int)) == 1
     assert lines.sum() >= 3
+
+
+def test_label_that_is_cut_says_so():
+    [label] = lettered(["a b c"])
+    assert _fitting(["a", "b", "c"], label, 2 * label.line) == ["a", "b ..."]
+    assert _fitting(["a", "b"], label, 2 * label.line) == ["a", "b"]

@@ -36,14 +36,24 @@ def test_characters_that_no_font_has_are_left_out_and_said_once_with_the_labels_
     for _ in range(2):
         plain, chinese, mixed, russian = lettered(["a cat", "一只猫", "a 猫 in हिन्दी", "кошка"])
     assert [plain.text, chinese.text, mixed.text, russian.text] == ["a cat", "[2]", "[3] a in", "кошка"]
+    assert chinese.font.getname() == OWN  # the first of those that lack as much
     [said] = caplog.messages
     assert "[2] 一只猫; [3] a 猫 in हिन्दी. Way out: install a font" in said
 
 
 @pytest.mark.usefixtures("dejavu_alone")
-def test_what_nobody_sees_is_not_missing():
-    label = "a\u200d\ufe0f\tb\u00a0c"
-    assert lettered([label])[0].text == label
+@pytest.mark.parametrize(
+    ("label", "text", "font"),
+    [
+        ("\ufeffa cat\u200b, \u200ered\u00ad", "a cat, red", OWN),
+        ("a\u200d\ufe0f\tb\u00a0c\x00d", "a b\u00a0c d", OWN),
+        ("می\u200cم", "می\u200cم", ("DejaVu Sans", "Book")),
+    ],
+    ids=["marks", "controls", "joiner"],
+)
+def test_what_nobody_sees_is_neither_missing_nor_boxed(label, text, font):
+    [found] = lettered([label])
+    assert (found.text, found.font.getname()) == (text, font)
 
 
 def test_plain_labels_wait_for_no_list_of_the_machines_fonts():

@@ -78,7 +78,7 @@ def attach_to_logging(module: ModuleType) -> None:
                 logged = {f"twinflow/quality/{name}": value for name, value in found.items()}
                 logged |= {f"twinflow/fields/{name}": value for name, value in fields.items()}
                 log(logged, step=step, **more)
-                records.add(found, measure.budget.samples, step)
+                records.add(found, measure.budget.samples, step, sheet=sheet is not None)
                 if sheet is not None:
                     records.add_sheet(sheet, step)
 

@@ -25,10 +25,13 @@ class Records:
         earlier = [line["seconds"] for line in read_history(self.folder.parent, []).measures.values()]
         self._began = time.monotonic() - max(earlier, default=0.0)
 
-    def add(self, values: dict[str, float], samples: int, step: int) -> None:
-        """A line with a measure's values; `seconds` is the time of training up to it, without that between two runs."""
+    def add(self, values: dict[str, float], samples: int, step: int, *, sheet: bool) -> None:
+        """A line with a measure's values; `seconds` is the time of training up to it, without that between two runs.
+
+        Args: sheet: whether one of this step is added, too: an earlier run in the folder may have left another.
+        """
         seconds = time.monotonic() - self._began
-        self._write({"step": step, "seconds": seconds, "samples": samples, "values": values})
+        self._write({"step": step, "seconds": seconds, "samples": samples, "sheet": sheet, "values": values})
 
     def _write(self, line: dict[str, Any]) -> None:
         file = self.folder / FILE

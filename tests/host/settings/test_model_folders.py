@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 from diffusers import ModelMixin
+from diffusers.loaders.single_file_utils import load_single_file_checkpoint
 from simpletuner.helpers.models.common import ModelFoundation
 from simpletuner.helpers.models.registry import ModelRegistry
 
@@ -14,6 +15,7 @@ from simpletuner_twinflow.host.settings.examined import examined
 from simpletuner_twinflow.host.settings.families import DIFFUSION_FAMILIES, FAMILIES
 from simpletuner_twinflow.host.settings.model_folders import (
     FROM_FOLDERS,
+    OWN_FILES,
     TRANSFORMER_KEY,
     UNET_FAMILIES,
     UNET_KEY,
@@ -97,8 +99,11 @@ def test_what_is_said_to_hold_no_model_the_hosts_loader_refuses(family, here):
     assert host.load_model is ModelFoundation.load_model
     assert host.setup_model_flavour is ModelFoundation.setup_model_flavour  # no flavour with a network elsewhere
     assert inspect.unwrap(network.from_pretrained.__func__) is inspect.unwrap(ModelMixin.from_pretrained.__func__)
+    assert {"unet": "unet", "transformer": "transformer"}[host.MODEL_TYPE.value] == host.MODEL_SUBFOLDER
     (here / "model.ckpt").write_bytes(bytes(range(256)))
-    for name, words in (("models/base", "holds no model"), ("model.ckpt", "a file")):
+    (here / "part/text_encoder").mkdir(parents=True)  # a download that was cut off
+    (here / "part/text_encoder/config.json").write_text("{}")
+    for name, words in (("models/base", "holds no network"), ("part", "holds no network"), ("model.ckpt", "a file")):
         [line], _ = model_folders({"model_family": family, KEY: name})
         assert line.startswith(f'{KEY} is "{name}": ')
         assert words in line
@@ -110,12 +115,20 @@ def test_what_is_said_to_hold_no_model_the_hosts_loader_refuses(family, here):
     ("config", "files"),
     [
         ({"model_family": "sd3"}, ["transformer/config.json"]),
-        ({"model_family": "sd3"}, ["config.json"]),
+        ({"model_family": "sd1x"}, ["unet/config.json"]),
+        ({"model_family": "sd3", KEY: "some/base", TRANSFORMER_KEY: "models/base"}, ["config.json"]),
         ({"model_family": "anima"}, ["split_files/x.safetensors"]),
-        ({"model_family": "sd3", "pretrained_transformer_subfolder": "a/b"}, ["a/b/config.json"]),
-        ({"model_family": "sdxl", "pretrained_unet_subfolder": "a/b"}, ["a/b/config.json"]),
+        (
+            {"model_family": "sd3", TRANSFORMER_KEY: "models/base", "pretrained_transformer_subfolder": "a/b"},
+            ["a/b/config.json"],
+        ),
+        (
+            {"model_family": "sdxl", UNET_KEY: "models/base", "pretrained_unet_subfolder": "a/b"},
+            ["a/b/config.json"],
+        ),
         ({"model_family": "sdxl", UNET_KEY: "some/unet"}, []),  # the base's other parts are not looked up
-        ({"model_family": "sd3", TRANSFORMER_KEY: "one.safetensors"}, []),
+        ({"model_family": "sdxl", UNET_KEY: "one.safetensors"}, []),
+        ({"model_family": "wan", TRANSFORMER_KEY: "one.safetensors"}, []),  # whose loader is its own
     ],
 )
 def test_folder_that_a_network_may_be_loaded_from_is_none_without_a_model(config, files, here):
@@ -126,10 +139,36 @@ def test_folder_that_a_network_may_be_loaded_from_is_none_without_a_model(config
     assert model_folders({KEY: "models/base"} | config)[0] == []
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["one.safetensors", "/models/One.SAFETENSORS", "a/b/one.safetensors", "~/one.gguf"])
+def test_one_file_that_is_not_here_is_a_problem_and_diffusers_refuses_it(name):
+    [line], at_hub = model_folders({"model_family": "sdxl", KEY: name})
+    assert not at_hub
+    assert line.startswith(f'{KEY} is "{name}": no such file here')
+    with pytest.raises(ValueError, match="set it to a valid URL"):
+        load_single_file_checkpoint(name)
+
+
+@pytest.mark.usefixtures("here")
+def test_one_file_at_an_address_or_of_a_loader_of_its_own_is_no_problem():
+    for family, name in (("sdxl", "https://huggingface.co/a/b/one.safetensors"), ("krea2", "one.safetensors")):
+        assert model_folders({"model_family": family, KEY: name}) == ([], [])
+
+
 @pytest.mark.parametrize("name", ["One.SAFETENSORS", "one.gguf"])
 def test_one_file_that_the_host_loads_is_no_problem(name, here):
     (here / name).touch()
-    assert model_folders({"model_family": "flux", KEY: name})[0] == []
+    assert model_folders({"model_family": "sd1x", KEY: name})[0] == []
+
+
+@pytest.mark.parametrize("family", sorted({*FROM_FOLDERS} - {*UNET_FAMILIES, *OWN_FILES}))
+def test_one_file_is_a_problem_of_the_families_whose_network_diffusers_cannot_load_from_one(family, here):
+    (here / "one.safetensors").touch()
+    for name in ("one.safetensors", "https://huggingface.co/a/b/one.gguf"):
+        [line], _ = model_folders({"model_family": family, KEY: name})
+        assert f"a file, and SimpleTuner loads no network of {family} from one" in line
+    with pytest.raises((ValueError, AttributeError), match=r"only compatible with|from_single_file"):
+        ModelRegistry.model_families()[family].MODEL_CLASS.from_single_file("one.safetensors")
 
 
 def test_network_of_its_own_is_looked_up_in_the_bases_place(here):

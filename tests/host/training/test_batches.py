@@ -66,6 +66,8 @@ def test_embeddings_go_beside_the_latents_once_and_what_families_read_numbers_fr
     assert found["add_text_embeds"] is found[TEXT]["pooled_prompt_embeds"]
     for key in ("encoder_attention_mask", "prompts", "sizes", "scale", "shared", "name"):
         assert found[key] is batch[key]
+    of_no_rows = torch.zeros(ROWS + 1)
+    assert on_latents_device(batch | {"table": of_no_rows})["table"] is of_no_rows
     assert batch["prompt_embeds"].device.type == batch[TEXT]["prompt_embeds"].device.type == "cpu"
 
 
