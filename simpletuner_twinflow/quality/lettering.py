@@ -132,7 +132,7 @@ def _say(labels: str) -> None:
     """Say it once for the same labels, which a run's sheets share."""
     log.warning(
         "No font of this machine has all characters of these labels of the contact sheet, which bear their numbers "
-        "there and lack those characters: %s. Way out: install a font that has them, such as Noto Sans CJK (Debian: "
-        "apt-get install fonts-noto-cjk).",
+        "there and lack those characters: %s. Way out: install a font that has them, such as the Noto fonts (Debian: "
+        "apt-get install fonts-noto-core, for Chinese, Japanese and Korean fonts-noto-cjk).",
         labels,
     )
