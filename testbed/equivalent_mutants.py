@@ -22,4 +22,10 @@ EQUIVALENT = {
     "start.detach().to('cpu', torch.float32)": (
         "NumPy's tobytes writes the elements in their order whatever the strides are, so a view gives the same bytes"
     ),
+    "sampling/diffusion_path.py: DiffusionPath.time: True -> False": (
+        "at the schedule's own sigmas the search finds the piece before, whose end is where the next one begins"
+    ),
+    "sampling/stock.py: mean_of_spacing: 0.0 -> 1.0": (
+        "one step's only sigma is 1 whatever the mean: the scheduler keeps the first and the last"
+    ),
 }

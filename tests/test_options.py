@@ -65,6 +65,8 @@ def test_config_without_the_keys_gives_the_defaults():
         ("twinflow_enhanced_range", "[0.2, 0.8", "[low, high]"),
         ("twinflow_role_shares", {"onestep": 1}, "one_step, near, any_step, twin"),
         ("twinflow_role_shares", {"near": -1}, "from 0 up"),
+        ("twinflow_role_shares", {"near": 1, "any_step": -1}, "from 0 up"),
+        ("twinflow_role_shares", {"near": 1, "any_step": "1"}, "from 0 up"),
         ("twinflow_role_shares", {"near": True}, "from 0 up"),
         ("twinflow_role_shares", {"near": float("inf")}, "from 0 up"),
         ("twinflow_role_shares", {"near": 10**400}, "from 0 up"),

@@ -79,7 +79,7 @@ def teacher_weights(parameters: Iterable[Parameter], shadows: Iterable[Tensor]) 
     sharded = [(own_shard(it), own_shard(shadow)) for it, shadow in _pairs(parameters, shadows) if is_sharded(it)]
     whole = [(it, shadow) for it, shadow in _pairs(parameters, shadows) if not is_sharded(it)]
     students, own = [it.data for it, _ in whole], [shard.clone() for shard, _ in sharded]
-    teachers = [shadow.detach().to(device=it.device, dtype=it.dtype) for it, shadow in whole]
+    teachers = [shadow.to(device=it.device, dtype=it.dtype) for it, shadow in whole]
     swapped = {id(parameter) for parameter in parameters}
     _swapped.update(swapped)
     try:

@@ -7,6 +7,7 @@ from torch.nn.functional import dropout
 from torch.utils.checkpoint import checkpoint
 
 from simpletuner_twinflow.errors import TwinFlowError
+from simpletuner_twinflow.method import teacher
 from simpletuner_twinflow.method.teacher import RngState, replay_rng, teacher_weights
 
 
@@ -246,3 +247,17 @@ def test_a_sharded_parameter_and_a_whole_shadow_are_refused_even_where_the_shard
     parameter, shadow = (sharded, whole) if which == "parameter" else (whole, sharded)
     with pytest.raises(TwinFlowError, match="not sharded alike"), teacher_weights([nn.Parameter(parameter)], [shadow]):
         pass
+
+
+def test_a_network_of_which_a_part_alone_is_sharded_gathers_anew_around_the_block(monkeypatch):
+    net, calls = Net(), []
+    parameters, shadows = net.trained(), shadows_of(net)
+    first = {id(parameters[0]), id(shadows[0])}
+    monkeypatch.setattr(teacher, "is_sharded", lambda it: id(it) in first)
+    monkeypatch.setattr(teacher, "reshard", calls.append)
+    own = parameters[0].detach().clone()
+    with teacher.lent_weights(net, parameters, shadows):
+        assert calls == [net]
+        assert torch.equal(parameters[0], shadows[0])
+    assert calls == [net, net]
+    assert torch.equal(parameters[0], own)

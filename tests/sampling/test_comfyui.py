@@ -94,6 +94,8 @@ def test_path_from_noise_to_picture_has_the_adapter_the_sigmas_and_no_negative_p
     assert (by_kind["CLIPTextEncode"]["text"], by_kind["RandomNoise"]["noise_seed"]) == ("a cat", 7)
     assert (by_kind["EmptySD3LatentImage"]["width"], by_kind["EmptySD3LatentImage"]["height"]) == (512, 768)
     assert "FluxGuidance" not in by_kind
+    usual = {node["class_type"]: node["inputs"] for node in drawn("qwen_image").values()}["EmptySD3LatentImage"]
+    assert (usual["width"], usual["height"]) == (1024, 1024)
     assert {node["class_type"]: node["inputs"] for node in drawn("flux", embedded_guidance=1.5).values()}[
         "FluxGuidance"
     ]["guidance"] == 1.5

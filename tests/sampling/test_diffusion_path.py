@@ -6,6 +6,7 @@ from diffusers import DDPMScheduler
 
 from simpletuner_twinflow.errors import TwinFlowConfigError
 from simpletuner_twinflow.method.flow import interpolate, per_sample
+from simpletuner_twinflow.sampling import diffusion_path
 from simpletuner_twinflow.sampling.diffusion_path import DiffusionPath, flow_state
 from tests.sampling.diffusion_oracles import (
     MODELS,
@@ -170,3 +171,15 @@ def test_a_schedule_in_bf16_is_refused_because_its_steps_collapse():
 def test_what_is_no_path_of_a_diffusion_model_is_refused(abar, kind, words):
     with pytest.raises(TwinFlowConfigError, match=words):
         DiffusionPath(abar, kind)
+
+
+def test_an_epsilon_models_range_has_the_time_whose_sigma_is_the_limit_itself(monkeypatch):
+    whole = DiffusionPath(SCHEDULES["sdxl"], "v_prediction")
+    limit = whole.sigma(torch.tensor(700.0, dtype=torch.float64)).item()
+    monkeypatch.setattr(diffusion_path, "EPSILON_SIGMA_MAX", limit)
+    assert DiffusionPath(SCHEDULES["sdxl"], "epsilon").sigma_max == limit
+
+
+def test_a_device_that_has_float64_computes_times_in_it():
+    path = DiffusionPath(SCHEDULES["sdxl"], "epsilon")
+    assert path._on(torch.device("meta")).sigma.dtype == torch.float64

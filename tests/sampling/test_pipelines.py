@@ -118,3 +118,20 @@ def test_all_guidance_that_a_pipeline_has_on_by_default_is_left_out():
     call = inspect.signature(diffusers.StableDiffusionXLPipeline.__call__).parameters
     assert "guidance_rescale" in call
     assert without_further_guidance(call) == {}
+
+
+def test_pipelines_whose_guided_velocity_begins_at_the_empty_prompts_follow_the_prompt_at_a_scale_of_one():
+    """The others, told 0, make no pass on the empty prompt and leave its part out."""
+    at_one = {name for name, kind in PIPELINES.items() if kind.unguided_scale == 1.0}
+    families = (
+        "Anima",
+        "Cosmos3Omni",
+        "Ideogram4",
+        "LTX2",
+        "LTX2ImageToVideo",
+        "MiniMaxMusic3Modular",
+        "MOSSImage",
+        "OmniGen",
+    )
+    assert at_one == {f"{name}Pipeline" for name in families}
+    assert all(kind.unguided_scale == 0.0 for name, kind in PIPELINES.items() if name not in at_one)
