@@ -140,11 +140,11 @@ class TimeConditioning:
         """The term, (B, dim), in a shape that can be added to the output."""
         rows, found = term.shape[0], output.shape[0]
         if output.ndim > 2 and found == rows:
-            return term.reshape(rows, *[1] * (output.ndim - 2), term.shape[-1])
+            return term.reshape(rows, *[1] * (output.ndim - 2), term.shape[1])
         if output.ndim == 2 and found == rows:
             return term
         if self._rows_first and output.ndim == 2 and found > rows:
-            return torch.cat([term, term.new_zeros(found - rows, term.shape[-1])])
+            return torch.cat([term, term.new_zeros(found - rows, term.shape[1])])
         if output.ndim == 2 and not self._rows_first and found % rows == 0:
             return term.repeat_interleave(found // rows, dim=0)
         raise TwinFlowError(f"The time embedding's output {tuple(output.shape)} cannot be split into {rows} rows.")

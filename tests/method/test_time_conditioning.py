@@ -65,7 +65,7 @@ def test_tokens_of_a_flattened_embedding_follow_their_row():
     torch.testing.assert_close(added, network.term().repeat_interleave(3, dim=0))
 
 
-@pytest.mark.parametrize("fixed", [1, 2])
+@pytest.mark.parametrize("fixed", [0, 1, 2])
 def test_fixed_times_after_the_rows_are_left_alone(fixed):
     network, embedding = Network(rows_first=True), torch.zeros(2 + fixed, 4)
     with network.conditioning.times(T, R, SIGN):
