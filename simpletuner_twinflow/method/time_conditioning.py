@@ -51,7 +51,7 @@ def sampler_target_time(t: Tensor, step_times: tuple[float, ...]) -> Tensor:
     starts, ends = (0.0, *reversed(step_times)), (0.0, 0.0, *reversed(step_times[1:]))
     target = torch.zeros_like(t)
     for (low, high), (begin, end) in zip(pairwise(starts), pairwise(ends), strict=True):
-        left = ((high - t) / (high - low)).clamp(0, 1)
+        left = ((high - t) / (high - low)).clamp(min=0)
         target = torch.where(t > low, end - (end - begin) * left, target)
     return target
 

@@ -176,6 +176,10 @@ def test_rows_without_a_prompt_are_not_guided_and_the_others_as_before():
         assert torch.equal(found[left], rows.velocity[left])
         assert torch.equal(found[others], everyone[others])
     assert recorded(rows, 0, unprompted=range(8)) == ((rows.velocity, 0), [])
+    (unguided, count), asked = recorded(rows, 0, unprompted=range(8), elsewhere=(NEAR,))
+    assert torch.equal(unguided, rows.velocity)
+    assert count == 0  # the two passes on another rank's account
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("rows_of_each", [1, 2, 3, 4, 5, 8])

@@ -99,6 +99,7 @@ def test_training_aims_at_the_times_that_sampling_visits(count, shift):
         ({"sigma_min": 0.5, "sigma_max": 0.5}, "sigma_min is 0.5"),
         ({"sigma_min": -0.1}, "sigma_min is -0.1"),
         ({"shift": 0.0}, "shift is 0.0"),
+        ({"shift": float("inf")}, "shift is inf"),
         ({"time_dtype": "int8"}, "time_dtype is 'int8'"),
         ({"time_unit": 100}, "time_unit is 100"),
     ],
