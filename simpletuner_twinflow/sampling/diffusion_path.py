@@ -67,7 +67,7 @@ class DiffusionPath:
                 f"prediction_type is {prediction_type!r}; a diffusion model can be trained as a flow if it predicts "
                 f"one of {', '.join(PREDICTION_TYPES)}."
             )
-        abar = alphas_cumprod.detach().to("cpu", torch.float64)
+        abar = alphas_cumprod.to("cpu", torch.float64)
         falling = abar.ndim == 1 and len(abar) > 2 and bool((abar.diff() < 0).all())
         if not falling or abar[0] >= 1 or abar[-1] < 0:
             raise TwinFlowConfigError(

@@ -64,6 +64,10 @@ def test_every_argument_arrives_at_its_row_and_the_result_comes_back_in_order(ro
     torch.testing.assert_close(laid_out, plain(x_t, t, r, sign, condition), rtol=0, atol=0)
     assert {call[0].shape[0] for call in inner.calls} == {SIZE}
     assert len(inner.calls) == max(rows.count(row) for row in rows)
+    left = [row for row in range(SIZE) if row not in rows]
+    for x_all, t_all, r_all, sign_all, *_ in inner.calls:
+        assert not any(values[left].any() for values in (x_all, t_all, r_all))
+        assert (sign_all[left] == 1).all()
 
 
 def test_rcgm_target_of_a_straight_flow_is_free_of_dropout_noise():
