@@ -28,4 +28,7 @@ EQUIVALENT = {
     "sampling/stock.py: mean_of_spacing: 0.0 -> 1.0": (
         "one step's only sigma is 1 whatever the mean: the scheduler keeps the first and the last"
     ),
+    "method/roles.py: RoleSampler._counts: math.floor(edge) -> math.ceil(edge)": (
+        "one more at each edge that is no whole number, so that the differences, the counts, are the same"
+    ),
 }
