@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -109,6 +110,9 @@ def draw(parts: dict[str, dict[str, list[Curve]]], path: Path) -> None:
                     axes.plot([seconds for seconds, _ in curve], values, color=f"C{number}", label=label, linewidth=1.2)
             axes.set_title(f"{title}, {calls} step{'s' * (calls > 1)}")
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("processor seconds of training")
             axes.set_ylabel("Frechet distance to the data")
             axes.grid(alpha=0.3)
