@@ -2,6 +2,8 @@
 
 import pin_memory
 import read_songs
+import untraced
 
 pin_memory.keep_unpinned()
 read_songs.without_ffmpeg()
+untraced.keep_untraced()

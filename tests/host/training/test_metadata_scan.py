@@ -2,6 +2,7 @@
 
 import multiprocessing.queues
 import queue
+import tracemalloc
 
 import pytest
 from simpletuner.helpers.metadata.backends import base
@@ -30,3 +31,19 @@ def test_queue_is_for_what_the_scan_runs_in(changes, kind, folder, in_folder, mo
 def test_before_a_run_has_a_configuration_the_queue_is_the_hosts(monkeypatch):
     monkeypatch.setattr(StateTracker, "args", None)
     assert type(base.Queue()) is PROCESSES
+
+
+@pytest.mark.parametrize(
+    ("changes", "traced"),
+    [({}, False), ({"twinflow_enabled": False}, True), ({"twinflow_implementation": "host"}, True)],
+    ids=["TwinFlow", "off", "the host's"],
+)
+def test_scans_processes_are_forked_without_traced_memory(changes, traced, folder, in_folder, monkeypatch):
+    monkeypatch.setattr(StateTracker, "args", host_config("sd3", folder, enable_multiprocessing=True, **changes))
+    tracemalloc.start()
+    try:
+        scan = base.Process(target=print)
+        assert tracemalloc.is_tracing() is traced
+        assert isinstance(scan, multiprocessing.process.BaseProcess)
+    finally:
+        tracemalloc.stop()
