@@ -259,3 +259,44 @@ def test_share_of_clamped_residuals(cut):
     losses = losses_of(rows, velocity + 0.01, options.changed(target_clamp=clamp), student=straight, teacher=straight)
     assert losses.watched["clamped"].rows == 2
     assert float(losses.watched["clamped"].total) == cut
+
+
+def test_sign_separation_is_the_distance_of_the_twin_field():
+    def by_sign(x_t, t, r, sign, prompts):
+        return torch.ones_like(x_t) + 3.0 * (sign < 0).view(-1, 1, 1)
+
+    losses = losses_of(prepared((ONE, ONE, NEAR)), student=by_sign)
+    term = losses.watched["sign_separation"]
+    assert (term.rows, float(term.total)) == (2, pytest.approx(6.0))
+
+
+@pytest.mark.parametrize("loss", ["l2", "barron"])
+def test_weights_of_the_picture_weigh_every_term(loss):
+    options = FULL.changed(loss=loss)
+    rows = prepared(EVERY, options, data=batch(EVERY, (2, 4, 6)))
+    prediction = torch.randn_like(rows.x_t)
+
+    def terms(weights):
+        found = losses_of(rows, prediction, options, weights=weights)
+        assert found.terms.keys() == {"rcgm", "real_velocity", "adversarial", "rectify"}
+        return found
+
+    whole, ones, none = (terms(weights) for weights in (None, torch.ones(8, 1, 4, 6), torch.zeros(8, 1, 4, 6)))
+    half = torch.zeros(8, 1, 4, 6)
+    half[..., :3] = 1.0
+    left, right = terms(half), terms(1 - half)
+    for name, term in whole.terms.items():
+        assert torch.equal(ones.terms[name].total, term.total)
+        assert none.terms[name].total == 0
+        assert left.terms[name].total > 0
+        if loss == "l2":  # the two halves add up to the whole
+            torch.testing.assert_close(left.terms[name].total + right.terms[name].total, term.total)
+
+
+def test_a_gradient_comes_from_where_the_weights_are_alone():
+    rows = prepared(EVERY, FULL, data=batch(EVERY, (2, 4, 6)))
+    prediction, weights = torch.randn_like(rows.x_t).requires_grad_(), torch.zeros(8, 1, 4, 6)
+    weights[..., :2] = 1.0
+    [gradient] = torch.autograd.grad(losses_of(rows, prediction, weights=weights).total, prediction)
+    assert gradient[..., :2].abs().amin() > 0
+    assert not gradient[..., 2:].any()
