@@ -3,26 +3,18 @@
 It has nothing to pin, so the tensor is kept.
 """
 
-import sys
-from importlib.machinery import ModuleSpec
+from once_imported import once_imported
 
 COLLATE = "simpletuner.helpers.training.collate"
 
 
-class CollateFinder:
-    """Waits for the host's collate module, so that no other process pays for importing torch."""
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Find nothing; make the exchange when the module is about to be imported."""
-        if fullname == COLLATE:
-            sys.meta_path.remove(self)
-            import torch
-
-            if not torch.accelerator.is_available():
-                torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
-        return None
-
-
 def keep_unpinned() -> None:
-    """Make the exchange in this process."""
-    sys.meta_path.insert(0, CollateFinder())
+    """Make the exchange in this process, once the host's collate module is imported."""
+    once_imported(COLLATE, _exchange)
+
+
+def _exchange() -> None:
+    import torch
+
+    if not torch.accelerator.is_available():
+        torch.Tensor.pin_memory = lambda self, *args, **kwargs: self

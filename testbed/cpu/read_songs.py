@@ -3,25 +3,12 @@
 The host's own way around it asks for FFmpeg's command, and takes songs to 16,000 samples a second.
 """
 
-import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from typing import Any
 
+from once_imported import once_imported
+
 LOADER = "simpletuner.helpers.audio.load"
-
-
-class LoaderFinder:
-    """Waits for the host's loader of sound, so that no other process pays for importing torchaudio."""
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Find nothing; make the exchange when the module is about to be imported."""
-        if fullname == LOADER:
-            sys.meta_path.remove(self)
-            import torchaudio
-
-            torchaudio.load = reading_by(torchaudio.load)
-        return None
 
 
 def reading_by(load: Callable) -> Callable:
@@ -41,5 +28,11 @@ def reading_by(load: Callable) -> Callable:
 
 
 def without_ffmpeg() -> None:
-    """Make the exchange in this process."""
-    sys.meta_path.insert(0, LoaderFinder())
+    """Make the exchange in this process, once the host's loader of sound is imported."""
+    once_imported(LOADER, _exchange)
+
+
+def _exchange() -> None:
+    import torchaudio
+
+    torchaudio.load = reading_by(torchaudio.load)

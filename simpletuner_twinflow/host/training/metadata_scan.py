@@ -31,17 +31,13 @@ def attach_to_scan(module: ModuleType) -> None:
     logged: list[bool] = []
 
     def make_process(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-        from simpletuner.helpers.training.state_tracker import StateTracker
-
-        if active_options(StateTracker.get_args()) is not None and tracemalloc.is_tracing():
+        if active_options(_config()) is not None and tracemalloc.is_tracing():
             log_mending("memory is traced no more, since a process forked beside that can wait for ever")
             tracemalloc.stop()
         return wrapped(*args, **kwargs)
 
     def make_queue(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-        from simpletuner.helpers.training.state_tracker import StateTracker
-
-        config = StateTracker.get_args()
+        config = _config()
         if active_options(config) is None or config.enable_multiprocessing:
             return wrapped(*args, **kwargs)
         if not logged:
@@ -51,3 +47,9 @@ def attach_to_scan(module: ModuleType) -> None:
 
     wrap(module, "Queue", make_queue)
     wrap(module, "Process", make_process)
+
+
+def _config() -> Any:
+    from simpletuner.helpers.training.state_tracker import StateTracker
+
+    return StateTracker.get_args()

@@ -4,10 +4,12 @@ import os
 from importlib import import_module
 
 import pin_memory  # of testbed/cpu
+import untraced
 import watched
 
 if "OBSERVER_PINS" not in os.environ:
     pin_memory.keep_unpinned()
+untraced.keep_untraced()
 watched.watch()
 
 # A test's own probe or change, "module:function"; a run forked from a server has it called by the server instead.
